@@ -1,0 +1,102 @@
+// Command bench measures full backups and restores of one large stream, end to
+// end and as separate processes, and what the usual tools need for the same
+// stream on the same machine in the same run: `nats stream backup` followed by
+// `restic backup`, and back. It prints a table of medians and the ratios that
+// the project holds itself to.
+//
+// It needs nats-server, nats, restic and jetkeep as programs; `make bench`
+// provides them. It exits non-zero only if something could not be measured or
+// came back different, never because a bound was missed: machines differ, and
+// the ratios are for people to read.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+)
+
+func main() {
+	log.SetFlags(log.Ltime)
+	var o options
+	flag.StringVar(&o.server, "nats-server", "nats-server", "path of nats-server")
+	flag.StringVar(&o.nats, "nats", "nats", "path of the nats command")
+	flag.StringVar(&o.restic, "restic", "restic", "path of restic")
+	flag.StringVar(&o.jetkeep, "jetkeep", "jetkeep", "path of jetkeep")
+	flag.IntVar(&o.runs, "runs", 5, "measured runs of each case, after one warm-up")
+	flag.IntVar(&o.messages, "messages", 1<<20, "messages of 1 KiB in the stream")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		log.Fatal(err)
+	}
+}
+
+type options struct {
+	server, nats, restic, jetkeep string
+	runs, messages                int
+}
+
+func run(ctx context.Context, o options) error {
+	dir, err := os.MkdirTemp("", "jetkeep-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{o: o, dir: dir, results: map[string][]sample{}}
+	if err := b.startServer(ctx); err != nil {
+		return err
+	}
+	defer b.server.stop()
+	log.Printf("publishing %d messages of 1 KiB", o.messages)
+	if err := fill(ctx, b.url, o.messages); err != nil {
+		return err
+	}
+	for i := range o.runs + 1 {
+		log.Printf("run %d of %d (0 is the warm-up)", i, o.runs)
+		if err := b.once(ctx, filepath.Join(dir, fmt.Sprintf("run%d", i)), i > 0); err != nil {
+			return err
+		}
+	}
+	b.print(os.Stdout)
+	return nil
+}
+
+// once measures each case one time, in turn, so that a machine that becomes
+// slower meanwhile does so for all of them.
+func (b *bench) once(ctx context.Context, dir string, count bool) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	for _, step := range []struct {
+		name string
+		run  func(ctx context.Context, dir string) ([]sample, error)
+	}{
+		{"raw drain of the snapshot", b.drain},
+		{"peers' backup", b.peersBackup},
+		{"jetkeep backup", b.jetkeepBackup},
+		{"peers' restore", b.peersRestore},
+		{"jetkeep restore", b.jetkeepRestore},
+	} {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+		samples, err := step.run(ctx, dir)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		for _, s := range samples {
+			log.Printf("  %-34s %6.2f s wall %6.2f s cpu %5d MiB rss %5d MiB stored", s.name, s.wall.Seconds(), s.cpu.Seconds(), s.rss>>20, s.stored>>20)
+			if count {
+				b.results[s.name] = append(b.results[s.name], s)
+			}
+		}
+	}
+	return nil
+}
