@@ -1,0 +1,229 @@
+package natsconn
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/jsm.go/natscontext"
+	"github.com/nats-io/nats.go"
+)
+
+// Secret is a string that does not show itself in logs, errors or JSON.
+type Secret string
+
+const redacted = "[redacted]"
+
+// String hides the secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return redacted
+}
+
+// GoString hides the secret.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText hides the secret from every encoder.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a secret from a configuration.
+func (s *Secret) UnmarshalText(b []byte) error {
+	*s = Secret(b)
+	return nil
+}
+
+// LogValue hides the secret from the log.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Reveal returns what is hidden.
+func (s Secret) Reveal() string { return string(s) }
+
+// TLS names the files that a connection's TLS needs.
+type TLS struct {
+	CA    string `json:"ca,omitempty"`
+	Cert  string `json:"cert,omitempty"`
+	Key   string `json:"key,omitempty"`
+	First bool   `json:"first,omitempty"` // TLS before the server's greeting
+}
+
+// Options say where and as whom to connect. Where a context is named, what is
+// set here overrides it.
+type Options struct {
+	URL     string `json:"url,omitempty"`     // one or more, separated by commas
+	Context string `json:"context,omitempty"` // name or file of a context of the nats command line
+
+	Creds        string `json:"creds,omitempty"` // file with a user's JWT and seed
+	NKeySeedFile string `json:"nkey,omitempty"`
+	User         string `json:"user,omitempty"`
+	Password     Secret `json:"password,omitempty"`
+	Token        Secret `json:"token,omitempty"`
+	TLS          TLS    `json:"tls,omitempty"`
+
+	Domain      string `json:"domain,omitempty"`     // JetStream domain
+	APIPrefix   string `json:"api_prefix,omitempty"` // prefix of the JetStream API instead of $JS.API
+	InboxPrefix string `json:"inbox_prefix,omitempty"`
+
+	Name string `json:"name,omitempty"` // shown by the server
+	// Timeout bounds the connecting, DefaultTimeout if zero.
+	Timeout time.Duration `json:"-"`
+	// RequestTimeout bounds one call of the JetStream API.
+	RequestTimeout time.Duration `json:"-"`
+	// Reconnect lets a lost connection come back, for as long as it takes. A
+	// connection that carries transfers must not: what was sent meanwhile is
+	// gone without a sign.
+	Reconnect bool `json:"-"`
+	// InProcess connects to an embedded server without the network.
+	InProcess nats.InProcessConnProvider `json:"-"`
+	Log       *slog.Logger               `json:"-"`
+}
+
+// ErrInvalidOptions means that the options cannot be those of a connection.
+var ErrInvalidOptions = errors.New("invalid connection options")
+
+// Validate refuses options that contradict each other, and names the field.
+func (o *Options) Validate() error {
+	auth := 0
+	for _, set := range []bool{o.Creds != "", o.NKeySeedFile != "", o.User != "", o.Token != ""} {
+		if set {
+			auth++
+		}
+	}
+	switch {
+	case auth > 1:
+		return fmt.Errorf("%w: more than one of creds, nkey, user and token", ErrInvalidOptions)
+	case o.Password != "" && o.User == "":
+		return fmt.Errorf("%w: password without user", ErrInvalidOptions)
+	case (o.TLS.Cert == "") != (o.TLS.Key == ""):
+		return fmt.Errorf("%w: tls.cert and tls.key go together", ErrInvalidOptions)
+	case o.Domain != "" && o.APIPrefix != "":
+		return fmt.Errorf("%w: domain and api_prefix exclude each other", ErrInvalidOptions)
+	case strings.ContainsAny(o.Domain, " .*>\t\r\n"):
+		return fmt.Errorf("%w: domain %q", ErrInvalidOptions, o.Domain)
+	case strings.ContainsAny(o.APIPrefix, " *>\t\r\n"):
+		return fmt.Errorf("%w: api_prefix %q", ErrInvalidOptions, o.APIPrefix)
+	case strings.ContainsAny(o.InboxPrefix, " *>\t\r\n") || strings.HasSuffix(o.InboxPrefix, "."):
+		return fmt.Errorf("%w: inbox_prefix %q", ErrInvalidOptions, o.InboxPrefix)
+	}
+	return nil
+}
+
+// settings is what Options and their context come down to.
+type settings struct {
+	url, domain, prefix string
+	opts                []nats.Option
+}
+
+func (o *Options) settings() (*settings, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	s := &settings{url: o.URL, domain: o.Domain, prefix: o.APIPrefix}
+	if o.Context != "" {
+		if err := s.fromContext(o); err != nil {
+			return nil, err
+		}
+	}
+	if s.url == "" {
+		s.url = nats.DefaultURL
+	}
+	if err := s.auth(o); err != nil {
+		return nil, err
+	}
+	if o.TLS.CA != "" {
+		s.opts = append(s.opts, nats.RootCAs(o.TLS.CA))
+	}
+	if o.TLS.Cert != "" {
+		s.opts = append(s.opts, nats.ClientCert(o.TLS.Cert, o.TLS.Key))
+	}
+	if o.TLS.First {
+		s.opts = append(s.opts, nats.TLSHandshakeFirst())
+	}
+	if o.InboxPrefix != "" {
+		s.opts = append(s.opts, nats.CustomInboxPrefix(o.InboxPrefix))
+	}
+	if o.InProcess != nil {
+		s.opts = append(s.opts, nats.InProcessServer(o.InProcess))
+	}
+	return s, nil
+}
+
+// fromContext takes over a context. Its login counts only if the options have
+// none, for a connection that had both would be refused.
+func (s *settings) fromContext(o *Options) error {
+	var nctx *natscontext.Context
+	var err error
+	if strings.ContainsRune(o.Context, os.PathSeparator) || strings.HasSuffix(o.Context, ".json") {
+		nctx, err = natscontext.NewFromFile(o.Context)
+	} else {
+		nctx, err = natscontext.New(o.Context, true)
+	}
+	if err != nil {
+		return fmt.Errorf("read context %s: %w", o.Context, err)
+	}
+	s.opts, err = nctx.NATSOptions()
+	if err != nil {
+		return fmt.Errorf("read context %s: %w", o.Context, err)
+	}
+	if o.Creds != "" || o.NKeySeedFile != "" || o.User != "" || o.Token != "" {
+		s.opts = append(s.opts, noLogin)
+	}
+	if s.url == "" {
+		s.url = nctx.ServerURL()
+	}
+	if o.Domain == "" && o.APIPrefix == "" {
+		s.domain, s.prefix = nctx.JSDomain(), nctx.JSAPIPrefix()
+	}
+	return nil
+}
+
+func noLogin(o *nats.Options) error {
+	o.User, o.Password, o.Token, o.Nkey = "", "", "", ""
+	o.UserJWT, o.SignatureCB = nil, nil
+	return nil
+}
+
+func (s *settings) auth(o *Options) error {
+	switch {
+	case o.Creds != "":
+		if _, err := os.Stat(o.Creds); err != nil {
+			return fmt.Errorf("read credentials: %w", err)
+		}
+		s.opts = append(s.opts, nats.UserCredentials(o.Creds))
+	case o.NKeySeedFile != "":
+		opt, err := nats.NkeyOptionFromSeed(o.NKeySeedFile)
+		if err != nil {
+			return fmt.Errorf("read nkey seed %s: %w", o.NKeySeedFile, err)
+		}
+		s.opts = append(s.opts, opt)
+	case o.User != "":
+		s.opts = append(s.opts, nats.UserInfo(o.User, o.Password.Reveal()))
+	case o.Token != "":
+		s.opts = append(s.opts, nats.Token(o.Token.Reveal()))
+	}
+	return nil
+}
+
+// displayURL returns the server's addresses without logins.
+func displayURL(urls string) string {
+	parts := strings.Split(urls, ",")
+	for i, p := range parts {
+		p = strings.TrimSpace(p)
+		if !strings.Contains(p, "://") {
+			p = "nats://" + p
+		}
+		u, err := url.Parse(p)
+		if err != nil {
+			parts[i] = "(unreadable address)"
+			continue
+		}
+		u.User = nil
+		parts[i] = u.String()
+	}
+	return strings.Join(parts, ",")
+}
