@@ -1,0 +1,228 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Validate checks what the types do not say.
+func (r *BackupCreateRequest) Validate() error {
+	return first(
+		checkName("target", r.Target),
+		checkName("repository", r.Repository),
+		checkPatterns("streams", r.Streams),
+		checkPatterns("exclude", r.Exclude),
+		checkTags("tags", r.Tags),
+	)
+}
+
+// Validate checks what the types do not say.
+func (r *BackupListRequest) Validate() error {
+	return first(
+		checkName("repository", r.Repository),
+		checkName("target", r.Target),
+		checkPattern("stream", r.Stream),
+		checkPage(&r.Limit, r.Cursor),
+	)
+}
+
+// Validate checks what the types do not say.
+func (r *BackupInfoRequest) Validate() error {
+	return first(
+		checkID("backup", r.Backup, true),
+		checkName("repository", r.Repository),
+		checkPage(&r.Limit, r.Cursor),
+	)
+}
+
+// Validate checks what the types do not say.
+func (r *RestoreRequest) Validate() error {
+	if r.Backup != "" && r.At != nil {
+		return invalid("at", "give \"backup\" or \"at\", not both")
+	}
+	if r.Backup != "" && r.From != "" {
+		return invalid("from", "a backup is of one target, \"from\" goes with \"at\" or neither")
+	}
+	if r.Conflict != "" && r.Conflict != "fail" {
+		return Errorf(CodeNotSupported, "conflict %q is not supported, only \"fail\"", clip(r.Conflict)).WithField("conflict")
+	}
+	return first(
+		checkID("backup", r.Backup, false),
+		checkPatterns("streams", r.Streams),
+		checkPatterns("exclude", r.Exclude),
+		checkName("repository", r.Repository),
+		checkName("target", r.Target),
+		checkName("from", r.From),
+	)
+}
+
+// Validate checks what the types do not say.
+func (r *SessionListRequest) Validate() error {
+	if r.Kind != "" && !contains(Kinds(), r.Kind) {
+		return invalid("kind", "there is no kind %q", clip(string(r.Kind)))
+	}
+	for i, s := range r.States {
+		if !contains(States(), s) {
+			return invalid(fmt.Sprintf("states[%d]", i), "there is no state %q", clip(string(s)))
+		}
+	}
+	return checkPage(&r.Limit, r.Cursor)
+}
+
+// Validate checks what the types do not say.
+func (r *SessionInfoRequest) Validate() error {
+	return first(checkID("session", r.Session, true), checkPage(&r.Limit, r.Cursor))
+}
+
+// Validate checks what the types do not say.
+func (r *SessionCancelRequest) Validate() error {
+	return first(checkID("session", r.Session, true), checkText("reason", r.Reason, MaxText))
+}
+
+// Validate checks what the types do not say.
+func (r *TargetInfoRequest) Validate() error {
+	return first(checkName("target", r.Target), checkPage(&r.Limit, r.Cursor))
+}
+
+// Validate checks what the types do not say.
+func (r *RepositoryInfoRequest) Validate() error { return checkName("repository", r.Repository) }
+
+// CheckName tells whether a target, repository or instance can have this name.
+func CheckName(name string) error {
+	if len(name) > 64 {
+		return fmt.Errorf("is longer than 64 bytes")
+	}
+	if !nameToken.MatchString(name) {
+		return fmt.Errorf("may have letters, digits, _ and - only")
+	}
+	return nil
+}
+
+// ValidStreamName tells whether a server accepts a stream of that name.
+func ValidStreamName(name string) bool {
+	return name != "" && len(name) <= MaxName && validStreamChars(name, " \t\r\n\f.*>/\\?")
+}
+
+// ValidPattern tells whether p is a stream name or a pattern of them.
+func ValidPattern(p string) bool {
+	return p != "" && len(p) <= MaxName && validStreamChars(p, " \t\r\n\f.>/\\")
+}
+
+func validStreamChars(s, forbidden string) bool {
+	if !utf8.ValidString(s) || strings.ContainsAny(s, forbidden) {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
+// Reserved tells whether a stream is jetkeep's own, among them those that
+// hold its buckets.
+func Reserved(stream string) bool {
+	for _, p := range []string{"", "KV_", "OBJ_"} {
+		if strings.HasPrefix(stream, p+ReservedPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func checkName(field, name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := CheckName(name); err != nil {
+		return invalid(field, "%q %v", clip(name), err)
+	}
+	return nil
+}
+
+func checkID(field, id string, required bool) error {
+	if id == "" {
+		if required {
+			return invalid(field, "is required")
+		}
+		return nil
+	}
+	if len(id) > 64 || !nameToken.MatchString(id) {
+		return invalid(field, "%q is no id", clip(id))
+	}
+	return nil
+}
+
+func checkPattern(field, p string) error {
+	if p == "" || ValidPattern(p) {
+		return nil
+	}
+	return Errorf(CodeInvalidStream, "field %s: %q is no stream name and no pattern", field, clip(p)).WithField(field)
+}
+
+func checkPatterns(field string, patterns []string) error {
+	if len(patterns) > MaxPatterns {
+		return invalid(field, "has %d entries, at most %d are accepted", len(patterns), MaxPatterns)
+	}
+	for i, p := range patterns {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if !ValidPattern(p) {
+			return Errorf(CodeInvalidStream, "field %s: %q is no stream name and no pattern", at, clip(p)).WithField(at)
+		}
+	}
+	return nil
+}
+
+func checkTags(field string, tags map[string]string) error {
+	if len(tags) > MaxTags {
+		return invalid(field, "has %d entries, at most %d are accepted", len(tags), MaxTags)
+	}
+	for k, v := range tags {
+		if k == "" || len(k) > MaxTagKey || !nameToken.MatchString(strings.ReplaceAll(k, ".", "_")) {
+			return invalid(field, "key %q: 1 to %d letters, digits, '.', '_' and '-' are accepted", clip(k), MaxTagKey)
+		}
+		if err := checkText(field+"."+k, v, MaxTagValue); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkText(field, s string, most int) error {
+	if len(s) > most {
+		return invalid(field, "has %d bytes, at most %d are accepted", len(s), most)
+	}
+	return nil
+}
+
+func checkPage(limit *int, cursor string) error {
+	if *limit < 0 || *limit > MaxLimit {
+		return invalid("limit", "must be between 1 and %d", MaxLimit)
+	}
+	if *limit == 0 {
+		*limit = DefaultLimit
+	}
+	if len(cursor) > 2*MaxName {
+		return invalid("cursor", "is none that was given out")
+	}
+	return nil
+}
+
+func invalid(field, format string, args ...any) error {
+	return Errorf(CodeInvalidRequest, "field %s: %s", field, fmt.Sprintf(format, args...)).WithField(field)
+}
+
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func contains[T comparable](list []T, v T) bool {
+	for _, x := range list {
+		if x == v {
+			return true
+		}
+	}
+	return false
+}
