@@ -1,0 +1,77 @@
+package session
+
+import (
+	"time"
+
+	"jetkeep/service/api"
+)
+
+// A Session is one run, as KV keeps it under its id.
+type Session struct {
+	ID         string            `json:"id"`
+	Kind       api.Kind          `json:"kind"`
+	State      api.State         `json:"state"`
+	Target     string            `json:"target"`
+	Repository string            `json:"repository"`
+	Backup     string            `json:"backup,omitempty"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	Tasks      int               `json:"tasks"` // how many there are, <id>.0001 and on
+	Created    time.Time         `json:"created"`
+	Started    time.Time         `json:"started,omitzero"`
+	Ended      time.Time         `json:"ended,omitzero"`
+	Cancel     bool              `json:"cancel,omitempty"`
+	Reason     string            `json:"reason,omitempty"`
+	// Counts and Progress are set when the session ends; until then they are
+	// sums over the tasks.
+	Counts   *api.TaskCounts `json:"counts,omitempty"`
+	Progress *api.Progress   `json:"progress,omitempty"`
+	Error    *api.Error      `json:"error,omitempty"`
+
+	// Revision is the KV revision that was read; it is not part of the value.
+	Revision uint64 `json:"-"`
+}
+
+// A Task is the part of a session that concerns one stream, as KV keeps it
+// under its id.
+type Task struct {
+	ID         string    `json:"id"`
+	Session    string    `json:"session"`
+	Kind       api.Kind  `json:"kind"`
+	State      api.State `json:"state"`
+	Target     string    `json:"target"`
+	Repository string    `json:"repository"`
+	Stream     string    `json:"stream"`
+	// RestorePoint is what a restore brings back. What a backup makes has the
+	// task's id.
+	RestorePoint string `json:"restore_point,omitempty"`
+	// SkipVerify leaves out reading back what was restored.
+	SkipVerify bool `json:"skip_verify,omitempty"`
+	// After names the tasks that must be final before this one starts.
+	After []string `json:"after,omitempty"`
+
+	Attempt  int       `json:"attempt,omitempty"` // how often it was claimed
+	Instance string    `json:"instance,omitempty"`
+	Lease    time.Time `json:"lease,omitzero"` // when the claim ends unless it is renewed
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+
+	Progress api.Progress `json:"progress"`
+	Result   *Result      `json:"result,omitempty"`
+	Notes    []string     `json:"notes,omitempty"`
+	Error    *api.Error   `json:"error,omitempty"`
+
+	// Revision is the KV revision that was read; it is not part of the value.
+	Revision uint64 `json:"-"`
+}
+
+// A Result is what a succeeded task did.
+type Result struct {
+	RestorePoint string   `json:"restore_point"`
+	Messages     uint64   `json:"messages"`
+	Bytes        uint64   `json:"bytes"`
+	StoredBytes  uint64   `json:"stored_bytes,omitempty"`
+	NewBytes     uint64   `json:"new_bytes,omitempty"`
+	Digest       string   `json:"digest,omitempty"`
+	Verified     bool     `json:"verified,omitempty"`
+	Notes        []string `json:"notes,omitempty"`
+}
