@@ -1,0 +1,230 @@
+package archive
+
+import (
+	"archive/tar"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"encoding/json"
+
+	"github.com/klauspost/compress/s2"
+
+	"jetkeep/store/record"
+)
+
+// writtenBlock is the size of the blocks that are written, as servers make
+// them. One block is held in memory, for a tar names sizes in advance.
+const writtenBlock = 8 << 20
+
+// Meta describes the stream of a V1 archive.
+type Meta struct {
+	Stream  string          // the name to restore it under
+	Config  json.RawMessage // its name is replaced by Stream
+	Created time.Time
+	// LastTime is the time of the last sequence if that has no message any
+	// more. Zero means the time of the last message.
+	LastTime time.Time
+}
+
+// A V1Writer writes a V1 archive. Its methods must be called in the order
+// Record, Consumer, Close; the first error is kept and returned by all later
+// calls. A writer that is not to be finished needs no closing.
+type V1Writer struct {
+	s2     *s2.Writer
+	tar    *tar.Writer
+	stream string
+	now    time.Time
+	err    error
+
+	index    uint32 // of the block that is being filled
+	key      hashKey
+	block    []byte
+	last     uint64
+	lastTime int64
+	endTime  time.Time
+
+	consumers []member
+}
+
+type member struct {
+	name string
+	data []byte
+}
+
+// NewV1Writer begins an archive. Errors show at the next call.
+func NewV1Writer(w io.Writer, m Meta) *V1Writer {
+	// Without goroutines of its own the compressor needs no cleaning up.
+	enc := s2.NewWriter(w, s2.WriterConcurrency(1))
+	v := &V1Writer{
+		s2: enc, tar: tar.NewWriter(enc), stream: m.Stream, now: time.Now().UTC(),
+		index: 1, key: blockKey(m.Stream, 1), endTime: m.LastTime, lastTime: m.Created.UnixNano(),
+	}
+	if m.Created.IsZero() {
+		v.lastTime = 0
+	}
+	v.err = v.begin(m)
+	return v
+}
+
+func (v *V1Writer) begin(m Meta) error {
+	if m.Stream == "" || strings.ContainsAny(m.Stream, `/\`) {
+		return fmt.Errorf("write archive: invalid stream name %q", m.Stream)
+	}
+	o, err := parseObject(m.Config)
+	if err != nil {
+		return fmt.Errorf("configuration of stream %s: %w", m.Stream, err)
+	}
+	if o, err = o.with("name", m.Stream); err != nil {
+		return err
+	}
+	meta, err := metaOf(o, m.Created)
+	if err != nil {
+		return err
+	}
+	if err := v.member(metaFile, meta); err != nil {
+		return err
+	}
+	return v.member(sumFile, []byte(metaSum(meta, streamKey(m.Stream))))
+}
+
+// metaOf puts the creation time in front of a configuration.
+func metaOf(o object, created time.Time) ([]byte, error) {
+	o, err := o.without("Created").with("Created", created.UTC())
+	if err != nil {
+		return nil, err
+	}
+	return o.encode()
+}
+
+// Record adds a message, whose sequence must be higher than the last.
+func (v *V1Writer) Record(r *record.Record) error {
+	if v.err != nil {
+		return v.err
+	}
+	switch {
+	case r.Sequence <= v.last || r.Sequence >= tombstoneBit:
+		v.err = fmt.Errorf("%w: message %d after message %d", ErrOrder, r.Sequence, v.last)
+	case len(v.consumers) > 0:
+		v.err = fmt.Errorf("%w: message %d after a consumer", ErrOrder, r.Sequence)
+	case len(r.Subject) == 0:
+		v.err = fmt.Errorf("message %d: %w", r.Sequence, record.ErrInvalid)
+	default:
+		v.err = v.append(r, 0)
+	}
+	return v.err
+}
+
+func (v *V1Writer) append(r *record.Record, flags uint64) error {
+	size := minRec + 4 + len(r.Subject) + len(r.Header) + len(r.Data)
+	if len(v.block) > 0 && len(v.block)+size > writtenBlock {
+		if err := v.flush(); err != nil {
+			return err
+		}
+	}
+	var err error
+	v.block, err = appendBlockRecord(v.block, r, flags, &v.key)
+	v.last, v.lastTime = r.Sequence, r.Time
+	return err
+}
+
+func (v *V1Writer) flush() error {
+	if len(v.block) == 0 {
+		return nil
+	}
+	if err := v.member(messageDir+strconv.FormatUint(uint64(v.index), 10)+blockExt, v.block); err != nil {
+		return err
+	}
+	v.index++
+	v.key = blockKey(v.stream, v.index)
+	v.block = v.block[:0]
+	if cap(v.block) > 2*writtenBlock {
+		v.block = nil
+	}
+	return nil
+}
+
+// Consumer adds a consumer. Consumers are held in memory until Close.
+func (v *V1Writer) Consumer(c Consumer) error {
+	if v.err != nil {
+		return v.err
+	}
+	v.err = v.consumer(c)
+	return v.err
+}
+
+func (v *V1Writer) consumer(c Consumer) error {
+	if c.Name == "" || strings.ContainsAny(c.Name, `/\`) || c.Name == "." || c.Name == ".." {
+		return fmt.Errorf("write archive: invalid consumer name %q", c.Name)
+	}
+	o, err := parseObject(c.Config)
+	if err != nil {
+		return fmt.Errorf("configuration of consumer %s: %w", c.Name, err)
+	}
+	if o, err = o.without("Name").with("Name", c.Name); err != nil {
+		return err
+	}
+	meta, err := metaOf(o, c.Created)
+	if err != nil {
+		return err
+	}
+	dir := obsDir + c.Name + "/"
+	v.consumers = append(v.consumers,
+		member{dir + metaFile, meta},
+		member{dir + sumFile, []byte(metaSum(meta, consumerKey(v.stream, c.Name)))},
+		member{dir + stateFile, AppendConsumerState(nil, c.State)})
+	return nil
+}
+
+// Close ends the archive of a stream whose last sequence is lastSeq, the next
+// one that a restored stream gives being one more.
+func (v *V1Writer) Close(lastSeq uint64) error {
+	if v.err != nil {
+		return v.err
+	}
+	if v.err = v.close(lastSeq); v.err != nil {
+		return v.err
+	}
+	v.err = fmt.Errorf("%w: archive is closed", ErrOrder)
+	return nil
+}
+
+func (v *V1Writer) close(lastSeq uint64) error {
+	if lastSeq < v.last || lastSeq >= tombstoneBit {
+		return fmt.Errorf("%w: last sequence %d after message %d", ErrOrder, lastSeq, v.last)
+	}
+	if lastSeq > v.last {
+		skip := record.Record{Sequence: lastSeq, Time: v.lastTime}
+		if !v.endTime.IsZero() {
+			skip.Time = v.endTime.UnixNano()
+		}
+		if err := v.append(&skip, erasedBit); err != nil {
+			return err
+		}
+	}
+	if err := v.flush(); err != nil {
+		return err
+	}
+	for _, m := range v.consumers {
+		if err := v.member(m.name, m.data); err != nil {
+			return err
+		}
+	}
+	if err := v.tar.Close(); err != nil {
+		return err
+	}
+	return v.s2.Close()
+}
+
+func (v *V1Writer) member(name string, data []byte) error {
+	h := &tar.Header{Name: name, Mode: 0o600, ModTime: v.now.Truncate(time.Second), Uname: "nats", Gname: "nats", Size: int64(len(data))}
+	if err := v.tar.WriteHeader(h); err != nil {
+		return fmt.Errorf("write member %s: %w", name, err)
+	}
+	if _, err := v.tar.Write(data); err != nil {
+		return fmt.Errorf("write member %s: %w", name, err)
+	}
+	return nil
+}
