@@ -52,6 +52,7 @@ func Fill(ctx context.Context, nc *nats.Conn, size Size, seed uint64) error {
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
+	defer js.CleanupPublisher()
 	f := &filler{js: js, rand: rand.New(rand.NewPCG(seed, 1)), size: size}
 	steps := []struct {
 		name string
