@@ -1,0 +1,223 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+)
+
+// A Bucket is the portable store over a Driver.
+type Bucket struct {
+	driver Driver
+}
+
+// NewBucket returns a bucket over d.
+func NewBucket(d Driver) *Bucket { return &Bucket{driver: d} }
+
+// Atomic says whether of concurrent Puts of one name exactly one succeeds.
+func (b *Bucket) Atomic() bool {
+	a, ok := ability[AtomicCreator](b.driver)
+	return ok && a.AtomicCreate()
+}
+
+// Close releases what the driver holds, if anything.
+func (b *Bucket) Close() error {
+	if c, ok := ability[io.Closer](b.driver); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// Put creates an object from the first size bytes of body. It fails with
+// ErrExist if the name is taken, whatever the content.
+func (b *Bucket) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
+	err := b.check(ctx, name)
+	switch {
+	case err != nil:
+	case size < 0:
+		err = fmt.Errorf("size %d", size)
+	case size > MaxSize:
+		err = fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, int64(MaxSize))
+	default:
+		err = b.driver.Put(ctx, name, body, size)
+	}
+	return wrap("put", name, err)
+}
+
+// PutBytes is Put of a byte slice.
+func (b *Bucket) PutBytes(ctx context.Context, name string, data []byte) error {
+	return b.Put(ctx, name, bytes.NewReader(data), int64(len(data)))
+}
+
+// Stat describes an object.
+func (b *Bucket) Stat(ctx context.Context, name string) (Info, error) {
+	if err := b.check(ctx, name); err != nil {
+		return Info{}, wrap("stat", name, err)
+	}
+	info, err := b.driver.Stat(ctx, name)
+	if err == nil && (info.Name != name || info.Size < 0) {
+		err = fmt.Errorf("driver described %q of %d bytes", info.Name, info.Size)
+	}
+	return info, wrap("stat", name, err)
+}
+
+// Open reads exactly length bytes from offset. The reader fails with
+// io.ErrUnexpectedEOF if the object ends sooner.
+func (b *Bucket) Open(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	err := b.check(ctx, name)
+	if err == nil && (offset < 0 || length < 0 || offset > MaxSize || length > MaxSize) {
+		err = fmt.Errorf("range of %d bytes from %d", length, offset)
+	}
+	if err != nil {
+		return nil, wrap("get", name, err)
+	}
+	r, err := b.driver.Get(ctx, name, offset, length)
+	if err != nil {
+		return nil, wrap("get", name, err)
+	}
+	return &exactReader{r: r, name: name, left: length}, nil
+}
+
+// ReadAll reads a whole object of at most limit bytes; a larger one is
+// ErrTooLarge.
+func (b *Bucket) ReadAll(ctx context.Context, name string, limit int64) ([]byte, error) {
+	if err := b.check(ctx, name); err != nil {
+		return nil, wrap("get", name, err)
+	}
+	r, err := b.driver.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, wrap("get", name, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	err = errors.Join(err, r.Close())
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+	}
+	if err != nil {
+		return nil, wrap("get", name, err)
+	}
+	return data, nil
+}
+
+// ReadInto reads a whole object into buf, which must have exactly its length:
+// a shorter object is io.ErrUnexpectedEOF, a longer one ErrTooLarge.
+func (b *Bucket) ReadInto(ctx context.Context, name string, buf []byte) error {
+	if err := b.check(ctx, name); err != nil {
+		return wrap("get", name, err)
+	}
+	r, err := b.driver.Get(ctx, name, 0, -1)
+	if err != nil {
+		return wrap("get", name, err)
+	}
+	_, err = io.ReadFull(r, buf)
+	if errors.Is(err, io.EOF) && len(buf) > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		var more [1]byte
+		switch _, e := io.ReadFull(r, more[:]); {
+		case e == nil:
+			err = fmt.Errorf("%w: more than %d bytes", ErrTooLarge, len(buf))
+		case !errors.Is(e, io.EOF):
+			err = e
+		}
+	}
+	return wrap("get", name, errors.Join(err, r.Close()))
+}
+
+// Delete removes an object; that it is gone already is no error.
+func (b *Bucket) Delete(ctx context.Context, name string) error {
+	err := b.check(ctx, name)
+	if err == nil {
+		err = b.driver.Delete(ctx, name)
+	}
+	return wrap("delete", name, err)
+}
+
+// List yields the objects whose names begin with prefix, in rising order. An
+// error ends it; what came before may be only a part.
+func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		fail := func(err error) { yield(Info{}, fmt.Errorf("list objects %s: %w", prefix, err)) }
+		if err := checkPrefix(prefix); err != nil {
+			fail(err)
+			return
+		}
+		after := ""
+		for {
+			if err := ctx.Err(); err != nil {
+				fail(err)
+				return
+			}
+			page, more, err := b.driver.List(ctx, prefix, after, PageSize)
+			if err != nil {
+				fail(err)
+				return
+			}
+			for _, info := range page {
+				if info.Name <= after || !strings.HasPrefix(info.Name, prefix) {
+					fail(fmt.Errorf("driver listed %q after %q", info.Name, after))
+					return
+				}
+				after = info.Name
+				if !yield(info, nil) {
+					return
+				}
+			}
+			if !more {
+				return
+			}
+			if len(page) == 0 {
+				fail(errors.New("driver listed an empty page and promised more"))
+				return
+			}
+		}
+	}
+}
+
+// check refuses a cancelled context before anything is done, and a bad name.
+func (b *Bucket) check(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return CheckName(name)
+}
+
+func wrap(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s object %s: %w", op, name, err)
+}
+
+// An exactReader turns an early end into an error: a connection that closes in
+// the middle of an object must never look like a short object.
+type exactReader struct {
+	r    io.ReadCloser
+	name string
+	left int64
+}
+
+func (e *exactReader) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	if int64(len(p)) > e.left {
+		p = p[:e.left]
+	}
+	n, err := e.r.Read(p)
+	e.left -= int64(n)
+	if errors.Is(err, io.EOF) {
+		if e.left == 0 {
+			return n, io.EOF
+		}
+		err = fmt.Errorf("%w, %d bytes missing", io.ErrUnexpectedEOF, e.left)
+	}
+	return n, wrap("get", e.name, err)
+}
+
+func (e *exactReader) Close() error { return e.r.Close() }

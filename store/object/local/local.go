@@ -1,0 +1,309 @@
+// Package local keeps objects as files below a directory.
+//
+// An object is written to a temporary file in the same file system, synced,
+// linked under its name, and the directory is synced: after Put returns it
+// survives a power cut, and before that its name does not exist. Files are
+// 0600 and directories 0700. Linking is atomic, also between hosts on NFS; on
+// a file system without hard links creation is atomic only within one process,
+// and AtomicCreate says so once that has been found out.
+//
+// Temporary files of writers that were killed are removed by a later Open,
+// when they have not changed for a day.
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"jetkeep/store/object"
+)
+
+const (
+	tempDir = ".tmp"
+	// staleAfter is the age of a temporary file that no writer can still be
+	// busy with: it is touched with every block written.
+	staleAfter = 24 * time.Hour
+	copyBlock  = 1 << 20
+)
+
+// A Driver keeps objects below one directory.
+type Driver struct {
+	root    *os.Root
+	link    func(from, to string) error
+	noLinks atomic.Bool
+	rename  sync.Mutex // held from look to rename where links are missing
+}
+
+// Create makes the directory, unless it exists, and opens it.
+func Create(dir string) (*Driver, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create directory %s: %w", dir, writeError(err))
+	}
+	return Open(dir)
+}
+
+// Open opens a directory that exists.
+func Open(dir string) (*Driver, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open directory %s: %w", dir, readError(err))
+	}
+	d := &Driver{root: root}
+	d.link = root.Link
+	d.removeStale()
+	return d, nil
+}
+
+// Close gives the directory back.
+func (d *Driver) Close() error { return d.root.Close() }
+
+// AtomicCreate says whether the file system gave us hard links so far.
+func (d *Driver) AtomicCreate() bool { return !d.noLinks.Load() }
+
+// removeStale is best effort: what cannot be removed now can be the next time,
+// and a read-only repository must open.
+func (d *Driver) removeStale() {
+	dir, err := d.root.Open(tempDir)
+	if err != nil {
+		return
+	}
+	defer dir.Close() //nolint:errcheck // opened for reading
+	entries, _ := dir.ReadDir(-1)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
+			_ = d.root.Remove(path.Join(tempDir, e.Name()))
+		}
+	}
+}
+
+// Put creates an object.
+func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
+	if _, err := d.root.Lstat(name); err == nil {
+		return object.ErrExist // spares the copy; the link below decides
+	}
+	temp, err := d.writeTemp(ctx, body, size)
+	if err != nil {
+		return writeError(err)
+	}
+	err = d.publish(ctx, temp, name)
+	_ = d.root.Remove(temp) // renamed away, or removed late if this fails: the object's fate is decided
+	return writeError(err)
+}
+
+// writeTemp writes and syncs a temporary file; on an error it leaves none.
+func (d *Driver) writeTemp(ctx context.Context, body io.ReaderAt, size int64) (_ string, err error) {
+	temp := path.Join(tempDir, rand.Text())
+	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := d.mkdirs(tempDir); err != nil {
+			return "", err
+		}
+		f, err = d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = d.root.Remove(temp)
+		}
+	}()
+	n, err := io.CopyBuffer(onlyWriter{f}, &ctxReader{ctx, io.NewSectionReader(body, 0, size)}, make([]byte, min(copyBlock, size+1)))
+	if err != nil {
+		return "", err
+	}
+	if n != size {
+		return "", fmt.Errorf("body ended after %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	if err := f.Sync(); err != nil {
+		return "", err
+	}
+	return temp, f.Close()
+}
+
+// publish gives the temporary file its name, durably or not at all.
+func (d *Driver) publish(ctx context.Context, temp, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := d.create(temp, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := d.mkdirs(path.Dir(name)); err != nil {
+			return err
+		}
+		err = d.create(temp, name)
+	}
+	if err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return object.ErrExist
+		}
+		return err
+	}
+	if err := d.syncDir(path.Dir(name)); err != nil {
+		// Not known to be durable, so it must not be found by a later attempt.
+		_ = d.root.Remove(name)
+		return err
+	}
+	return nil
+}
+
+// create links the temporary file under the name, or renames it where the file
+// system has no links.
+func (d *Driver) create(temp, name string) error {
+	if !d.noLinks.Load() {
+		err := d.link(temp, name)
+		if !linksMissing(err) {
+			return err
+		}
+		d.noLinks.Store(true)
+	}
+	d.rename.Lock()
+	defer d.rename.Unlock()
+	if _, err := d.root.Lstat(name); err == nil {
+		return fs.ErrExist
+	}
+	return d.root.Rename(temp, name)
+}
+
+func linksMissing(err error) bool {
+	for _, e := range []error{syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.EPERM, syscall.EMLINK} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// mkdirs makes a directory and those above it, each one durable.
+func (d *Driver) mkdirs(dir string) error {
+	if dir == "." {
+		return nil
+	}
+	if _, err := d.root.Stat(dir); err == nil {
+		return nil
+	}
+	if err := d.mkdirs(path.Dir(dir)); err != nil {
+		return err
+	}
+	if err := d.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return d.syncDir(path.Dir(dir))
+}
+
+func (d *Driver) syncDir(dir string) error {
+	f, err := d.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Get reads a range of an object.
+func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	f, err := d.root.Open(name)
+	if err != nil {
+		return nil, readError(err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = object.ErrNotExist
+	}
+	if err == nil && offset > 0 {
+		_, err = f.Seek(offset, io.SeekStart)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, readError(err)
+	}
+	var r io.Reader = f
+	if length >= 0 {
+		r = io.LimitReader(f, length)
+	}
+	return &fileReader{ctxReader{ctx, r}, f}, nil
+}
+
+// Stat describes an object.
+func (d *Driver) Stat(_ context.Context, name string) (object.Info, error) {
+	info, err := d.root.Stat(name)
+	if err != nil {
+		return object.Info{}, readError(err)
+	}
+	if !info.Mode().IsRegular() {
+		return object.Info{}, object.ErrNotExist
+	}
+	return object.Info{Name: name, Size: info.Size(), Modified: info.ModTime()}, nil
+}
+
+// Delete removes an object. Its directory stays: removing it would race with
+// a Put that has just made it.
+func (d *Driver) Delete(_ context.Context, name string) error {
+	if err := d.root.Remove(name); err != nil && !errors.Is(readError(err), object.ErrNotExist) {
+		return writeError(err)
+	}
+	if err := d.syncDir(path.Dir(name)); err != nil && !errors.Is(readError(err), object.ErrNotExist) {
+		return writeError(err)
+	}
+	return nil
+}
+
+type fileReader struct {
+	ctxReader
+	f *os.File
+}
+
+func (r *fileReader) Close() error { return r.f.Close() }
+
+// A ctxReader stops a copy between two blocks when the context ends.
+type ctxReader struct {
+	ctx context.Context //nolint:containedctx // lives as long as the one call it serves
+	r   io.Reader
+}
+
+func (r *ctxReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.r.Read(p)
+	return n, err //nolint:wrapcheck // io.EOF must stay bare
+}
+
+// onlyWriter hides ReadFrom, which would copy past the context's checks.
+type onlyWriter struct{ io.Writer }
+
+func writeError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w", object.ErrNoSpace, err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %w", object.ErrNotWritable, err)
+	case errors.Is(err, syscall.EFBIG):
+		return fmt.Errorf("%w: %w", object.ErrTooLarge, err)
+	}
+	return err
+}
+
+func readError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w: %w", object.ErrNotExist, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %w", object.ErrPermission, err)
+	}
+	return err
+}

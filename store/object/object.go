@@ -1,0 +1,159 @@
+// Package object is jetkeep's view of where a repository lives: a flat set of
+// named, immutable byte strings.
+//
+// A Driver speaks to one kind of store. Bucket is the portable type over it
+// that everything else uses; what can be checked once for all drivers (names,
+// sizes, lengths, the order of listings) is checked there.
+//
+// What a Bucket guarantees, whatever the driver:
+//
+//   - Put never replaces an object, and a Put that fails or is cancelled leaves
+//     nothing visible under the name. Afterwards Stat and Get see the object.
+//   - A read ends with io.EOF only after exactly the bytes that were asked for.
+//   - List yields each object at most once, in rising order of names.
+//
+// What it does not guarantee: that a listing is complete or current (Swift's
+// lag by design), so nothing may be deleted because a listing lacks its user;
+// and that of two concurrent Puts of one name exactly one wins, unless Atomic
+// says so. Objects are therefore named by their content or written by one
+// writer only.
+package object
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+var (
+	// ErrNotExist means that there is no object of that name.
+	ErrNotExist = errors.New("object does not exist")
+	// ErrExist means that Put found an object of that name.
+	ErrExist = errors.New("object exists already")
+	// ErrNoSpace means that the store is full or a quota is used up.
+	ErrNoSpace = errors.New("no space left in the store")
+	// ErrNotWritable means that the store refuses writes: read-only, or the
+	// credentials do not allow them.
+	ErrNotWritable = errors.New("store is not writable")
+	// ErrPermission means that the store refuses to be read.
+	ErrPermission = errors.New("store refuses access")
+	// ErrInvalidName means that a name or prefix is outside the rules of CheckName.
+	ErrInvalidName = errors.New("object name is invalid")
+	// ErrTooLarge means that an object is larger than the store can take.
+	ErrTooLarge = errors.New("object is too large")
+)
+
+const (
+	// MaxName bounds a name in bytes, MaxPart each of its parts between slashes.
+	MaxName = 512
+	MaxPart = 200
+	// MaxSize bounds an object: what one request to S3 or Swift can carry.
+	MaxSize = 5 << 30
+	// PageSize is the largest page that a driver is asked for.
+	PageSize = 1000
+)
+
+// Info describes an object.
+type Info struct {
+	Name     string
+	Size     int64
+	Modified time.Time
+}
+
+// A Driver stores objects. Bucket calls it with valid names and sane numbers
+// only, from several goroutines at once. Errors wrap the sentinels of this
+// package where one fits, and the context's error when it was cancelled.
+type Driver interface {
+	// Put creates an object from the first size bytes of body, or fails with
+	// ErrExist. The object becomes visible whole and durable, or not at all.
+	// A driver whose store has no conditional write looks first and is not
+	// AtomicCreator. body may be read in any order and more than once.
+	Put(ctx context.Context, name string, body io.ReaderAt, size int64) error
+	// Get reads length bytes from offset, or to the object's end if length is
+	// negative. What lies beyond the end is left out without an error.
+	Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error)
+	// Stat describes an object.
+	Stat(ctx context.Context, name string) (Info, error)
+	// List returns objects whose names begin with prefix and follow after, in
+	// rising byte order, at most limit of them, and whether more may follow.
+	List(ctx context.Context, prefix, after string, limit int) (page []Info, more bool, err error)
+	// Delete removes an object; that it is gone already is no error.
+	Delete(ctx context.Context, name string) error
+}
+
+// An AtomicCreator is a driver that can say whether of concurrent Puts of one
+// name exactly one succeeds.
+type AtomicCreator interface {
+	AtomicCreate() bool
+}
+
+// A Wrapper is a driver that decorates another. Optional abilities are looked
+// for along the chain.
+type Wrapper interface {
+	Unwrap() Driver
+}
+
+// ability returns the outermost driver of the chain that is a T.
+func ability[T any](d Driver) (T, bool) {
+	for {
+		if t, ok := d.(T); ok {
+			return t, true
+		}
+		w, ok := d.(Wrapper)
+		if !ok {
+			var none T
+			return none, false
+		}
+		d = w.Unwrap()
+	}
+}
+
+// CheckName says what is wrong with the name of an object. A name is one or
+// more parts joined by slashes, each of ASCII letters, digits and "._=+@-",
+// not beginning with a dot: what every store and file system can hold, and
+// room for drivers' own hidden files. No object's name may be a directory of
+// another's; in a file system the two cannot both exist.
+func CheckName(name string) error {
+	if name == "" || len(name) > MaxName {
+		return fmt.Errorf("%w: %d bytes long", ErrInvalidName, len(name))
+	}
+	part := 0
+	for i := range len(name) + 1 {
+		if i == len(name) || name[i] == '/' {
+			if i-part == 0 || i-part > MaxPart || name[part] == '.' {
+				return fmt.Errorf("%w: part %q of %q", ErrInvalidName, name[part:i], name)
+			}
+			part = i + 1
+			continue
+		}
+		if !nameByte(name[i]) {
+			return fmt.Errorf("%w: byte %q in %q", ErrInvalidName, name[i], name)
+		}
+	}
+	return nil
+}
+
+func nameByte(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	switch c {
+	case '.', '_', '=', '+', '@', '-':
+		return true
+	}
+	return false
+}
+
+// checkPrefix accepts what a valid name can begin with.
+func checkPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	if prefix[len(prefix)-1] == '/' {
+		return CheckName(prefix[:len(prefix)-1])
+	}
+	return CheckName(prefix)
+}
