@@ -203,3 +203,9 @@ func ReplyError(reply []byte) error {
 	}
 	return &api
 }
+
+// CallWithin is Call with a timeout of its own, for calls that make the server
+// work before it answers.
+func (c *Client) CallWithin(ctx context.Context, call string, req any, timeout time.Duration) ([]byte, error) {
+	return c.call(ctx, call, req, timeout)
+}

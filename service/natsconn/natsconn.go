@@ -85,8 +85,8 @@ func (c *Conn) natsOptions(o *Options, v *jsapi.Violations, d *dialer) []nats.Op
 	opts := []nats.Option{
 		nats.Name(name),
 		nats.Timeout(o.timeout()),
-		nats.PingInterval(10 * time.Second), // two lost ones end the connection
-		nats.MaxPingsOutstanding(2),
+		nats.PingInterval(20 * time.Second),
+		nats.MaxPingsOutstanding(3), // a server that takes in a restore may not answer for a while
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			v.Record(err)
 			log.Warn("connection reports an error", "name", name, "error", err)

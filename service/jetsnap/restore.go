@@ -1,0 +1,532 @@
+package jetsnap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"jetkeep/service/jsapi"
+)
+
+// Defaults and bounds of a restore.
+const (
+	DefaultRestoreChunk = 1 << 20
+	DefaultInFlight     = 8 << 20
+	// reserve is how many bytes are kept back to be sent one by one while the
+	// source has nothing: a server gives up after 5 s without a chunk.
+	reserve   = 512
+	keepAlive = 1500 * time.Millisecond
+	// installTime and installRate bound how long a server may work on what it
+	// has received, as long as it answers other calls. It says nothing of its
+	// own meanwhile: V1 archives are unpacked, moved and indexed first.
+	installTime = 5 * time.Minute
+	installRate = 4 << 20 // bytes of archive a second
+	// knockAfter is when a server that owes the last reply is asked whether it
+	// still listens.
+	knockAfter = 15 * time.Second
+	// settle is how long the reason for an end may come after its sign.
+	settle = 2 * time.Second
+	// lifeInterval is the time between two questions whether the server lives.
+	lifeInterval = 5 * time.Second
+)
+
+// RestoreOptions of one restore; zero values are the defaults.
+type RestoreOptions struct {
+	ChunkSize int // of one message, at most the server's max_payload
+	InFlight  int // bytes sent ahead of their acknowledgements
+	// IdleTimeout is how long the server may show no life at all: neither
+	// acknowledgements nor answers to $JS.API.INFO.
+	IdleTimeout time.Duration
+	// InstallTimeout is how long it may take over what it has received while
+	// it shows life; 5 minutes and a second for each 4 MiB if zero.
+	InstallTimeout time.Duration
+	// State is sent along as the stream's state if given, verbatim.
+	State json.RawMessage
+	// Progress is told of the bytes sent and acknowledged so far.
+	Progress func(sent, acked uint64)
+}
+
+func (o *RestoreOptions) defaults(maxPayload int64) {
+	if o.ChunkSize <= 0 {
+		o.ChunkSize = DefaultRestoreChunk
+	}
+	if maxPayload > 0 {
+		o.ChunkSize = min(o.ChunkSize, int(maxPayload))
+	}
+	if o.InFlight <= 0 {
+		o.InFlight = DefaultInFlight
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = DefaultIdleTimeout
+	}
+}
+
+func (o *RestoreOptions) installTimeout(sent uint64) time.Duration {
+	if o.InstallTimeout > 0 {
+		return o.InstallTimeout
+	}
+	return installTime + time.Duration(sent/installRate)*time.Second
+}
+
+// Restore uploads an archive, read from r to its end, as a stream of that name
+// and configuration. If it fails before everything is sent, it makes the server
+// drop what it got; a server of 2.15 keeps the partial stream of a V2 archive
+// even so, and the caller that knows it made the stream must delete it.
+//
+// A pipe given as r is closed with the error that ended the restore. Of another
+// r, a Read that does not return may be under way when Restore does.
+func (c *Client) Restore(ctx context.Context, stream string, config json.RawMessage, r io.Reader, o RestoreOptions) (*jsapi.StreamInfo, error) {
+	if err := checkConfig(stream, config); err != nil {
+		return nil, fmt.Errorf("restore stream %s: %w", stream, err)
+	}
+	o.defaults(c.api.Conn().MaxPayload())
+	u := newUpload(c, stream, o)
+	defer u.close()
+	src := newSource(r, o.ChunkSize)
+	info, err := u.run(ctx, config, src)
+	src.close(err)
+	if err != nil {
+		return nil, fmt.Errorf("restore stream %s: %w", stream, err)
+	}
+	return info, nil
+}
+
+func checkConfig(stream string, config json.RawMessage) error {
+	if err := jsapi.CheckName(stream); err != nil {
+		return err
+	}
+	var head struct{ Name string }
+	if err := json.Unmarshal(config, &head); err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	if head.Name != stream {
+		return fmt.Errorf("%w: configuration is for stream %q", jsapi.ErrInvalidName, head.Name)
+	}
+	return nil
+}
+
+// upload is one restore under way.
+type upload struct {
+	c      *Client
+	stream string
+	o      RestoreOptions
+	link   *link
+	inbox  string
+	to     string // where the server wants the chunks
+	undo   []func()
+	event  chan struct{} // something changed
+
+	mu      sync.Mutex
+	sizes   map[uint64]int // of chunks not yet acknowledged
+	next    uint64         // number of the next chunk
+	sent    uint64
+	acked   uint64
+	flying  int // bytes
+	mostFly int // the most chunks that were under way, for tests
+	heard   time.Time
+	alive   time.Time
+	last    uint64 // number of the end, once sent
+	ending  bool
+	reply   []byte // to the end
+	gone    bool   // nobody listens to chunks any more
+	err     error
+}
+
+func newUpload(c *Client, stream string, o RestoreOptions) *upload {
+	nc := c.api.Conn()
+	u := &upload{
+		c: c, stream: stream, o: o, link: newLink(nc), inbox: nc.NewInbox(),
+		event: make(chan struct{}, 1), sizes: map[uint64]int{}, next: 1, heard: time.Now(), alive: time.Now(),
+	}
+	u.undo = append(u.undo, u.link.release, c.api.Violations().Watch(u.suffers, func(p *jsapi.PermissionError) { u.fail(p) }))
+	return u
+}
+
+func (u *upload) close() {
+	for i := len(u.undo) - 1; i >= 0; i-- {
+		u.undo[i]()
+	}
+}
+
+func (u *upload) suffers(p *jsapi.PermissionError) bool {
+	if p.Op == jsapi.OpSubscribe {
+		return p.Subject == u.inbox+".*"
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.to != "" && p.Subject == u.to
+}
+
+func (u *upload) run(ctx context.Context, config json.RawMessage, src *source) (*jsapi.StreamInfo, error) {
+	// The first chunk comes before the request, for the server's patience
+	// begins with the request.
+	first, err := src.first(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.begin(ctx, config); err != nil {
+		return nil, err
+	}
+	defer u.life(ctx)()
+	if err := u.send(ctx, first, src); err != nil {
+		u.abort()
+		return nil, err
+	}
+	reply, err := u.finish(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := jsapi.ParseStreamInfo(reply)
+	if err != nil {
+		return nil, err
+	}
+	return info, nil
+}
+
+// begin asks for the restore.
+func (u *upload) begin(ctx context.Context, config json.RawMessage) error {
+	sub, err := u.link.nc.Subscribe(u.inbox+".*", u.receive)
+	if err != nil {
+		return fmt.Errorf("subscribe %s: %w", u.inbox, err)
+	}
+	u.undo = append(u.undo, func() { _ = sub.Unsubscribe() }) // fails only without a connection
+	req := map[string]json.RawMessage{"config": config}
+	if len(u.o.State) > 0 {
+		req["state"] = u.o.State
+	}
+	reply, err := u.c.api.CallWithin(ctx, "STREAM.RESTORE."+u.stream, req, u.o.IdleTimeout)
+	if err != nil {
+		return err
+	}
+	var where struct {
+		Subject string `json:"deliver_subject"`
+	}
+	if err := json.Unmarshal(reply, &where); err != nil || where.Subject == "" {
+		return fmt.Errorf("%w: no subject to send to", jsapi.ErrInvalidReply)
+	}
+	u.mu.Lock()
+	u.to, u.heard, u.alive = where.Subject, time.Now(), time.Now()
+	u.mu.Unlock()
+	return nil
+}
+
+// receive takes one acknowledgement.
+func (u *upload) receive(m *nats.Msg) {
+	n, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 10, 64)
+	if err != nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	defer u.signal()
+	if m.Header.Get("Status") == "503" {
+		u.gone = true
+		return
+	}
+	u.heard, u.alive = time.Now(), time.Now()
+	if u.ending && n == u.last {
+		u.reply = m.Data
+		return
+	}
+	if len(m.Data) > 0 {
+		u.failLocked(ackError(m.Data))
+		return
+	}
+	if size, ok := u.sizes[n]; ok {
+		delete(u.sizes, n)
+		u.flying -= size
+		u.acked += uint64(size)
+	}
+}
+
+// ackError reads the error that an acknowledgement holds. Old servers send a
+// line of text instead of JSON.
+func ackError(data []byte) error {
+	if data[0] == '{' {
+		if err := jsapi.ReplyError(data); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %.200q", ErrAborted, data)
+}
+
+func (u *upload) signal() {
+	select {
+	case u.event <- struct{}{}:
+	default:
+	}
+}
+
+func (u *upload) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.failLocked(err)
+}
+
+func (u *upload) failLocked(err error) {
+	if u.err == nil {
+		u.err = err
+	}
+	u.signal()
+}
+
+// publish sends one chunk and counts it as under way.
+func (u *upload) publish(data []byte) error {
+	u.mu.Lock()
+	n := u.next
+	u.next++
+	u.sizes[n] = len(data)
+	u.flying += len(data)
+	u.sent += uint64(len(data))
+	u.mostFly = max(u.mostFly, len(u.sizes))
+	u.mu.Unlock()
+	return u.post(n, data)
+}
+
+func (u *upload) post(n uint64, data []byte) error {
+	if !u.link.intact() {
+		return ErrConnectionLost
+	}
+	if err := u.link.nc.PublishRequest(u.to, u.inbox+"."+strconv.FormatUint(n, 10), data); err != nil {
+		return fmt.Errorf("%w: %v", ErrConnectionLost, err)
+	}
+	return nil
+}
+
+// send uploads everything that the source has.
+func (u *upload) send(ctx context.Context, chunk []byte, src *source) error {
+	hold := make([]byte, 0, u.o.ChunkSize+reserve)
+	for chunk != nil {
+		hold = append(hold, chunk...)
+		src.recycle(chunk)
+		if n := len(hold) - reserve; n > 0 {
+			if err := u.room(ctx, n); err != nil {
+				return err
+			}
+			if err := u.publish(hold[:n]); err != nil {
+				return err
+			}
+			hold = append(hold[:0], hold[n:]...)
+		}
+		var err error
+		if chunk, hold, err = u.await(ctx, src, hold); err != nil {
+			return err
+		}
+	}
+	if len(hold) > 0 {
+		if err := u.publish(hold); err != nil {
+			return err
+		}
+	}
+	return u.settled()
+}
+
+// room waits until n more bytes may be under way.
+func (u *upload) room(ctx context.Context, n int) error {
+	return u.until(ctx, func() bool { return u.flying == 0 || u.flying+n <= u.o.InFlight })
+}
+
+// await returns the source's next chunk, nil at its end, and keeps the server
+// patient meanwhile with single bytes of hold.
+func (u *upload) await(ctx context.Context, src *source, hold []byte) (chunk, rest []byte, err error) {
+	alive := time.NewTicker(keepAlive)
+	defer alive.Stop()
+	for {
+		select {
+		case p := <-src.parts:
+			return p.data, hold, p.err
+		case <-alive.C:
+			if len(hold) > 0 {
+				if err := u.publish(hold[:1]); err != nil {
+					return nil, nil, err
+				}
+				hold = append(hold[:0], hold[1:]...)
+			}
+		case <-u.event:
+		case <-u.link.status:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+		if err := u.settled(); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// settled returns what ended the upload, if something did.
+func (u *upload) settled() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.err != nil:
+		return u.err
+	case u.reply != nil:
+		return nil
+	case !u.link.intact():
+		return ErrConnectionLost
+	case u.gone:
+		return ErrAborted
+	}
+	return u.patience()
+}
+
+// patience returns an error if the server has been silent for too long.
+func (u *upload) patience() error {
+	if len(u.sizes) == 0 && !u.ending {
+		return nil // nothing is owed
+	}
+	limit := u.o.installTimeout(u.sent)
+	switch {
+	case time.Since(u.alive) > u.o.IdleTimeout:
+		return fmt.Errorf("%w for %s", ErrIdle, u.o.IdleTimeout)
+	case time.Since(u.heard) > limit:
+		return fmt.Errorf("%w: it answers other calls but did not finish within %s", ErrIdle, limit)
+	}
+	return nil
+}
+
+// until waits for a condition on the upload, an end, or the bounds.
+func (u *upload) until(ctx context.Context, ok func() bool) error {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := u.settled(); err != nil {
+			return err
+		}
+		u.report()
+		u.mu.Lock()
+		met := ok()
+		u.mu.Unlock()
+		if met {
+			return nil
+		}
+		select {
+		case <-u.event:
+		case <-tick.C:
+		case <-u.link.status:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (u *upload) report() {
+	if u.o.Progress == nil {
+		return
+	}
+	u.mu.Lock()
+	sent, acked := u.sent, u.acked
+	u.mu.Unlock()
+	u.o.Progress(sent, acked)
+}
+
+// finish tells the server that this was all, and waits for its verdict.
+func (u *upload) finish(ctx context.Context) ([]byte, error) {
+	u.mu.Lock()
+	u.last, u.ending = u.next, true
+	u.next++
+	end := u.last
+	u.mu.Unlock()
+	if err := u.post(end, nil); err != nil {
+		return nil, err
+	}
+	knock := time.AfterFunc(knockAfter, func() {
+		// A second end is ignored by a server that still works on the first,
+		// and a missing listener shows. A third one could block servers before
+		// 2.11, which is why there is one.
+		u.mu.Lock()
+		n := u.next
+		u.next++
+		u.mu.Unlock()
+		if err := u.post(n, nil); err != nil {
+			u.fail(err)
+		}
+	})
+	defer knock.Stop()
+	err := u.until(ctx, func() bool { return u.reply != nil })
+	if errors.Is(err, ErrAborted) {
+		err = u.verdict(ctx, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.sizes) > 0 {
+		return nil, fmt.Errorf("%w: %d chunks were never acknowledged", ErrAborted, len(u.sizes))
+	}
+	return u.reply, nil
+}
+
+// verdict waits a moment for the reason, or for the success, that another
+// server may send after the sign that nobody listens any more.
+func (u *upload) verdict(ctx context.Context, err error) error {
+	t := time.NewTimer(settle)
+	defer t.Stop()
+	for {
+		u.mu.Lock()
+		got, failed := u.reply != nil, u.err
+		u.mu.Unlock()
+		switch {
+		case failed != nil:
+			return failed
+		case got:
+			return nil
+		}
+		select {
+		case <-u.event:
+		case <-t.C:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// abort makes the server drop the restore at once: it refuses a chunk that has
+// no reply subject. Otherwise it would wait for 5 s.
+func (u *upload) abort() {
+	u.mu.Lock()
+	gone := u.gone
+	u.mu.Unlock()
+	if !gone && u.link.intact() {
+		_ = u.link.nc.Publish(u.to, []byte{0}) // the server's own timeout does it otherwise
+		_ = u.link.nc.FlushTimeout(settle)
+	}
+}
+
+// life asks the server from time to time whether it answers at all, until the
+// function it returns is called.
+func (u *upload) life(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		t := time.NewTicker(lifeInterval)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			_, err := u.c.api.CallWithin(ctx, "INFO", nil, lifeInterval)
+			// An error that the server made, such as a refusal, shows life too.
+			if !errors.Is(err, jsapi.ErrNoReply) && !errors.Is(err, ErrConnectionLost) && !errors.Is(err, jsapi.ErrNoJetStream) {
+				u.mu.Lock()
+				u.alive = time.Now()
+				u.mu.Unlock()
+			}
+		}
+	}()
+	return func() { cancel(); wg.Wait() }
+}
