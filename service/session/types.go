@@ -21,6 +21,9 @@ type Session struct {
 	Ended      time.Time         `json:"ended,omitzero"`
 	Cancel     bool              `json:"cancel,omitempty"`
 	Reason     string            `json:"reason,omitempty"`
+	// Ready is set when every task is in KV; before, a session is only a claim
+	// on its id.
+	Ready bool `json:"ready"`
 	// Counts and Progress are set when the session ends; until then they are
 	// sums over the tasks.
 	Counts   *api.TaskCounts `json:"counts,omitempty"`
@@ -49,9 +52,9 @@ type Task struct {
 	// After names the tasks that must be final before this one starts.
 	After []string `json:"after,omitempty"`
 
-	Attempt  int       `json:"attempt,omitempty"` // how often it was claimed
+	Attempt  int       `json:"attempt,omitempty"`  // how often it was claimed
+	Released int       `json:"released,omitempty"` // how often it was handed back in good order
 	Instance string    `json:"instance,omitempty"`
-	Lease    time.Time `json:"lease,omitzero"` // when the claim ends unless it is renewed
 	Started  time.Time `json:"started,omitzero"`
 	Ended    time.Time `json:"ended,omitzero"`
 

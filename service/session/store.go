@@ -1,0 +1,346 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"jetkeep/service/api"
+)
+
+var (
+	// ErrNotFound means that there is no such session or task.
+	ErrNotFound = errors.New("not found")
+	// ErrExists means that a session of that id exists.
+	ErrExists = errors.New("exists")
+	// ErrConflict means that somebody else changed the value since it was read.
+	ErrConflict = errors.New("changed meanwhile")
+)
+
+const (
+	// MaxTasks is how many tasks a session can have: their ids sort by number
+	// only up to here.
+	MaxTasks = 9999
+	// createParallel is how many tasks are written at once, so that a large
+	// session does not take a round trip for each.
+	createParallel = 64
+	// maxConflicts bounds how often Update tries again. Writers of one value
+	// are few, so that many conflicts in a row are a defect.
+	maxConflicts = 64
+)
+
+// Options of the bucket, used when it is made.
+type Options struct {
+	Replicas int
+}
+
+// A Store keeps sessions and tasks in the bucket JETKEEP_SESSIONS.
+type Store struct{ kv jetstream.KeyValue }
+
+// Open binds the bucket and makes it if it is not there. A bucket that is
+// there is taken as it is, whatever its replicas or storage: an operator may
+// have had reasons.
+func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error) {
+	kv, err := js.KeyValue(ctx, api.BucketSessions)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: api.BucketSessions, Description: "jetkeep: sessions and their tasks",
+			History: 1, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
+		})
+		if errors.Is(err, jetstream.ErrBucketExists) {
+			kv, err = js.KeyValue(ctx, api.BucketSessions) // another instance was quicker
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", api.BucketSessions, err)
+	}
+	return &Store{kv}, nil
+}
+
+// Create writes a session and its tasks and makes it ready. With ErrExists
+// nothing was written. After another error the session may be there without
+// being ready; AbortUnready ends it.
+func (s *Store) Create(ctx context.Context, ses *Session, tasks []*Task) error {
+	if err := checkNew(ses, tasks); err != nil {
+		return fmt.Errorf("create session %s: %w", ses.ID, err)
+	}
+	ses.Ready = false
+	if err := s.create(ctx, ses.ID, ses, &ses.Revision); err != nil {
+		return fmt.Errorf("create session %s: %w", ses.ID, err)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(createParallel)
+	for _, t := range tasks {
+		g.Go(func() error {
+			if err := s.create(gctx, t.ID, t, &t.Revision); err != nil {
+				return fmt.Errorf("create task %s: %w", t.ID, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	ses.Ready = true
+	if err := s.PutSession(ctx, ses); err != nil {
+		return fmt.Errorf("make session %s ready: %w", ses.ID, err)
+	}
+	return nil
+}
+
+func checkNew(ses *Session, tasks []*Task) error {
+	if !ValidID(ses.ID) {
+		return fmt.Errorf("%q is no id", ses.ID)
+	}
+	if len(tasks) == 0 || len(tasks) > MaxTasks || ses.Tasks != len(tasks) {
+		return fmt.Errorf("it has %d tasks and says %d, 1 to %d are possible", len(tasks), ses.Tasks, MaxTasks)
+	}
+	for i, t := range tasks {
+		if t.ID != TaskID(ses.ID, i+1) {
+			return fmt.Errorf("its task number %d has the id %s", i+1, t.ID)
+		}
+		for _, a := range t.After {
+			// Earlier ones only: so no tasks can wait for each other.
+			if a >= t.ID || !strings.HasPrefix(a, ses.ID+".") {
+				return fmt.Errorf("its task %s cannot wait for %s", t.ID, a)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) create(ctx context.Context, key string, v any, revision *uint64) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	rev, err := s.kv.Create(ctx, key, b)
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return ErrExists
+	}
+	if err != nil {
+		return err
+	}
+	*revision = rev
+	return nil
+}
+
+// PutSession writes a session over the revision that it was read at, and sets
+// its new revision.
+func (s *Store) PutSession(ctx context.Context, ses *Session) error {
+	return s.put(ctx, ses.ID, ses, &ses.Revision)
+}
+
+// PutTask writes a task over the revision that it was read at, and sets its
+// new revision.
+func (s *Store) PutTask(ctx context.Context, t *Task) error {
+	return s.put(ctx, t.ID, t, &t.Revision)
+}
+
+func (s *Store) put(ctx context.Context, key string, v any, revision *uint64) error {
+	if *revision == 0 {
+		return fmt.Errorf("put %s: it was never read", key)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	rev, err := s.kv.Update(ctx, key, b, *revision)
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return fmt.Errorf("put %s: %w", key, ErrConflict)
+	}
+	if err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	*revision = rev
+	return nil
+}
+
+// Session reads a session.
+func (s *Store) Session(ctx context.Context, id string) (*Session, error) {
+	ses := new(Session)
+	if !ValidID(id) {
+		return nil, fmt.Errorf("session %q: %w", id, ErrNotFound)
+	}
+	if err := s.get(ctx, id, ses, &ses.Revision); err != nil {
+		return nil, fmt.Errorf("get session %s: %w", id, err)
+	}
+	return ses, nil
+}
+
+// Task reads a task.
+func (s *Store) Task(ctx context.Context, id string) (*Task, error) {
+	t := new(Task)
+	if _, ok := SessionOf(id); !ok {
+		return nil, fmt.Errorf("task %q: %w", id, ErrNotFound)
+	}
+	if err := s.get(ctx, id, t, &t.Revision); err != nil {
+		return nil, fmt.Errorf("get task %s: %w", id, err)
+	}
+	return t, nil
+}
+
+func (s *Store) get(ctx context.Context, key string, v any, revision *uint64) error {
+	e, err := s.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(e.Value(), v); err != nil {
+		return fmt.Errorf("decode: %w", err)
+	}
+	*revision = e.Revision()
+	return nil
+}
+
+// UpdateSession changes a session, reading it again as long as others change
+// it at the same time. An error of change ends it and nothing is written.
+func (s *Store) UpdateSession(ctx context.Context, id string, change func(*Session) error) (*Session, error) {
+	for range maxConflicts {
+		ses, err := s.Session(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := change(ses); err != nil {
+			return ses, err
+		}
+		err = s.PutSession(ctx, ses)
+		if !errors.Is(err, ErrConflict) {
+			return ses, err
+		}
+	}
+	return nil, fmt.Errorf("update session %s: %w", id, ErrConflict)
+}
+
+// UpdateTask changes a task as UpdateSession does a session.
+func (s *Store) UpdateTask(ctx context.Context, id string, change func(*Task) error) (*Task, error) {
+	for range maxConflicts {
+		t, err := s.Task(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := change(t); err != nil {
+			return t, err
+		}
+		err = s.PutTask(ctx, t)
+		if !errors.Is(err, ErrConflict) {
+			return t, err
+		}
+	}
+	return nil, fmt.Errorf("update task %s: %w", id, ErrConflict)
+}
+
+// Sessions reads all sessions, newest first.
+func (s *Store) Sessions(ctx context.Context) ([]*Session, error) {
+	var out []*Session
+	err := s.each(ctx, "*", func(e jetstream.KeyValueEntry) error {
+		ses := new(Session)
+		if err := json.Unmarshal(e.Value(), ses); err != nil {
+			return err
+		}
+		ses.Revision = e.Revision()
+		out = append(out, ses)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	slices.SortFunc(out, func(a, b *Session) int { return strings.Compare(b.ID, a.ID) })
+	return out, nil
+}
+
+// Tasks reads all tasks of a session in the order of their numbers.
+func (s *Store) Tasks(ctx context.Context, session string) ([]*Task, error) {
+	var out []*Task
+	err := s.each(ctx, session+".*", func(e jetstream.KeyValueEntry) error {
+		t := new(Task)
+		if err := json.Unmarshal(e.Value(), t); err != nil {
+			return err
+		}
+		t.Revision = e.Revision()
+		out = append(out, t)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tasks of session %s: %w", session, err)
+	}
+	slices.SortFunc(out, func(a, b *Task) int { return strings.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// each calls fn for the present value of every key that matches.
+func (s *Store) each(ctx context.Context, keys string, fn func(jetstream.KeyValueEntry) error) error {
+	w, err := s.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-w.Updates():
+			if !ok {
+				// The end of the channel is no end of the values.
+				return errors.New("watch ended early")
+			}
+			if e == nil {
+				return nil
+			}
+			if err := fn(e); err != nil {
+				return fmt.Errorf("decode %s: %w", e.Key(), err)
+			}
+		}
+	}
+}
+
+// WatchSession calls fn with the session as it is and after every change until
+// ctx is done, fn returns false, or the watch breaks.
+func (s *Store) WatchSession(ctx context.Context, id string, fn func(*Session) bool) error {
+	w, err := s.kv.Watch(ctx, id, jetstream.IgnoreDeletes())
+	if err != nil {
+		return fmt.Errorf("watch session %s: %w", id, err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-w.Updates():
+			if !ok {
+				return fmt.Errorf("watch session %s: it ended", id)
+			}
+			if e == nil {
+				continue
+			}
+			ses := new(Session)
+			if err := json.Unmarshal(e.Value(), ses); err != nil {
+				return fmt.Errorf("decode session %s: %w", id, err)
+			}
+			ses.Revision = e.Revision()
+			if !fn(ses) {
+				return nil
+			}
+		}
+	}
+}
+
+// AbortUnready ends a session that was never made ready.
+func (s *Store) AbortUnready(ctx context.Context, id string, now time.Time) error {
+	_, err := s.UpdateSession(ctx, id, func(ses *Session) error {
+		if ses.Ready {
+			return nil
+		}
+		return ses.Abort(api.Errorf(api.CodeTaskAbandoned, "the instance that made the session died before it was complete"), now)
+	})
+	return err
+}
