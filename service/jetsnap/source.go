@@ -2,7 +2,6 @@ package jetsnap
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -43,9 +42,9 @@ func (s *source) run() {
 		case <-s.quit:
 			return
 		}
-		n, err := io.ReadFull(s.r, buf[:cap(buf)])
+		n, err := fillFrom(s.r, buf[:cap(buf)])
 		last := part{}
-		if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+		if err != nil && err != io.EOF {
 			last.err = fmt.Errorf("read archive: %w", err)
 		}
 		if n > 0 && last.err == nil && !s.give(part{data: buf[:n]}) {
@@ -54,6 +53,17 @@ func (s *source) run() {
 		if err != nil {
 			s.give(last)
 			return
+		}
+	}
+}
+
+// fillFrom reads until buf is full or r ends. Unlike with io.ReadFull, an
+// unexpected end that r itself reports stays an error.
+func fillFrom(r io.Reader, buf []byte) (int, error) {
+	for n := 0; ; {
+		m, err := r.Read(buf[n:])
+		if n += m; err != nil || n == len(buf) {
+			return n, err
 		}
 	}
 }
