@@ -102,10 +102,13 @@ type Summary struct {
 	// State is the state.json of V2: the stream when the snapshot began.
 	State json.RawMessage
 
-	Records      uint64 // given to the Visitor
-	Bytes        uint64 // length of their encodings
-	Consumers    int
-	LastSequence uint64 // the highest sequence named by a record, tombstone, skip record or V2 state
+	Records   uint64 // given to the Visitor
+	Bytes     uint64 // length of their encodings
+	Consumers int
+	// LastSequence is the highest sequence that the archive names: in a
+	// record, tombstone or skip record of V1, as the stream's last in V2.
+	// Servers up to 2.9 name none that has no record any more.
+	LastSequence uint64
 
 	// Duplicates are the V1 members that came more than once. Records that
 	// had been given already were not given again.

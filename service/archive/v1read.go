@@ -318,7 +318,8 @@ func (r *v1Reader) giveConsumer(name string, state []byte) error {
 	if _, err := o.get("Name", &inner); err != nil {
 		return err
 	}
-	if inner != name {
+	// Servers up to 2.6 leave it empty.
+	if inner != name && inner != "" {
 		return corrupt("consumer %s says that it is %q", name, inner)
 	}
 	if c.Created, c.Config, err = splitCreated(o.without("Name")); err != nil {
