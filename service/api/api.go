@@ -139,8 +139,17 @@ func (s Subjects) Event(kind Kind, session string, e EventName) string {
 // Tasks returns the subject that matches every task.
 func (s Subjects) Tasks() string { return s.prefix + ".task.>" }
 
-// Task returns the subject of the tasks of one kind.
-func (s Subjects) Task(kind Kind) string { return s.prefix + ".task." + string(kind) }
+// TasksOf returns the subject that matches every task of one kind.
+func (s Subjects) TasksOf(kind Kind) string { return s.prefix + ".task." + string(kind) + ".>" }
+
+// SessionTasks returns the subject that matches every task of one session.
+func (s Subjects) SessionTasks(session string) string { return s.prefix + ".task.*." + session + ".*" }
+
+// Task returns the subject of one task. A subject for each lets the work queue
+// refuse a second message of a task.
+func (s Subjects) Task(kind Kind, task string) string {
+	return s.prefix + ".task." + string(kind) + "." + task
+}
 
 // Kind is what a session does.
 type Kind string

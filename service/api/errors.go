@@ -54,7 +54,6 @@ const (
 	CodeCancelled         ErrCode = "cancelled"
 	CodeTaskAbandoned     ErrCode = "task_abandoned"
 	CodeTasksFailed       ErrCode = "tasks_failed"
-	CodeOriginFailed      ErrCode = "origin_failed"
 	CodeInternal          ErrCode = "internal"
 )
 
@@ -108,7 +107,6 @@ func ErrorTable() []ErrorInfo {
 		{CodeCancelled, 499, "The session was cancelled.", ""},
 		{CodeTaskAbandoned, 500, "Instances that worked on the task died or lost it, too often to try again.", "Look for the reason in the service's log, such as memory limits."},
 		{CodeTasksFailed, 500, "Some or all streams failed; each task has its own error.", "session.info lists the tasks."},
-		{CodeOriginFailed, 409, "A stream that this one mirrors or sources could not be restored.", ""},
 	}
 }
 
