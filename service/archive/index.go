@@ -16,6 +16,10 @@ const (
 	indexMaxVersion = 4
 
 	deletesMagic = 22
+
+	// Of the index that servers up to 2.9 keep beside each block.
+	indexFileMagic   = 22
+	indexFileVersion = 1
 )
 
 // An indexReader reads an index.db and hashes it.

@@ -48,10 +48,10 @@ type stream struct {
 	last      uint64
 }
 
-func writeV1(t testing.TB, name string, s stream) []byte {
+func writeV1(t testing.TB, name string, s stream, server string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w := archive.NewV1Writer(&b, archive.Meta{Stream: name, Config: s.config, Created: s.created})
+	w := archive.NewV1Writer(&b, archive.Meta{Stream: name, Config: s.config, Created: s.created, Server: server})
 	for i := range s.records {
 		check(t, w.Record(&s.records[i]))
 	}

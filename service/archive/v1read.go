@@ -23,6 +23,10 @@ const (
 	messageDir = "msgs/"
 	obsDir     = "obs/"
 	blockExt   = ".blk"
+	// What servers up to 2.9 remember of a block. They say nothing that the
+	// block and STREAM.INFO do not.
+	indexExt    = ".idx"
+	subjectsExt = ".fss"
 )
 
 // Bounds of members that are held in memory.
@@ -117,9 +121,7 @@ func (r *v1Reader) member() error {
 	switch "." + ext {
 	case blockExt:
 		return r.block(uint32(index))
-	case ".idx", ".fss":
-		// What servers up to 2.9 remember of a block. They say nothing that
-		// the block and STREAM.INFO do not.
+	case indexExt, subjectsExt:
 		return r.t.discard()
 	}
 	return corrupt("it is not known")

@@ -2,13 +2,13 @@ package archive
 
 import (
 	"archive/tar"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
-
-	"encoding/json"
 
 	"github.com/klauspost/compress/s2"
 
@@ -27,7 +27,34 @@ type Meta struct {
 	// LastTime is the time of the last sequence if that has no message any
 	// more. Zero means the time of the last message.
 	LastTime time.Time
+	// Server is the version of the server that is to restore the archive, as
+	// it says itself. Those before 2.10 need more than later ones, which
+	// makes an archive of a stream with many gaps larger. Empty means 2.10
+	// or later.
+	Server string
 }
+
+// needs is what servers cannot do without.
+type needs struct {
+	// gapless: up to 2.8 a server finds a message by its position in the
+	// block, so that each sequence within one needs a record, if an empty one.
+	gapless bool
+	// index: up to 2.9 a server takes the last sequence of an empty block
+	// from the index beside it, not from a skip record.
+	index bool
+}
+
+func needsOf(server string) needs {
+	var major, minor int
+	if n, _ := fmt.Sscanf(server, "%d.%d", &major, &minor); n < 2 || major != 2 {
+		return needs{}
+	}
+	return needs{gapless: minor < 9, index: minor < 10}
+}
+
+// maxFill is the longest gap that is filled with empty records where there must
+// be none; a longer one begins a new block.
+const maxFill = 1 << 10
 
 // A V1Writer writes a V1 archive. Its methods must be called in the order
 // Record, Consumer, Close; the first error is kept and returned by all later
@@ -36,6 +63,7 @@ type V1Writer struct {
 	s2     *s2.Writer
 	tar    *tar.Writer
 	stream string
+	needs  needs
 	now    time.Time
 	err    error
 
@@ -59,7 +87,7 @@ func NewV1Writer(w io.Writer, m Meta) *V1Writer {
 	// Without goroutines of its own the compressor needs no cleaning up.
 	enc := s2.NewWriter(w, s2.WriterConcurrency(1))
 	v := &V1Writer{
-		s2: enc, tar: tar.NewWriter(enc), stream: m.Stream, now: time.Now().UTC(),
+		s2: enc, tar: tar.NewWriter(enc), stream: m.Stream, needs: needsOf(m.Server), now: time.Now().UTC(),
 		index: 1, key: blockKey(m.Stream, 1), endTime: m.LastTime, lastTime: m.Created.UnixNano(),
 	}
 	if m.Created.IsZero() {
@@ -112,9 +140,27 @@ func (v *V1Writer) Record(r *record.Record) error {
 	case len(r.Subject) == 0:
 		v.err = fmt.Errorf("message %d: %w", r.Sequence, record.ErrInvalid)
 	default:
-		v.err = v.append(r, 0)
+		if v.err = v.gap(r.Sequence); v.err == nil {
+			v.err = v.append(r, 0)
+		}
 	}
 	return v.err
+}
+
+// gap does what the server needs before a record of that sequence.
+func (v *V1Writer) gap(next uint64) error {
+	if !v.needs.gapless || len(v.block) == 0 {
+		return nil
+	}
+	if next-v.last > maxFill {
+		return v.flush()
+	}
+	for seq := v.last + 1; seq < next && len(v.block) > 0; seq++ {
+		if err := v.append(&record.Record{Sequence: seq, Time: v.lastTime}, erasedBit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (v *V1Writer) append(r *record.Record, flags uint64) error {
@@ -195,16 +241,7 @@ func (v *V1Writer) close(lastSeq uint64) error {
 	if lastSeq < v.last || lastSeq >= tombstoneBit {
 		return fmt.Errorf("%w: last sequence %d after message %d", ErrOrder, lastSeq, v.last)
 	}
-	if lastSeq > v.last {
-		skip := record.Record{Sequence: lastSeq, Time: v.lastTime}
-		if !v.endTime.IsZero() {
-			skip.Time = v.endTime.UnixNano()
-		}
-		if err := v.append(&skip, erasedBit); err != nil {
-			return err
-		}
-	}
-	if err := v.flush(); err != nil {
+	if err := v.tail(lastSeq); err != nil {
 		return err
 	}
 	for _, m := range v.consumers {
@@ -216,6 +253,38 @@ func (v *V1Writer) close(lastSeq uint64) error {
 		return err
 	}
 	return v.s2.Close()
+}
+
+// tail writes the last block, and what says that sequences follow it.
+func (v *V1Writer) tail(lastSeq uint64) error {
+	at := v.lastTime
+	if !v.endTime.IsZero() {
+		at = v.endTime.UnixNano()
+	}
+	if lastSeq > v.last && !v.needs.index {
+		if err := v.append(&record.Record{Sequence: lastSeq, Time: at}, erasedBit); err != nil {
+			return err
+		}
+	}
+	if err := v.flush(); err != nil || lastSeq == v.last {
+		return err
+	}
+	base := messageDir + strconv.FormatUint(uint64(v.index), 10)
+	if err := v.member(base+indexExt, emptyIndex(lastSeq, at)); err != nil {
+		return err
+	}
+	return v.member(base+blockExt, nil)
+}
+
+// emptyIndex is the index of an empty block that servers up to 2.9 make when a
+// stream is purged.
+func emptyIndex(last uint64, at int64) []byte {
+	b := []byte{indexFileMagic, indexFileVersion, 0, 0} // no messages, no bytes
+	b = binary.AppendUvarint(b, last+1)
+	b = binary.AppendVarint(b, 0)
+	b = binary.AppendUvarint(b, last)
+	b = binary.AppendVarint(b, at)
+	return append(b, make([]byte, 1+hashLen)...) // none deleted, no record to check
 }
 
 func (v *V1Writer) member(name string, data []byte) error {
