@@ -5,7 +5,8 @@
 // A Snapshot guarantees that its reader ends with io.EOF only after the server
 // said that it sent everything and every chunk before that arrived, by number.
 // This proves the transfer, not the archive: servers end failed snapshots with
-// a success, so the archive must be checked too. It fails with a typed error
+// a success, and 2.15 those of streams that were purged or deleted meanwhile, so
+// the archive and the stream must be checked too. It fails with a typed error
 // when the server reports a failure (StatusError), when nothing arrives for too
 // long (ErrIdle), when the stream is deleted meanwhile, when the connection
 // breaks, even if it comes back (ErrConnectionLost), when a chunk is missing

@@ -28,8 +28,15 @@ const (
 	// (which take no window size from us), and then the trickle of pacing.
 	stallRoom = 32 << 20
 	// paceInterval is the time between two acknowledgements while the reader
-	// stalls. Servers give up after 5 s without one, those before 2.12 after 2 s.
+	// stalls. Servers give up after 5 s without one, 2.10 and 2.11 after 2 s.
 	paceInterval = 750 * time.Millisecond
+	// oldWindow is the fixed window of servers before 2.12. They run ahead of
+	// it, and then count an acknowledgement only if it brings what is not
+	// acknowledged below the window.
+	oldWindow = 8 << 20
+	// oldChunkSize is for servers before 2.10, which send a chunk each 10 ms
+	// even if nothing is acknowledged: 3 MB a second and not 12.
+	oldChunkSize = 32 << 10
 	// probeAfter is how long the server may be silent before it is asked
 	// whether the stream is still there, and how often after that.
 	probeAfter = 4 * time.Second
@@ -44,17 +51,20 @@ type SnapshotOptions struct {
 	// acknowledgements are paced.
 	MaxBuffered int
 	// HardLimit is how many may wait at most; the snapshot then fails with
-	// ErrStalled. MaxBuffered and 32 MiB if zero. Servers before 2.9 cannot be
-	// slowed down below some 12 MB a second.
+	// ErrStalled. MaxBuffered and 32 MiB if zero. Servers before 2.10 cannot be
+	// slowed down below 100 chunks a second.
 	HardLimit   int
 	NoConsumers bool // leave the consumers out
 }
 
-func (o *SnapshotOptions) defaults() {
+func (o *SnapshotOptions) defaults(serverVersion string) {
 	set := func(v *int, d int) {
 		if *v <= 0 {
 			*v = d
 		}
+	}
+	if before210(serverVersion) {
+		set(&o.ChunkSize, oldChunkSize)
 	}
 	set(&o.ChunkSize, DefaultChunkSize)
 	set(&o.MaxBuffered, DefaultMaxBuffered)
@@ -63,6 +73,12 @@ func (o *SnapshotOptions) defaults() {
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = DefaultIdleTimeout
 	}
+}
+
+func before210(version string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(version, "%d.%d.", &major, &minor) // an unknown version counts as new
+	return n == 2 && (major < 2 || major == 2 && minor < 10)
 }
 
 // A Snapshot is one that the server is sending. Close must be called.
@@ -85,13 +101,19 @@ type Snapshot struct {
 	chunks   [][]byte
 	offset   int // read of the first chunk
 	buffered int
-	owed     []string // acknowledgements held back
+	owed     []ack // acknowledgements held back
+	owing    int   // bytes of those
 	acked    time.Time
 	heard    time.Time
 	chunk    int    // number of the last chunk
 	ackBase  string // what the server's acknowledgement subjects begin with
 	ended    bool   // the server sent its last message, and it said success
 	err      error  // what ended it otherwise
+}
+
+type ack struct {
+	subject string
+	size    int
 }
 
 // Snapshot asks the server for a snapshot of the stream. The snapshot ends with
@@ -101,8 +123,8 @@ func (c *Client) Snapshot(ctx context.Context, stream string, o SnapshotOptions)
 	if err := jsapi.CheckName(stream); err != nil {
 		return nil, fmt.Errorf("stream name: %w", err)
 	}
-	o.defaults()
 	nc := c.api.Conn()
+	o.defaults(nc.ConnectedServerVersion())
 	s := &Snapshot{
 		c: c, stream: stream, o: o, link: newLink(nc), inbox: nc.NewInbox(),
 		stop: make(chan struct{}), heard: time.Now(),
@@ -187,7 +209,8 @@ func (s *Snapshot) receive(m *nats.Msg) {
 		return
 	}
 	if m.Reply != "" {
-		s.owed = append(s.owed, m.Reply)
+		s.owed = append(s.owed, ack{m.Reply, len(m.Data)})
+		s.owing += len(m.Data)
 	}
 	if s.buffered <= s.o.MaxBuffered {
 		s.pay(len(s.owed))
@@ -236,11 +259,12 @@ func cutNumber(subject string) (rest string, n int, ok bool) {
 
 // pay sends n of the acknowledgements that are owed.
 func (s *Snapshot) pay(n int) {
-	for _, subject := range s.owed[:n] {
-		if err := s.link.nc.Publish(subject, nil); err != nil {
+	for _, a := range s.owed[:n] {
+		if err := s.link.nc.Publish(a.subject, nil); err != nil {
 			s.failLocked(fmt.Errorf("%w: %v", ErrConnectionLost, err))
 			return
 		}
+		s.owing -= a.size
 	}
 	if n > 0 {
 		s.owed = append(s.owed[:0], s.owed[n:]...)
@@ -357,6 +381,16 @@ func (s *Snapshot) watch(ctx context.Context) {
 	}
 }
 
+// payLittle sends one acknowledgement that lets the server send one chunk.
+func (s *Snapshot) payLittle() {
+	n, owing := 1, s.owing-s.owed[0].size
+	for n < len(s.owed) && owing >= oldWindow {
+		owing -= s.owed[n].size
+		n++
+	}
+	s.pay(n)
+}
+
 // tend sends a paced acknowledgement if one is due.
 func (s *Snapshot) tend() (silence time.Duration, over bool) {
 	s.mu.Lock()
@@ -365,7 +399,7 @@ func (s *Snapshot) tend() (silence time.Duration, over bool) {
 		return 0, true
 	}
 	if len(s.owed) > 0 && time.Since(s.acked) >= paceInterval {
-		s.pay(1)
+		s.payLittle()
 	}
 	return time.Since(s.heard), false
 }
