@@ -306,9 +306,24 @@ func (s *Store) each(ctx context.Context, keys string, fn func(jetstream.KeyValu
 // WatchSession calls fn with the session as it is and after every change until
 // ctx is done, fn returns false, or the watch breaks.
 func (s *Store) WatchSession(ctx context.Context, id string, fn func(*Session) bool) error {
-	w, err := s.kv.Watch(ctx, id, jetstream.IgnoreDeletes())
-	if err != nil {
+	if err := s.watch(ctx, id, fn); err != nil {
 		return fmt.Errorf("watch session %s: %w", id, err)
+	}
+	return nil
+}
+
+// WatchSessions is WatchSession for all sessions.
+func (s *Store) WatchSessions(ctx context.Context, fn func(*Session) bool) error {
+	if err := s.watch(ctx, "*", fn); err != nil {
+		return fmt.Errorf("watch sessions: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) watch(ctx context.Context, keys string, fn func(*Session) bool) error {
+	w, err := s.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
+	if err != nil {
+		return err
 	}
 	defer func() { _ = w.Stop() }()
 	for {
@@ -317,14 +332,14 @@ func (s *Store) WatchSession(ctx context.Context, id string, fn func(*Session) b
 			return ctx.Err()
 		case e, ok := <-w.Updates():
 			if !ok {
-				return fmt.Errorf("watch session %s: it ended", id)
+				return errors.New("it ended")
 			}
 			if e == nil {
 				continue
 			}
 			ses := new(Session)
 			if err := json.Unmarshal(e.Value(), ses); err != nil {
-				return fmt.Errorf("decode session %s: %w", id, err)
+				return fmt.Errorf("decode %s: %w", e.Key(), err)
 			}
 			ses.Revision = e.Revision()
 			if !fn(ses) {
@@ -337,10 +352,15 @@ func (s *Store) WatchSession(ctx context.Context, id string, fn func(*Session) b
 // AbortUnready ends a session that was never made ready.
 func (s *Store) AbortUnready(ctx context.Context, id string, now time.Time) error {
 	_, err := s.UpdateSession(ctx, id, func(ses *Session) error {
-		if ses.Ready {
-			return nil
+		if ses.Ready || ses.State.Final() {
+			return errNothing
 		}
 		return ses.Abort(api.Errorf(api.CodeTaskAbandoned, "the instance that made the session died before it was complete"), now)
 	})
+	if errors.Is(err, errNothing) {
+		return nil
+	}
 	return err
 }
+
+var errNothing = errors.New("nothing to do")

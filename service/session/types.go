@@ -29,6 +29,8 @@ type Session struct {
 	Counts   *api.TaskCounts `json:"counts,omitempty"`
 	Progress *api.Progress   `json:"progress,omitempty"`
 	Error    *api.Error      `json:"error,omitempty"`
+	// Announced is set when the event of its end is known to be published.
+	Announced bool `json:"announced,omitempty"`
 
 	// Revision is the KV revision that was read; it is not part of the value.
 	Revision uint64 `json:"-"`

@@ -13,9 +13,9 @@ import (
 // others go through the worker's error mapping.
 //
 // The context ends when the session is cancelled, when the claim on the task is
-// lost, when the service stops, and when the task's time is over; the handler
-// then returns soon, whatever error, and leaves nothing that only it knows of.
-// After a crash the same task comes again, with a higher Attempt.
+// lost, and when the service stops; the handler then returns soon, whatever
+// error, and leaves nothing that only it knows of. After a crash or a stop the
+// same task comes again, with a higher Attempt.
 type Handler interface {
 	Run(ctx context.Context, t session.Task, run Run) (session.Result, error)
 }

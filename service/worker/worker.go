@@ -1,0 +1,237 @@
+// Package worker does tasks: it claims them from the work queue, keeps their
+// state, and lets a handler of their kind do the work.
+//
+// At any time at most one instance passes a task's fence and keeps it: each
+// claim, renewal, commit and end is a compare-and-set on the task in KV, and an
+// instance whose compare-and-set fails, or that could not make one for most of
+// a lease, stops the handler and writes nothing more. A task whose instance
+// died is handed to another after the lease; after MaxAttempts such deaths it
+// fails with api.CodeTaskAbandoned. A task that is interrupted by Run's end is
+// given back and goes on elsewhere, or here after a restart.
+//
+// Run returns when its context has ended and all handlers have returned; it
+// fails if one does not return within the drain timeout, and if the queue
+// cannot be used at all.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"jetkeep/service/api"
+	"jetkeep/service/queue"
+	"jetkeep/service/session"
+)
+
+const (
+	// DefaultConcurrency is how many tasks of one kind an instance does at once.
+	DefaultConcurrency = 2
+	// DefaultMaxAttempts is how many instances may die over one task.
+	DefaultMaxAttempts = 3
+	// drainTimeout bounds how long Run waits for handlers at its end.
+	drainTimeout = 30 * time.Second
+	// writeTimeout bounds one write of state after the handler's end.
+	writeTimeout = 5 * time.Second
+	// finishPatience is how long the end of a task is tried to be written; after
+	// that the lease is over anyway and another instance will find out.
+	finishPatience = 30 * time.Second
+	// missingRedeliveries is how often a task that KV does not show is looked
+	// for again: a replica may lag behind its leader.
+	missingRedeliveries = 5
+	retryDelay          = time.Second
+)
+
+// Deps is what a worker works with.
+type Deps struct {
+	Store    *session.Store
+	Queue    *queue.Queue
+	Events   Publisher
+	Handlers map[api.Kind]Handler
+	// MapError says what others are shown of a handler's error.
+	MapError func(error) *api.Error
+	Instance string
+	// Concurrency is how many tasks of one kind are done at once.
+	Concurrency   int
+	MaxAttempts   int
+	SweepInterval time.Duration
+	Now           func() time.Time
+	Log           *slog.Logger
+}
+
+// A Worker does tasks.
+type Worker struct {
+	Deps
+	Conductor *Conductor
+
+	mu      sync.Mutex
+	running map[string]time.Time
+}
+
+// New makes a worker; Run starts it.
+func New(d Deps) *Worker {
+	if d.Concurrency <= 0 {
+		d.Concurrency = DefaultConcurrency
+	}
+	if d.MaxAttempts <= 0 {
+		d.MaxAttempts = DefaultMaxAttempts
+	}
+	if d.SweepInterval <= 0 {
+		d.SweepInterval = SweepInterval
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.MapError == nil {
+		d.MapError = func(error) *api.Error { return api.Errorf(api.CodeInternal, "internal error") }
+	}
+	return &Worker{Deps: d, Conductor: newConductor(d), running: map[string]time.Time{}}
+}
+
+// Running returns how many tasks the worker does at the moment.
+func (w *Worker) Running() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.running)
+}
+
+// Run does tasks and looks after sessions until ctx is done.
+func (w *Worker) Run(ctx context.Context) error {
+	consumers := map[api.Kind]*queue.Consumer{}
+	for kind := range w.Handlers {
+		c, err := w.Queue.Consumer(ctx, kind)
+		if err != nil {
+			return err
+		}
+		consumers[kind] = c
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { w.Conductor.Run(ctx) })
+	for kind, c := range consumers {
+		for range w.Concurrency {
+			wg.Go(func() { w.slot(ctx, kind, c) })
+		}
+	}
+	<-ctx.Done()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		wg.Wait()
+	}()
+	t := time.NewTimer(drainTimeout)
+	defer t.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("stop worker: %d tasks did not stop within %s", w.Running(), drainTimeout)
+	}
+}
+
+// slot does one task after the other.
+func (w *Worker) slot(ctx context.Context, kind api.Kind, c *queue.Consumer) {
+	for ctx.Err() == nil {
+		claim, err := c.Next(ctx)
+		if errors.Is(err, queue.ErrNone) {
+			continue
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			w.Log.Warn("claim task", "kind", kind, "error", err)
+			if !pause(ctx, retryDelay) {
+				return
+			}
+			// The consumer or its stream may have been deleted.
+			if again, err := w.Queue.Consumer(ctx, kind); err == nil {
+				c = again
+			}
+			continue
+		}
+		w.do(ctx, claim)
+	}
+}
+
+// do decides what a message means, and does the task if it is one to be done.
+func (w *Worker) do(ctx context.Context, claim *queue.Claim) {
+	log := w.Log.With("task", claim.Task)
+	t, ses, err := w.load(ctx, claim.Task)
+	switch {
+	case errors.Is(err, session.ErrNotFound) && claim.Deliveries >= missingRedeliveries:
+		log.Warn("task is not in KV, dropped")
+		w.drop(ctx, claim, log)
+		return
+	case err != nil:
+		log.Warn("read task", "error", err)
+		w.giveBack(claim, retryDelay, log)
+		return
+	case t.State.Final() || ses.State.Final():
+		w.drop(ctx, claim, log)
+		w.Conductor.Notify(ses.ID)
+		return
+	}
+	err = t.Claim(w.Instance, w.MaxAttempts, w.Now())
+	if err != nil && !errors.Is(err, session.ErrAbandoned) {
+		log.Error("claim task", "error", err)
+		w.giveBack(claim, retryDelay, log)
+		return
+	}
+	if perr := w.Store.PutTask(ctx, t); perr != nil {
+		// Another instance may have it, or KV may have answered from a replica
+		// that lags behind: look again.
+		log.Debug("claim task", "error", perr)
+		w.giveBack(claim, retryDelay, log)
+		return
+	}
+	if err != nil {
+		log.Error("task failed", "error", err)
+		w.ended(ctx, claim, ses, t, log)
+		return
+	}
+	w.Conductor.Notify(ses.ID)
+	w.run(ctx, claim, ses, t, log.With("attempt", t.Attempt, "stream", t.Stream))
+}
+
+func (w *Worker) load(ctx context.Context, id string) (*session.Task, *session.Session, error) {
+	t, err := w.Store.Task(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	ses, err := w.Store.Session(ctx, t.Session)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, ses, nil
+}
+
+// ended follows a task's last write: tell, take the message out, move on.
+func (w *Worker) ended(ctx context.Context, claim *queue.Claim, ses *session.Session, t *session.Task, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	w.Conductor.taskEvent(ctx, ses, t)
+	w.drop(ctx, claim, log)
+	if ctx.Err() == nil {
+		w.Conductor.Notify(ses.ID)
+	}
+}
+
+func (w *Worker) drop(ctx context.Context, claim *queue.Claim, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	if err := claim.Done(ctx); err != nil {
+		log.Warn("drop message", "error", err) // it comes again and is dropped then
+	}
+}
+
+func (w *Worker) giveBack(claim *queue.Claim, delay time.Duration, log *slog.Logger) {
+	if err := claim.Release(delay); err != nil {
+		log.Warn("release message", "error", err) // it comes again after the lease
+	}
+}
