@@ -1,0 +1,218 @@
+// Package config says how an instance of jetkeep is set up. It holds plain
+// values: it opens nothing and connects to nothing. Validate accepts a
+// configuration only if every name is unique and usable and every bound makes
+// sense, and names the field otherwise; whether a server or a directory is
+// there shows when it is used.
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"jetkeep/service/api"
+	"jetkeep/service/natsconn"
+)
+
+// KindLocal is a repository in a directory.
+const KindLocal = "local"
+
+// Config is all of it.
+type Config struct {
+	// Instance names this instance among others; default: the host's name.
+	Instance string
+	// Prefix starts every subject.
+	Prefix string
+	// Control is the account that jetkeep serves in and keeps its state in.
+	Control natsconn.Options
+	// Targets and Repositories: the first of each is the default.
+	Targets      []Target
+	Repositories []Repository
+	Staging      Staging
+	// Concurrency is how many tasks of one kind run at once.
+	Concurrency int
+	// Replicas of jetkeep's own streams and buckets when it makes them.
+	Replicas int
+	// Lease is how long an instance may be silent before its tasks go to
+	// another.
+	Lease time.Duration
+	// MaxAttempts is how many instances may die over one task.
+	MaxAttempts int
+	// Sweep is how often sessions are looked after without a cause.
+	Sweep time.Duration
+}
+
+// A Target is an account to back up and to restore into.
+type Target struct {
+	Name string
+	natsconn.Options
+}
+
+// A Repository is a place for backups.
+type Repository struct {
+	Name string
+	Kind string // KindLocal
+	Path string
+	// Create makes the repository at its first use if the directory is missing
+	// or empty. Without it an unmounted volume is an error and never becomes
+	// an empty repository.
+	Create bool
+}
+
+// Staging is the directory between server and store.
+type Staging struct {
+	Dir   string
+	Limit int64 // bytes
+}
+
+// Defaults of what is left out.
+const (
+	DefaultName         = "default"
+	DefaultConcurrency  = 2
+	DefaultStagingLimit = 2 << 30
+	DefaultLease        = 20 * time.Second
+	DefaultMaxAttempts  = 3
+	DefaultSweep        = 5 * time.Second
+)
+
+// SetDefaults fills in what is left out and has a default. A configuration
+// without targets gets one, the account of Control.
+func (c *Config) SetDefaults() {
+	if c.Instance == "" {
+		c.Instance = instanceName()
+	}
+	if c.Prefix == "" {
+		c.Prefix = api.DefaultPrefix
+	}
+	if len(c.Targets) == 0 {
+		c.Targets = []Target{{Name: DefaultName, Options: c.Control}}
+	}
+	for i := range c.Repositories {
+		if c.Repositories[i].Kind == "" {
+			c.Repositories[i].Kind = KindLocal
+		}
+	}
+	setDefault(&c.Staging.Limit, DefaultStagingLimit)
+	setDefault(&c.Concurrency, DefaultConcurrency)
+	setDefault(&c.Replicas, 1)
+	setDefault(&c.Lease, DefaultLease)
+	setDefault(&c.MaxAttempts, DefaultMaxAttempts)
+	setDefault(&c.Sweep, DefaultSweep)
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// instanceName makes a usable name of the host's.
+func instanceName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		return api.Service
+	}
+	host = strings.Map(func(r rune) rune {
+		if r == '.' || r > 0x7f || api.CheckName(string(r)) != nil {
+			return '-'
+		}
+		return r
+	}, host)
+	return host[:min(len(host), 48)]
+}
+
+// Validate checks a configuration whose defaults are set.
+func (c *Config) Validate() error {
+	if err := api.CheckName(c.Instance); err != nil {
+		return fmt.Errorf("instance: %q %w", c.Instance, err)
+	}
+	if err := api.ValidatePrefix(c.Prefix); err != nil {
+		return fmt.Errorf("prefix: %w", err)
+	}
+	if err := c.Control.Validate(); err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	if err := c.validateTargets(); err != nil {
+		return err
+	}
+	if err := c.validateRepositories(); err != nil {
+		return err
+	}
+	return c.validateBounds()
+}
+
+func (c *Config) validateTargets() error {
+	if len(c.Targets) == 0 {
+		return fmt.Errorf("targets: there is none")
+	}
+	seen := map[string]bool{}
+	for i, t := range c.Targets {
+		at := fmt.Sprintf("targets[%d]", i)
+		if err := unique(at, t.Name, seen); err != nil {
+			return err
+		}
+		if err := t.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateRepositories() error {
+	if len(c.Repositories) == 0 {
+		return fmt.Errorf("repositories: there is none")
+	}
+	seen, paths := map[string]bool{}, map[string]string{}
+	for i, r := range c.Repositories {
+		at := fmt.Sprintf("repositories[%d]", i)
+		if err := unique(at, r.Name, seen); err != nil {
+			return err
+		}
+		if r.Kind != KindLocal {
+			return fmt.Errorf("%s.kind: %q is none, only %q", at, r.Kind, KindLocal)
+		}
+		if r.Path == "" {
+			return fmt.Errorf("%s.path: is required", at)
+		}
+		path := filepath.Clean(r.Path)
+		if other := paths[path]; other != "" {
+			return fmt.Errorf("%s.path: repository %s has the same", at, other)
+		}
+		paths[path] = r.Name
+	}
+	return nil
+}
+
+func (c *Config) validateBounds() error {
+	switch {
+	case c.Staging.Dir == "":
+		return fmt.Errorf("staging.dir: is required")
+	case c.Staging.Limit < 64<<20:
+		return fmt.Errorf("staging.limit: %d bytes are too few, at least 64 MiB are needed", c.Staging.Limit)
+	case c.Concurrency < 1 || c.Concurrency > 256:
+		return fmt.Errorf("concurrency: must be between 1 and 256")
+	case c.Replicas < 1 || c.Replicas > 5:
+		return fmt.Errorf("replicas: must be between 1 and 5")
+	case c.Lease < time.Second || c.Lease > 10*time.Minute:
+		return fmt.Errorf("lease: must be between 1s and 10m")
+	case c.MaxAttempts < 1 || c.MaxAttempts > 100:
+		return fmt.Errorf("max_attempts: must be between 1 and 100")
+	case c.Sweep < 100*time.Millisecond || c.Sweep > 10*time.Minute:
+		return fmt.Errorf("sweep: must be between 100ms and 10m")
+	}
+	return nil
+}
+
+func unique(at, name string, seen map[string]bool) error {
+	if err := api.CheckName(name); err != nil {
+		return fmt.Errorf("%s.name: %q %w", at, name, err)
+	}
+	if seen[name] {
+		return fmt.Errorf("%s.name: %q is there twice", at, name)
+	}
+	seen[name] = true
+	return nil
+}
