@@ -1,0 +1,177 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"jetkeep/store/object"
+)
+
+// A kind is the mark that the payload of a metadata object begins with, so
+// that one can never be taken for another.
+type kind string
+
+const (
+	kindTable     kind = "JKTABL01"
+	kindTables    kind = "JKLIST01"
+	kindDeleted   kind = "JKDELS01"
+	kindConsumers kind = "JKCONS01"
+)
+
+// maxBlob bounds the payload of a metadata object.
+const maxBlob = 256 << 20
+
+// A Ref names a metadata object.
+type Ref struct {
+	Hash string `json:"hash"` // SHA-256 of the stored bytes
+	Size int64  `json:"size"` // of the stored bytes
+	Raw  int64  `json:"raw"`  // decompressed, with the mark of the kind
+}
+
+// A Blob is a piece of metadata: itself if it is small, else its Ref. The zero
+// Blob stands for nothing at all.
+type Blob struct {
+	Data []byte `json:"data,omitempty"`
+	Ref  *Ref   `json:"ref,omitempty"`
+}
+
+func (r *Ref) name() (string, hash256, error) {
+	var h hash256
+	b, err := hex.DecodeString(r.Hash)
+	if err != nil || len(b) != len(h) || strings.ToLower(r.Hash) != r.Hash || r.Size <= 0 || r.Size > maxBlob || r.Raw <= 0 || r.Raw > maxBlob {
+		return "", h, fmt.Errorf("%w: reference %+v", errMalformed, *r)
+	}
+	copy(h[:], b)
+	return hashName("meta", h), h, nil
+}
+
+// putBlob stores a payload, inside the Blob up to inline bytes and else as an
+// object. It returns how many bytes were uploaded: none if the object was
+// there already.
+func (r *Repository) putBlob(ctx context.Context, k kind, payload []byte, inline int) (Blob, int64, error) {
+	if len(payload) <= inline {
+		return Blob{Data: payload}, 0, nil
+	}
+	if len(payload)+len(k) > maxBlob {
+		return Blob{}, 0, fmt.Errorf("store metadata %s of %d bytes: %w", k, len(payload), ErrBounds)
+	}
+	enc, err := newEncoder(LevelDefault)
+	if err != nil {
+		return Blob{}, 0, err
+	}
+	raw := append([]byte(k), payload...)
+	stored := enc.EncodeAll(raw, nil)
+	h := sha256.Sum256(stored)
+	ref := &Ref{Hash: hex.EncodeToString(h[:]), Size: int64(len(stored)), Raw: int64(len(raw))}
+	uploaded, err := r.putOnce(ctx, hashName("meta", h), bytes.NewReader(stored), ref.Size)
+	return Blob{Ref: ref}, uploaded, err
+}
+
+// getBlob reads a payload and verifies it.
+func (r *Repository) getBlob(ctx context.Context, k kind, b Blob) ([]byte, error) {
+	if b.Ref == nil {
+		return b.Data, nil
+	}
+	name, hash, err := b.Ref.name()
+	if err != nil {
+		return nil, err
+	}
+	stored := make([]byte, b.Ref.Size)
+	if err := r.readWhole(ctx, name, stored); err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(stored) != hash {
+		return nil, damaged(name, nil, "content does not match its name")
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		return nil, err
+	}
+	defer dec.Close()
+	raw, err := dec.DecodeAll(stored, make([]byte, 0, b.Ref.Raw))
+	if err != nil {
+		return nil, damaged(name, err, "decompress")
+	}
+	if int64(len(raw)) != b.Ref.Raw || !strings.HasPrefix(string(raw[:min(len(raw), len(k))]), string(k)) {
+		return nil, damaged(name, nil, "is not a %s of %d bytes", k, b.Ref.Raw)
+	}
+	return raw[len(k):], nil
+}
+
+// putOnce stores an object named by its content, unless it is there, and
+// returns the number of bytes uploaded.
+func (r *Repository) putOnce(ctx context.Context, name string, body interface {
+	ReadAt([]byte, int64) (int, error)
+}, size int64) (int64, error) {
+	there, err := r.isThere(ctx, name, size)
+	if there || err != nil {
+		return 0, err
+	}
+	err = r.bucket.Put(ctx, name, body, size)
+	if errors.Is(err, object.ErrExist) {
+		// Somebody stored the same meanwhile.
+		there, err = r.isThere(ctx, name, size)
+		if err == nil && !there {
+			err = fmt.Errorf("object %s exists and does not", name)
+		}
+		return 0, err
+	}
+	if err != nil {
+		return 0, err //nolint:wrapcheck // says which object
+	}
+	return size, nil
+}
+
+// isThere says whether a content-named object exists. One of another size is
+// damage: it must not count as stored, and it cannot be replaced.
+func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool, error) {
+	info, err := r.bucket.Stat(ctx, name)
+	if errors.Is(err, object.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err //nolint:wrapcheck // says which object
+	}
+	if info.Size != size {
+		return false, damaged(name, nil, "has %d bytes instead of %d; remove it and run again", info.Size, size)
+	}
+	return true, nil
+}
+
+// readWhole fills buf from the whole of an object. That the object is missing
+// or of another size is damage; a transfer that broke off is not.
+func (r *Repository) readWhole(ctx context.Context, name string, buf []byte) error {
+	err := r.bucket.ReadInto(ctx, name, buf)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err //nolint:wrapcheck // says which object
+	}
+	info, serr := r.bucket.Stat(ctx, name)
+	switch {
+	case errors.Is(err, object.ErrNotExist), errors.Is(serr, object.ErrNotExist):
+		return damaged(name, err, "missing")
+	case serr == nil && info.Size != int64(len(buf)):
+		return damaged(name, nil, "has %d bytes instead of %d", info.Size, len(buf))
+	}
+	return err //nolint:wrapcheck // says which object
+}
+
+// marshal is json.Marshal without rewriting "<", ">" and "&", which are common
+// in subjects: what was handed in verbatim shall be stored so.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}

@@ -1,0 +1,228 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"jetkeep/store/record"
+	"jetkeep/store/seqset"
+)
+
+// A Point is a restore point: one stream as it was at one moment. The caller
+// fills it; Content comes from Writer.Finish, Consumers from PutConsumers.
+type Point struct {
+	ID      string `json:"id"`     // the same as Task
+	Backup  string `json:"backup"` // the session that made it
+	Task    string `json:"task"`   // names the commit record
+	Target  string `json:"target"`
+	Stream  string `json:"stream"`
+	Lineage string `json:"lineage"`
+	// Created is when the stream was made, Time the moment that the point shows.
+	Created time.Time       `json:"created"`
+	Time    time.Time       `json:"time"`
+	Config  json.RawMessage `json:"config"` // as the server gave it
+	State   State           `json:"state"`
+	Server  string          `json:"server"` // its version
+	// Engine is how it was captured: snapshot_v1, snapshot_v2 or messages.
+	Engine    string            `json:"engine"`
+	Tags      map[string]string `json:"tags,omitempty"`
+	Notes     []string          `json:"notes,omitempty"`
+	Content   Content           `json:"content"`
+	Consumers Consumers         `json:"consumers"`
+}
+
+// State is the stream's state at the moment, as the server reported it.
+type State struct {
+	Messages   uint64    `json:"messages"`
+	Bytes      uint64    `json:"bytes"`
+	FirstSeq   uint64    `json:"first_seq"`
+	LastSeq    uint64    `json:"last_seq"`
+	FirstTime  time.Time `json:"first_time"`
+	LastTime   time.Time `json:"last_time"`
+	NumDeleted uint64    `json:"num_deleted"`
+	Consumers  int       `json:"consumers"`
+}
+
+// Content is what a restore point holds and where. Messages, Bytes, FirstSeq,
+// LastSeq and Digest are those of the live records: stored and not deleted.
+type Content struct {
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"` // of the records' encodings
+	FirstSeq uint64 `json:"first_seq"`
+	LastSeq  uint64 `json:"last_seq"`
+	Digest   string `json:"digest"` // record.Sum
+	Segments int    `json:"segments"`
+	Packs    int    `json:"packs"`
+	// RawBytes and StoredBytes are the size of everything referred to, before
+	// and after compression; NewBytes is what had to be uploaded for it.
+	RawBytes    uint64  `json:"raw_bytes"`
+	StoredBytes uint64  `json:"stored_bytes"`
+	NewBytes    uint64  `json:"new_bytes"`
+	Tables      Tables  `json:"tables"`
+	Deleted     Deleted `json:"deleted"`
+}
+
+// Tables refers to the tables of a restore point, in order: in a list, or if
+// there are many in a Blob that holds the list as JSON.
+type Tables struct {
+	Count int        `json:"count"`
+	List  []TableRef `json:"list,omitempty"`
+	Blob
+}
+
+// A TableRef is a table and what it reaches over.
+type TableRef struct {
+	Blob
+	Segments int    `json:"segments"`
+	First    uint64 `json:"first"`
+	Last     uint64 `json:"last"`
+	Count    uint64 `json:"count"` // of records stored, deleted ones included
+}
+
+// Deleted refers to the set of sequences that are stored but not live, in its
+// binary encoding.
+type Deleted struct {
+	Count uint64 `json:"count"`
+	Blob
+}
+
+// Consumers refers to the stream's consumers, a JSON array.
+type Consumers struct {
+	Count int `json:"count"`
+	Blob
+}
+
+// Bounds of what a commit record holds itself.
+const (
+	maxInlineTable     = 1 << 10
+	maxInlineTables    = 64
+	maxInlineDeleted   = 4 << 10
+	maxInlineConsumers = 16 << 10
+	maxCommit          = 1 << 20
+)
+
+// PutConsumers stores consumers, each a JSON document that only the caller
+// understands.
+func (r *Repository) PutConsumers(ctx context.Context, consumers []json.RawMessage) (Consumers, error) {
+	c := Consumers{Count: len(consumers)}
+	if c.Count == 0 {
+		return c, nil
+	}
+	payload, err := marshal(consumers)
+	if err == nil {
+		c.Blob, _, err = r.putBlob(ctx, kindConsumers, payload, maxInlineConsumers)
+	}
+	if err != nil {
+		return Consumers{}, fmt.Errorf("store consumers: %w", err)
+	}
+	return c, nil
+}
+
+// Consumers reads the consumers of a restore point.
+func (r *Repository) Consumers(ctx context.Context, p Point) ([]json.RawMessage, error) {
+	c := p.Consumers
+	if c.Count == 0 {
+		return nil, nil
+	}
+	payload, err := r.getBlob(ctx, kindConsumers, c.Blob)
+	if err != nil {
+		return nil, fmt.Errorf("read consumers of %s: %w", p.ID, err)
+	}
+	var out []json.RawMessage
+	if err := json.Unmarshal(payload, &out); err != nil || len(out) != c.Count {
+		return nil, damaged(commitName(p.Task), err, "%d consumers, not %d", len(out), c.Count)
+	}
+	return out, nil
+}
+
+// DeletedSet reads the sequences that a restore point stores but that are not
+// live.
+func (r *Repository) DeletedSet(ctx context.Context, p Point) (*seqset.Set, error) {
+	d := p.Content.Deleted
+	if d.Count == 0 {
+		return &seqset.Set{}, nil
+	}
+	payload, err := r.getBlob(ctx, kindDeleted, d.Blob)
+	if err != nil {
+		return nil, fmt.Errorf("read deleted set of %s: %w", p.ID, err)
+	}
+	set, err := seqset.ParseBinary(payload)
+	if err == nil && set.Len() != d.Count {
+		err = fmt.Errorf("%d sequences, not %d", set.Len(), d.Count)
+	}
+	if err != nil {
+		return nil, damaged(commitName(p.Task), err, "deleted set")
+	}
+	return set, nil
+}
+
+// putTables stores the list of tables.
+func (r *Repository) putTables(ctx context.Context, refs []TableRef) (Tables, int64, error) {
+	t := Tables{Count: len(refs)}
+	if len(refs) <= maxInlineTables {
+		t.List = refs
+		return t, 0, nil
+	}
+	payload, err := marshal(refs)
+	if err != nil {
+		return t, 0, err
+	}
+	var uploaded int64
+	t.Blob, uploaded, err = r.putBlob(ctx, kindTables, payload, 0)
+	return t, uploaded, err
+}
+
+// tables reads the list of tables.
+func (r *Repository) tables(ctx context.Context, p Point) ([]TableRef, error) {
+	t := p.Content.Tables
+	refs := t.List
+	if t.Ref != nil {
+		payload, err := r.getBlob(ctx, kindTables, t.Blob)
+		if err != nil {
+			return nil, fmt.Errorf("read table list of %s: %w", p.ID, err)
+		}
+		if err := json.Unmarshal(payload, &refs); err != nil {
+			return nil, damaged(commitName(p.Task), err, "list of tables")
+		}
+	}
+	if len(refs) != t.Count {
+		return nil, damaged(commitName(p.Task), nil, "%d tables, not %d", len(refs), t.Count)
+	}
+	return refs, nil
+}
+
+// table reads a table and checks it against its reference.
+func (r *Repository) table(ctx context.Context, p Point, ref TableRef) ([]located, error) {
+	payload, err := r.getBlob(ctx, kindTable, ref.Blob)
+	if err != nil {
+		return nil, fmt.Errorf("read table of %s: %w", p.ID, err)
+	}
+	segments, err := decodeTable(payload)
+	name := commitName(p.Task)
+	if ref.Ref != nil {
+		name, _, _ = ref.Ref.name()
+	}
+	if err != nil {
+		return nil, damaged(name, err, "table")
+	}
+	if got := describeTable(segments); got.Segments != ref.Segments || got.First != ref.First || got.Last != ref.Last || got.Count != ref.Count {
+		return nil, damaged(name, nil, "table of %d segments %d-%d is not the one referred to", got.Segments, got.First, got.Last)
+	}
+	return segments, nil
+}
+
+func describeTable(segments []located) TableRef {
+	ref := TableRef{Segments: len(segments), First: segments[0].first}
+	for i := range segments {
+		ref.Last = max(ref.Last, segments[i].last)
+		ref.Count += segments[i].count
+	}
+	return ref
+}
+
+// sum returns the digest that live records must have.
+func (c *Content) sum() (record.Sum, error) {
+	return record.ParseSum(c.Digest, c.Messages)
+}

@@ -1,0 +1,132 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"math"
+
+	"github.com/klauspost/compress/zstd"
+
+	"jetkeep/store/object"
+	"jetkeep/store/record"
+)
+
+type hash256 = [sha256.Size]byte
+
+// A segment describes a run of records stored as one zstd frame in a pack.
+type segment struct {
+	offset uint64 // of the frame in the pack
+	stored uint64 // length of the frame
+	raw    uint64 // length of the records
+	first  uint64
+	last   uint64
+	count  uint64
+	border border
+	hash   hash256 // over the hashes of the records, in order
+}
+
+// appendTo appends all fields but the offset, which follows from the lengths.
+func (s *segment) appendTo(b []byte) []byte {
+	for _, v := range []uint64{s.stored, s.raw, s.first, s.last - s.first, s.count, uint64(s.border)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return append(b, s.hash[:]...)
+}
+
+func (f *fields) segment() segment {
+	s := segment{stored: f.upTo(object.MaxSize), raw: f.upTo(maxRawSegment), first: f.uvarint()}
+	s.last = f.plus(s.first)
+	s.count = f.upTo(s.raw)
+	s.border = border(f.upTo(uint64(borderTable)))
+	copy(s.hash[:], f.bytes(sha256.Size))
+	if f.err == nil && (s.stored == 0 || s.count == 0 || s.first == 0 || s.count-1 > s.last-s.first) {
+		f.fail("segment of %d records from %d to %d in %d bytes", s.count, s.first, s.last, s.stored)
+	}
+	return s
+}
+
+// check reads through the decoded records of the segment and verifies that
+// they are what the description says. visit sees each with its encoding.
+func (s *segment) check(h hash.Hash, raw []byte, visit func(r *record.Record, encoded []byte, sum hash256)) error {
+	if uint64(len(raw)) != s.raw {
+		return fmt.Errorf("%d bytes, not %d", len(raw), s.raw)
+	}
+	h.Reset()
+	count, last := uint64(0), uint64(0)
+	for off := 0; off < len(raw); {
+		r, n, err := record.Decode(raw[off:])
+		if err != nil {
+			return fmt.Errorf("record %d: %w", count+1, err)
+		}
+		if count == 0 && r.Sequence != s.first || r.Sequence <= last {
+			return fmt.Errorf("record %d has sequence %d after %d", count+1, r.Sequence, last)
+		}
+		count, last = count+1, r.Sequence
+		encoded := raw[off : off+n]
+		sum := sha256.Sum256(encoded)
+		h.Write(sum[:])
+		visit(&r, encoded, sum)
+		off += n
+	}
+	if count != s.count || last != s.last {
+		return fmt.Errorf("%d records up to %d, not %d up to %d", count, last, s.count, s.last)
+	}
+	var got hash256
+	if h.Sum(got[:0]); got != s.hash {
+		return errors.New("hash of the records differs")
+	}
+	return nil
+}
+
+// decode decompresses a frame into buf, which is grown if it is too small.
+func (s *segment) decode(dec *zstd.Decoder, frame, buf []byte) ([]byte, error) {
+	if uint64(cap(buf)) < s.raw {
+		buf = make([]byte, 0, max(s.raw, MaxSegment))
+	}
+	raw, err := dec.DecodeAll(frame, buf[:0:s.raw])
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return raw, nil
+}
+
+// packName names the object of a pack.
+func packName(h hash256) string { return hashName("packs", h) }
+
+func hashName(kind string, h hash256) string { return fmt.Sprintf("%s/%02x/%x", kind, h[0], h) }
+
+// readSegment reads one segment by its range in the pack.
+func (r *Repository) readSegment(ctx context.Context, pack hash256, s *segment, dec *zstd.Decoder, visit func(*record.Record, []byte, hash256)) error {
+	name := packName(pack)
+	body, err := r.bucket.Open(ctx, name, int64(s.offset), int64(s.stored))
+	if err != nil {
+		return err //nolint:wrapcheck // says which object
+	}
+	var frame bytes.Buffer
+	frame.Grow(int(s.stored))
+	_, err = frame.ReadFrom(body)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return fmt.Errorf("read segment %d-%d: %w", s.first, s.last, err)
+	}
+	raw, err := s.decode(dec, frame.Bytes(), nil)
+	if err == nil {
+		err = s.check(sha256.New(), raw, visit)
+	}
+	if err != nil {
+		return damaged(name, err, "segment %d-%d", s.first, s.last)
+	}
+	return nil
+}
+
+// span returns how many sequences the segment reaches over.
+func (s *segment) span() uint64 {
+	if s.last-s.first == math.MaxUint64 {
+		return math.MaxUint64
+	}
+	return s.last - s.first + 1
+}
