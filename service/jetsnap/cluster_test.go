@@ -1,0 +1,204 @@
+package jetsnap_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"jetkeep/service/jetsnap"
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+	"jetkeep/store/record"
+	"jetkeep/store/seqset"
+)
+
+var streamR3 = strings.Replace(streamS, `"num_replicas":1`, `"num_replicas":3`, 1)
+
+// A leader that steps down finishes its snapshot; one that is killed leaves
+// silence, and a new snapshot comes from the next leader.
+func TestClusterSnapshot(t *testing.T) {
+	for _, version := range []string{"2.14.5", natstest.Latest} {
+		t.Run(version, func(t *testing.T) {
+			cluster := natstest.StartCluster(t, 3, version)
+			nc := cluster.Connect()
+			fill(t, nc, streamR3, "s.a", 480, 64<<10)
+			cluster.AwaitReplicas(nc, "S")
+			begin := func(node int) (*jetsnap.Client, *jetsnap.Snapshot) {
+				c, _ := client(t, natsconn.Options{URL: cluster.Nodes[node].URL(), RequestTimeout: 2 * time.Second})
+				s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10, IdleTimeout: 5 * time.Second})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(s, make([]byte, 1<<20)); err != nil {
+					t.Fatal(err)
+				}
+				return c, s
+			}
+			leader := cluster.Leader(nc, "S")
+			_, s := begin((leader + 1) % 3)
+			cluster.StepDown(nc, "S")
+			if n, err := io.Copy(io.Discard, s); err != nil || n < 480*64<<10-1<<20 {
+				t.Errorf("after the step-down: %d bytes, %v", n, err)
+			}
+			s.Close()
+
+			leader = cluster.Leader(nc, "S")
+			c, s := begin((leader + 1) % 3)
+			cluster.Kill(leader)
+			if n, err := io.Copy(io.Discard, s); !errors.Is(err, jetsnap.ErrIdle) {
+				t.Errorf("after the kill: %d bytes, %v", n, err)
+			}
+			s.Close()
+			err := natstest.Eventually(20*time.Second, func() error {
+				s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{IdleTimeout: 2 * time.Second})
+				if err != nil {
+					return err
+				}
+				defer s.Close()
+				_, err = io.Copy(io.Discard, s)
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The node that takes in a restore is killed: no success, and an end in time.
+func TestClusterRestore(t *testing.T) {
+	for _, version := range []string{"2.14.5", natstest.Latest} {
+		t.Run(version, func(t *testing.T) {
+			cluster := natstest.StartCluster(t, 3, version)
+			nc := cluster.Connect()
+			fill(t, nc, streamR3, "s.a", 480, 64<<10)
+			cluster.AwaitReplicas(nc, "S")
+			c, conn := client(t, natsconn.Options{URL: cluster.Nodes[0].URL()})
+			snap, data := take(t, c, "S", jetsnap.SnapshotOptions{})
+			want, _ := natstest.Digest(t, nc, "S")
+			if err := conn.API.DeleteStream(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+			gone(t, conn, "S")
+			info, err := c.Restore(t.Context(), "S", snap.Config, bytes.NewReader(data), jetsnap.RestoreOptions{State: snap.State})
+			if err != nil || info.State.Messages != 480 {
+				t.Fatalf("%+v, %v", info, err)
+			}
+			if got, _ := natstest.Digest(t, nc, "S"); got != want {
+				t.Error("restored stream differs")
+			}
+
+			if err := conn.API.DeleteStream(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+			gone(t, conn, "S")
+			before := restoring(cluster)
+			node := -1
+			kill := &hook{f: func() {
+				for i, n := range restoring(cluster) {
+					if n > before[i] {
+						node = i
+					}
+				}
+				if node > 0 {
+					cluster.Kill(node)
+				}
+			}}
+			// The first half must have arrived before the node is looked for.
+			src := io.MultiReader(bytes.NewReader(data[:20<<20]), kill, bytes.NewReader(data[20<<20:]))
+			start := time.Now()
+			_, err = c.Restore(t.Context(), "S", snap.Config, src, jetsnap.RestoreOptions{
+				State: snap.State, IdleTimeout: 10 * time.Second, InstallTimeout: 10 * time.Second,
+			})
+			if node == 0 {
+				t.Log("the connection's own node takes the restore, nothing to kill")
+				return
+			}
+			if node < 0 || err == nil {
+				t.Fatalf("killed node %d, error %v", node, err)
+			}
+			if !errors.Is(err, jetsnap.ErrAborted) && !errors.Is(err, jetsnap.ErrIdle) {
+				t.Errorf("got %v", err)
+			}
+			t.Logf("node %d killed, noticed after %s: %v", node, time.Since(start).Round(time.Millisecond), err)
+		})
+	}
+}
+
+func restoring(c *natstest.Cluster) []int {
+	var out []int
+	for _, n := range c.Nodes {
+		out = append(out, strings.Count(n.Log(), "Starting restore for stream"))
+	}
+	return out
+}
+
+const hubConfig = `
+accounts { SYS {users: [{user: sys, password: pw}]}, A { jetstream: enabled, users: [{user: a, password: pw}] } }
+system_account: SYS
+leafnodes { listen: "127.0.0.1:-1" }
+`
+
+// A stream of a leaf node's domain is backed up and restored through the hub,
+// and the hub's own domain does not know it.
+func TestDomainBehindLeafNode(t *testing.T) {
+	for _, version := range []string{"2.10.29", "2.14.5", natstest.Latest} {
+		t.Run(version, func(t *testing.T) {
+			hub := natstest.StartVersion(t, version, natstest.Domain("HUB"), natstest.Config(hubConfig))
+			_, port, found := strings.Cut(hub.Log(), "Listening for leafnode connections on 127.0.0.1:")
+			if !found {
+				t.Fatal("no port for leaf nodes")
+			}
+			port, _, _ = strings.Cut(port, "\n")
+			leaf := natstest.StartVersion(t, version, natstest.Domain("EDGE"), natstest.Config(
+				`leafnodes { remotes: [ {url: "nats-leaf://a:pw@127.0.0.1:`+strings.TrimSpace(port)+`"} ] }`))
+			edge := leaf.Connect()
+			fill(t, edge, streamS, "s.a", 480, 64<<10)
+			want, _ := natstest.Digest(t, edge, "S")
+
+			login := natsconn.Options{URL: hub.URL(), User: "a", Password: "pw"}
+			_, own := client(t, login)
+			if _, err := own.API.StreamInfo(t.Context(), "S", jsapi.InfoOptions{}); !errors.Is(err, jsapi.ErrStreamNotFound) {
+				t.Errorf("in the hub's domain: %v", err)
+			}
+			login.Domain = "NOWHERE"
+			_, nowhere := client(t, login)
+			if _, err := nowhere.API.AccountInfo(t.Context()); !errors.Is(err, jsapi.ErrNoJetStream) {
+				t.Errorf("in a domain that does not exist: %v", err)
+			}
+			login.Domain = "EDGE"
+			c, conn := client(t, login)
+			err := natstest.Eventually(10*time.Second, func() error {
+				_, err := conn.API.StreamInfo(t.Context(), "S", jsapi.InfoOptions{})
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			snap, data := take(t, c, "S", jetsnap.SnapshotOptions{})
+			seen := 0
+			err = conn.API.Messages(t.Context(), "S", seqset.Of(1, 2, 480, 481), func(seq uint64, r *record.Record) error {
+				if r != nil && r.Sequence == seq {
+					seen++
+				}
+				return nil
+			})
+			if err != nil || seen != 3 {
+				t.Errorf("read %d messages: %v", seen, err)
+			}
+			if err := conn.API.DeleteStream(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Restore(t.Context(), "S", snap.Config, bytes.NewReader(data), jetsnap.RestoreOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := natstest.Digest(t, edge, "S"); got != want {
+				t.Error("restored stream differs")
+			}
+		})
+	}
+}
