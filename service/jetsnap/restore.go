@@ -29,9 +29,9 @@ const (
 	// own meanwhile: V1 archives are unpacked, moved and indexed first.
 	installTime = 5 * time.Minute
 	installRate = 4 << 20 // bytes of archive a second
-	// knockAfter is when a server that owes the last reply is asked whether it
-	// still listens.
-	knockAfter = 15 * time.Second
+	// knockAfter is when a server that owes a reply is asked whether it still
+	// listens: another node of its cluster tells if it does not.
+	knockAfter = 8 * time.Second
 	// settle is how long the reason for an end may come after its sign.
 	settle = 2 * time.Second
 	// lifeInterval is the time between two questions whether the server lives.
@@ -123,21 +123,22 @@ type upload struct {
 	to     string // where the server wants the chunks
 	undo   []func()
 	event  chan struct{} // something changed
+	hold   []byte        // read and not yet sent, at least reserve bytes until the end
+	nudged time.Time     // when a byte of those was last sent on its own
 
-	mu      sync.Mutex
-	sizes   map[uint64]int // of chunks not yet acknowledged
-	next    uint64         // number of the next chunk
-	sent    uint64
-	acked   uint64
-	flying  int // bytes
-	mostFly int // the most chunks that were under way, for tests
-	heard   time.Time
-	alive   time.Time
-	last    uint64 // number of the end, once sent
-	ending  bool
-	reply   []byte // to the end
-	gone    bool   // nobody listens to chunks any more
-	err     error
+	mu     sync.Mutex
+	sizes  map[uint64]int // of chunks not yet acknowledged
+	next   uint64         // number of the next chunk
+	sent   uint64
+	acked  uint64
+	flying int // bytes
+	heard  time.Time
+	alive  time.Time
+	last   uint64 // number of the end, once sent
+	ending bool
+	reply  []byte // to the end
+	gone   bool   // nobody listens to chunks any more
+	err    error
 }
 
 func newUpload(c *Client, stream string, o RestoreOptions) *upload {
@@ -286,7 +287,6 @@ func (u *upload) publish(data []byte) error {
 	u.sizes[n] = len(data)
 	u.flying += len(data)
 	u.sent += uint64(len(data))
-	u.mostFly = max(u.mostFly, len(u.sizes))
 	u.mu.Unlock()
 	return u.post(n, data)
 }
@@ -303,60 +303,81 @@ func (u *upload) post(n uint64, data []byte) error {
 
 // send uploads everything that the source has.
 func (u *upload) send(ctx context.Context, chunk []byte, src *source) error {
-	hold := make([]byte, 0, u.o.ChunkSize+reserve)
+	u.hold = make([]byte, 0, u.o.ChunkSize+reserve)
 	for chunk != nil {
-		hold = append(hold, chunk...)
+		u.hold = append(u.hold, chunk...)
 		src.recycle(chunk)
-		if n := len(hold) - reserve; n > 0 {
-			if err := u.room(ctx, n); err != nil {
-				return err
-			}
-			if err := u.publish(hold[:n]); err != nil {
-				return err
-			}
-			hold = append(hold[:0], hold[n:]...)
+		if err := u.sendHeld(ctx, reserve); err != nil {
+			return err
 		}
 		var err error
-		if chunk, hold, err = u.await(ctx, src, hold); err != nil {
+		if chunk, err = u.await(ctx, src); err != nil {
 			return err
 		}
 	}
-	if len(hold) > 0 {
-		if err := u.publish(hold); err != nil {
-			return err
-		}
+	if err := u.sendHeld(ctx, 0); err != nil {
+		return err
 	}
 	return u.settled()
 }
 
-// room waits until n more bytes may be under way.
-func (u *upload) room(ctx context.Context, n int) error {
-	return u.until(ctx, func() bool { return u.flying == 0 || u.flying+n <= u.o.InFlight })
+// sendHeld sends what is held but for the last keep bytes, as soon as the
+// window has room.
+func (u *upload) sendHeld(ctx context.Context, keep int) error {
+	err := u.until(ctx, func() bool {
+		n := len(u.hold) - keep
+		return n <= 0 || u.flying == 0 || u.flying+n <= u.o.InFlight
+	}, func() error {
+		if time.Since(u.lastHeard()) < knockAfter {
+			return nil
+		}
+		return u.nudge(knockAfter)
+	})
+	if n := len(u.hold) - keep; err == nil && n > 0 {
+		err = u.publish(u.hold[:n])
+		u.hold = append(u.hold[:0], u.hold[n:]...)
+	}
+	return err
 }
 
-// await returns the source's next chunk, nil at its end, and keeps the server
-// patient meanwhile with single bytes of hold.
-func (u *upload) await(ctx context.Context, src *source, hold []byte) (chunk, rest []byte, err error) {
-	alive := time.NewTicker(keepAlive)
+// nudge sends a single byte of what is held, whatever the window, if none was
+// sent for some time: to keep the server patient or to see if it is there.
+func (u *upload) nudge(every time.Duration) error {
+	if len(u.hold) == 0 || time.Since(u.nudged) < every {
+		return nil
+	}
+	u.nudged = time.Now()
+	err := u.publish(u.hold[:1])
+	u.hold = append(u.hold[:0], u.hold[1:]...)
+	return err
+}
+
+func (u *upload) lastHeard() time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.heard
+}
+
+// await returns the source's next chunk, nil at its end.
+func (u *upload) await(ctx context.Context, src *source) ([]byte, error) {
+	u.nudged = time.Now()
+	alive := time.NewTicker(keepAlive / 2)
 	defer alive.Stop()
 	for {
 		select {
 		case p := <-src.parts:
-			return p.data, hold, p.err
+			return p.data, p.err
 		case <-alive.C:
-			if len(hold) > 0 {
-				if err := u.publish(hold[:1]); err != nil {
-					return nil, nil, err
-				}
-				hold = append(hold[:0], hold[1:]...)
+			if err := u.nudge(keepAlive); err != nil {
+				return nil, err
 			}
 		case <-u.event:
 		case <-u.link.status:
 		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		if err := u.settled(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 }
@@ -393,8 +414,9 @@ func (u *upload) patience() error {
 	return nil
 }
 
-// until waits for a condition on the upload, an end, or the bounds.
-func (u *upload) until(ctx context.Context, ok func() bool) error {
+// until waits for a condition on the upload, an end, or the bounds, and calls
+// tend every now and then meanwhile.
+func (u *upload) until(ctx context.Context, ok func() bool, tend func() error) error {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -411,6 +433,9 @@ func (u *upload) until(ctx context.Context, ok func() bool) error {
 		select {
 		case <-u.event:
 		case <-tick.C:
+			if err := tend(); err != nil {
+				return err
+			}
 		case <-u.link.status:
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -438,20 +463,21 @@ func (u *upload) finish(ctx context.Context) ([]byte, error) {
 	if err := u.post(end, nil); err != nil {
 		return nil, err
 	}
-	knock := time.AfterFunc(knockAfter, func() {
-		// A second end is ignored by a server that still works on the first,
-		// and a missing listener shows. A third one could block servers before
+	knocked := false
+	err := u.until(ctx, func() bool { return u.reply != nil }, func() error {
+		if knocked || time.Since(u.lastHeard()) < knockAfter {
+			return nil
+		}
+		// A server that still works on the first end ignores a second one, and
+		// a missing listener shows. A third one could block servers before
 		// 2.11, which is why there is one.
+		knocked = true
 		u.mu.Lock()
 		n := u.next
 		u.next++
 		u.mu.Unlock()
-		if err := u.post(n, nil); err != nil {
-			u.fail(err)
-		}
+		return u.post(n, nil)
 	})
-	defer knock.Stop()
-	err := u.until(ctx, func() bool { return u.reply != nil })
 	if errors.Is(err, ErrAborted) {
 		err = u.verdict(ctx, err)
 	}
