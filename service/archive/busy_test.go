@@ -1,0 +1,85 @@
+package archive_test
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"jetkeep/service/archive"
+	"jetkeep/store/record"
+)
+
+// TestBusy takes snapshots of a stream that grows, on every server. The last
+// block of V1 grows while it is read; no server has been seen to cut a record,
+// for it holds the block's lock while it reads and while it writes. A cut
+// record is therefore always an error.
+func TestBusy(t *testing.T) {
+	const rounds = 5
+	for _, version := range versions {
+		t.Run(version, func(t *testing.T) {
+			s := startServer(t, version)
+			s.api("STREAM.CREATE.BUSY", `{"name":"BUSY","subjects":["busy.>"],"retention":"limits","storage":"file","num_replicas":1,"max_consumers":-1,"max_msgs":-1,"max_bytes":-1,"discard":"old"}`, nil)
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() { flood(t, s, stop) })
+			defer wg.Wait()
+			defer close(stop)
+			last := uint64(0)
+			for range rounds {
+				time.Sleep(10 * time.Millisecond)
+				before := s.info("BUSY").State.LastSeq
+				b, err := s.snapshot("BUSY")
+				check(t, err)
+				sum, err := archive.Read(bytes.NewReader(b), "BUSY", nothing{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if sum.LastSequence < before || sum.Records != sum.LastSequence || len(sum.MissingBlocks)+len(sum.Duplicates) > 0 {
+					t.Errorf("server at %d gave %d messages up to %d; blocks missing %v, twice %v",
+						before, sum.Records, sum.LastSequence, sum.MissingBlocks, sum.Duplicates)
+				}
+				if sum.LastSequence <= last {
+					t.Errorf("stream did not grow after %d", last)
+				}
+				last = sum.LastSequence
+			}
+		})
+	}
+}
+
+// flood publishes without waiting until told to stop.
+func flood(t *testing.T, s *testServer, stop chan struct{}) {
+	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", s.port))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer nc.Close()
+	data := bytes.Repeat([]byte("some text of a message "), 40)
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if err := nc.Publish(fmt.Sprintf("busy.%d", i%13), data[:i%300]); err != nil {
+			t.Error(err)
+			return
+		}
+		if i%50 == 0 {
+			nc.Flush()
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// nothing is a Visitor that only looks away.
+type nothing struct{}
+
+func (nothing) Record(*record.Record) error     { return nil }
+func (nothing) Tombstone(uint64) error          { return nil }
+func (nothing) Consumer(archive.Consumer) error { return nil }
