@@ -23,6 +23,9 @@ const (
 	bodyJSON      = "json"
 )
 
+// signaturePattern is what a signature looks like: none, or a scheme and a value.
+var signaturePattern = regexp.MustCompile(`^(-|[a-z0-9]{1,32} [A-Za-z0-9+/=_-]+)$`)
+
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 func commitName(task string) string { return commitPrefix + task }
@@ -40,13 +43,15 @@ type envelope struct {
 	body       []byte
 }
 
-// head encodes what is signed: everything before the signature. It holds the
-// body's hash, so the body is covered too.
+// head encodes what is signed: everything before the signature. Its last line
+// is a hash over the lines before and the body, so the body is covered too.
 func (e *envelope) head() []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "jetkeep-commit %d\nrepository: %s\ntask: %s\ncodec: %s\ncritical: %s\ncounter: %d\nparent: %s\nsize: %d\nsha256: %x\n",
-		commitVersion, e.repository, e.task, e.codec, e.critical, e.counter, e.parent, len(e.body), sha256.Sum256(e.body))
-	return b.Bytes()
+	b := fmt.Appendf(nil, "jetkeep-commit %d\nrepository: %s\ntask: %s\ncodec: %s\ncritical: %s\ncounter: %d\nparent: %s\nsize: %d\n",
+		commitVersion, e.repository, e.task, e.codec, e.critical, e.counter, e.parent, len(e.body))
+	h := sha256.New()
+	h.Write(b)
+	h.Write(e.body)
+	return fmt.Appendf(b, "sha256: %x\n", h.Sum(nil))
 }
 
 func (e *envelope) encode() []byte {
@@ -83,7 +88,7 @@ func decodeEnvelope(data []byte) (envelope, error) {
 		return envelope{}, fmt.Errorf("%w: counter", errMalformed)
 	}
 	// Writing it again proves order, spelling, size and hash in one go.
-	if !bytes.Equal(e.encode(), data) {
+	if !bytes.Equal(e.encode(), data) || !signaturePattern.MatchString(e.signature) {
 		return envelope{}, fmt.Errorf("%w: differs from its size, hash or form", errMalformed)
 	}
 	if e.critical != none {

@@ -94,13 +94,7 @@ func (r *Repository) NewReader(ctx context.Context, p Point) (*Reader, error) {
 		rd.packs <- nil
 	}
 	for range n {
-		dec, err := newDecoder()
-		if err != nil {
-			cancel(err)
-			_ = group.Wait()
-			return nil, err
-		}
-		group.Go(func() error { return rd.work(dec) })
+		group.Go(rd.work)
 	}
 	group.Go(rd.plan)
 	group.Go(rd.dispatch)
@@ -267,7 +261,11 @@ func wait(ctx context.Context, done <-chan error) error {
 }
 
 // work decompresses and verifies segments.
-func (rd *Reader) work(dec *zstd.Decoder) error {
+func (rd *Reader) work() error {
+	dec, err := newDecoder()
+	if err != nil {
+		return err
+	}
 	defer dec.Close()
 	h := sha256.New()
 	for {

@@ -86,13 +86,23 @@ func (s *segment) check(h hash.Hash, raw []byte, visit func(r *record.Record, en
 // decode decompresses a frame into buf, which is grown if it is too small.
 func (s *segment) decode(dec *zstd.Decoder, frame, buf []byte) ([]byte, error) {
 	if uint64(cap(buf)) < s.raw {
-		buf = make([]byte, 0, max(s.raw, MaxSegment))
+		buf = make([]byte, 0, bufferFor(s.raw))
 	}
 	raw, err := dec.DecodeAll(frame, buf[:0:s.raw])
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	return raw, nil
+}
+
+// bufferFor returns how large a buffer to make for so many bytes: a small one
+// for the small streams of which there are many, else one that fits the next
+// segments too.
+func bufferFor(n uint64) uint64 {
+	if n <= 256<<10 {
+		return n
+	}
+	return max(n, MaxSegment)
 }
 
 // packName names the object of a pack.

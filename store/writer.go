@@ -113,13 +113,7 @@ func (r *Repository) NewWriter(ctx context.Context, opt WriterOptions) (*Writer,
 	}
 	w.packer = newPacker(w)
 	for range opt.Workers {
-		enc, err := newEncoder(opt.Level)
-		if err != nil {
-			cancel(err)
-			_ = group.Wait()
-			return nil, err
-		}
-		group.Go(func() error { return w.work(enc) })
+		group.Go(w.work)
 	}
 	group.Go(w.packer.run)
 	for range uploaders {
@@ -171,8 +165,8 @@ func checkRecord(r *record.Record) (int, error) {
 }
 
 func (c *chunk) add(r *record.Record) {
-	if cap(c.raw) == 0 {
-		c.raw = make([]byte, 0, MaxSegment)
+	if size := len(c.raw) + r.Size(); size > cap(c.raw) {
+		c.raw = append(make([]byte, 0, bufferFor(max(uint64(size), 2*uint64(len(c.raw)), 16<<10))), c.raw...)
 	}
 	c.raw = record.Append(c.raw, r)
 	c.added(r.Sequence)
@@ -239,14 +233,22 @@ func (w *Writer) failed() error {
 	return fmt.Errorf("write %s: %w", w.opt.Task, context.Cause(w.ctx))
 }
 
-// work is a worker: it hashes and compresses segments.
-func (w *Writer) work(enc *zstd.Encoder) error {
+// work is a worker: it hashes and compresses segments. A small stream keeps one
+// of them busy, so only what has work makes an encoder.
+func (w *Writer) work() error {
 	h := sha256.New()
+	var enc *zstd.Encoder
 	for {
 		select {
 		case c, ok := <-w.jobs:
 			if !ok {
 				return nil
+			}
+			if enc == nil {
+				var err error
+				if enc, err = newEncoder(w.opt.Level); err != nil {
+					return err
+				}
 			}
 			c.compress(enc, h)
 			c.done <- nil

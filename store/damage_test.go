@@ -1,0 +1,243 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"encoding/json"
+
+	"jetkeep/store/object"
+	"jetkeep/store/object/mem"
+	"jetkeep/store/seqset"
+)
+
+// smallRepo makes a repository with two restore points that use every kind of
+// object, small enough to damage each of its bytes.
+func smallRepo(t *testing.T) (*mem.Driver, []string) {
+	t.Helper()
+	r, d := newRepo(t)
+	for i, task := range []string{"b.0001", "b.0002"} {
+		recs := rising(60+i, 20)
+		w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: task})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range recs {
+			if err := w.Append(rec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := w.Finish(t.Context(), seqset.Of(3, 9))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := makePoint(task, c)
+		// Small things live in the commit; as objects they must be as safe.
+		segments, err := decodeTable(c.Tables.List[0].Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Content.Tables.List[0].Blob, _, err = r.putBlob(t.Context(), kindTable, appendTable(nil, segments), 0); err != nil {
+			t.Fatal(err)
+		}
+		list, err := marshal(p.Content.Tables.List)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Content.Tables.List = nil
+		if p.Content.Tables.Blob, _, err = r.putBlob(t.Context(), kindTables, list, 0); err != nil {
+			t.Fatal(err)
+		}
+		if p.Content.Deleted.Blob, _, err = r.putBlob(t.Context(), kindDeleted, c.Deleted.Data, 0); err != nil {
+			t.Fatal(err)
+		}
+		consumers := fmt.Appendf(nil, `[{"name":"c%d"}]`, i)
+		p.Consumers.Count = 1
+		if p.Consumers.Blob, _, err = r.putBlob(t.Context(), kindConsumers, consumers, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Commit(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var names []string
+	for info, err := range object.NewBucket(d).List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, info.Name)
+	}
+	if len(names) < 10 {
+		t.Fatalf("only %v", names)
+	}
+	return d, names
+}
+
+// readBoth reads everything of both restore points from a fresh Open on.
+func readBoth(t *testing.T, d *mem.Driver) error {
+	t.Helper()
+	r, err := Open(t.Context(), object.NewBucket(d))
+	if err != nil {
+		return err
+	}
+	points, err := r.Points(t.Context())
+	if err != nil {
+		return err
+	}
+	if len(points) != 2 {
+		return fmt.Errorf("%d points", len(points))
+	}
+	for i, l := range points {
+		if l.Err != nil {
+			return l.Err
+		}
+		consumers, err := r.Consumers(t.Context(), l.Point)
+		if err != nil {
+			return err
+		}
+		if want := fmt.Sprintf(`{"name":"c%d"}`, i); len(consumers) != 1 || string(consumers[0]) != want {
+			t.Errorf("wrong consumers were read without an error: %s", consumers)
+		}
+		got, err := load(t.Context(), r, l.Point)
+		if err != nil {
+			return err
+		}
+		want := without(rising(60+i, 20), seqset.Of(3, 9).Contains)
+		if len(got) != len(want) {
+			t.Errorf("%d records were read without an error, want %d", len(got), len(want))
+			continue
+		}
+		for k := range got {
+			if !bytes.Equal(got[k], encode(want[k])) {
+				t.Errorf("a wrong record %d was read without an error", k)
+			}
+		}
+		if l.Point.Stream != "ORDERS" || !json.Valid(l.Point.Config) || l.Point.Target != "default" {
+			t.Errorf("a wrong point was read without an error: %+v", l.Point)
+		}
+	}
+	return nil
+}
+
+// isTyped says whether err tells damage, or what a damaged version looks like.
+func isTyped(err error) bool {
+	var d *DamageError
+	return errors.As(err, &d) || errors.Is(err, ErrNewerFormat)
+}
+
+func TestEveryFlippedByteIsFound(t *testing.T) {
+	d, names := smallRepo(t)
+	if err := readBoth(t, d); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, name := range names {
+		info, err := d.Stat(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range info.Size {
+			flip := func(b []byte) []byte { b[i] ^= 1 << (i % 8); return b }
+			d.Corrupt(name, flip)
+			if err := readBoth(t, d); !isTyped(err) {
+				t.Errorf("%s with byte %d flipped: %v", name, i, err)
+			}
+			d.Corrupt(name, flip)
+			n++
+		}
+	}
+	if err := readBoth(t, d); err != nil || n < 5000 {
+		t.Errorf("%d bytes flipped, afterwards %v", n, err)
+	}
+}
+
+func TestEveryCutIsFound(t *testing.T) {
+	d, names := smallRepo(t)
+	for _, name := range names {
+		var whole []byte
+		d.Corrupt(name, func(b []byte) []byte { whole = slices.Clone(b); return b })
+		for cut := 0; cut < len(whole); cut += 1 + len(whole)/97 {
+			d.Corrupt(name, func([]byte) []byte { return whole[:cut] })
+			if err := readBoth(t, d); !isTyped(err) {
+				t.Errorf("%s cut to %d: %v", name, cut, err)
+			}
+		}
+		d.Corrupt(name, func([]byte) []byte { return append(slices.Clone(whole), 'x') })
+		if err := readBoth(t, d); !isTyped(err) {
+			t.Errorf("%s with a byte more: %v", name, err)
+		}
+		d.Corrupt(name, func([]byte) []byte { return whole })
+	}
+	if err := readBoth(t, d); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMissingAndSwappedAreFound(t *testing.T) {
+	d, names := smallRepo(t)
+	content := map[string][]byte{}
+	for _, name := range names {
+		d.Corrupt(name, func(b []byte) []byte { content[name] = slices.Clone(b); return b })
+	}
+	b := object.NewBucket(d)
+	for _, name := range names {
+		if err := b.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		err := readBoth(t, d)
+		if err == nil || !isTyped(err) && name != markerName && !strings.HasPrefix(name, commitPrefix) {
+			t.Errorf("%s missing: %v", name, err)
+		}
+		var damage *DamageError
+		if errors.As(err, &damage) && damage.Object != name {
+			t.Errorf("%s missing, but %s is named", name, damage.Object)
+		}
+		if err := b.PutBytes(t.Context(), name, content[name]); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range names {
+			if other == name || bytes.Equal(content[name], content[other]) {
+				continue
+			}
+			d.Corrupt(name, func([]byte) []byte { return content[other] })
+			if err := readBoth(t, d); !isTyped(err) {
+				t.Errorf("%s with the content of %s: %v", name, other, err)
+			}
+		}
+		d.Corrupt(name, func([]byte) []byte { return content[name] })
+	}
+	if err := readBoth(t, d); err != nil {
+		t.Error(err)
+	}
+}
+
+// A commit that does not match what it refers to is found even when all
+// hashes are right.
+func TestContentThatDoesNotMatch(t *testing.T) {
+	r, _ := newRepo(t)
+	recs := rising(500, 30)
+	good := mustSave(t, r, "b.0001", steps(recs), seqset.Of(7))
+	for name, change := range map[string]func(*Content){
+		"messages":  func(c *Content) { c.Messages++ },
+		"digest":    func(c *Content) { c.Digest = strings.Repeat("ab", 32) },
+		"bytes":     func(c *Content) { c.Bytes-- },
+		"first":     func(c *Content) { c.FirstSeq++ },
+		"last":      func(c *Content) { c.LastSeq-- },
+		"undeleted": func(c *Content) { c.Deleted = Deleted{} },
+		"deleted":   func(c *Content) { c.Deleted.Data = seqset.Of(8).AppendBinary(nil) },
+		"count":     func(c *Content) { c.Deleted.Count++ },
+		"table":     func(c *Content) { c.Tables.List[0].Count++ },
+		"no tables": func(c *Content) { c.Tables = Tables{} },
+	} {
+		p := good
+		p.Content.Tables.List = slices.Clone(good.Content.Tables.List)
+		change(&p.Content)
+		if _, err := load(t.Context(), r, p); !isTyped(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
