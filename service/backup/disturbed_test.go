@@ -438,31 +438,3 @@ func TestCaptureOfForkedStream(t *testing.T) {
 		t.Fatalf("error is %v", err)
 	}
 }
-
-// TestDigest compares the parallel digest with the plain one, and tells a
-// changed stream by it.
-func TestDigest(t *testing.T) {
-	srv := natstest.Start(t)
-	nc := srv.Connect()
-	createStream(t, srv, "SUM", nil)
-	publish(t, nc, "SUM", "sum", 20000, 200)
-	target := OfConn(dial(t, srv.URL()))
-	before := record.Sum{}
-	for _, deleted := range []int{0, 77} {
-		if deleted > 0 {
-			request(t, nc, "STREAM.MSG.DELETE.SUM", object{"seq": deleted})
-		}
-		sum, out, err := Digest(t.Context(), target, "SUM", Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := natstest.Sum(natstest.Records(t, nc, "SUM"))
-		if sum != want || !out.Deleted.Empty() {
-			t.Fatalf("digest %s of %d, want %s of %d", sum, sum.Count(), want, want.Count())
-		}
-		if sum == before {
-			t.Fatal("the digest is the same with a message less")
-		}
-		before = sum
-	}
-}

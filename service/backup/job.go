@@ -1,0 +1,190 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"jetkeep/service/archive"
+	"jetkeep/service/jetsnap"
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/store"
+	"jetkeep/store/staging"
+)
+
+// A Progress is told what a job does. Begin comes once for each attempt, since
+// an attempt that fails starts from nothing.
+type Progress interface {
+	Begin(messages, bytes uint64)
+	Add(messages, bytes uint64)
+	SetStored(stored, uploaded uint64)
+}
+
+// A Job backs up one stream into a repository.
+type Job struct {
+	// Dial connects to the target. Each attempt takes a connection of its own.
+	Dial       func(context.Context) (*natsconn.Conn, error)
+	Repository *store.Repository
+	Staging    *staging.Area
+	// Point names what is made: Task, Backup, Target, Stream and Tags. The rest
+	// is filled in.
+	Point    store.Point
+	Progress Progress
+	// Fence is called right before the commit record is written; if it fails,
+	// nothing is.
+	Fence    func(context.Context) error
+	Log      *slog.Logger
+	Snapshot jetsnap.SnapshotOptions
+}
+
+// retryPauses are the times between the attempts at a capture that something
+// passing has ended: an election takes up to 10 s or so.
+func retryPauses() []time.Duration {
+	return []time.Duration{time.Second, 4 * time.Second, 10 * time.Second}
+}
+
+// Run makes the restore point. One that an earlier run of the same task has
+// committed is returned as it is, so that a task may be run again after a
+// crash at any moment.
+func (j *Job) Run(ctx context.Context) (store.Point, error) {
+	for _, wait := range retryPauses() {
+		p, err := j.attempt(ctx)
+		if err == nil || ctx.Err() != nil || !Passing(err) {
+			return p, err
+		}
+		j.Log.Warn("capture ended, trying again", "stream", j.Point.Stream, "after", wait, "error", err)
+		if err := pause(ctx, wait); err != nil {
+			return store.Point{}, err
+		}
+	}
+	return j.attempt(ctx)
+}
+
+// Passing says whether an error of a capture may be gone when it is tried
+// again: what breaks when servers restart and leaders change.
+func Passing(err error) bool {
+	for _, e := range []error{
+		jetsnap.ErrConnectionLost, jetsnap.ErrIdle, jetsnap.ErrGap, jetsnap.ErrInProgress, jsapi.ErrNoReply,
+		jsapi.ErrNoJetStream, archive.ErrCorrupt, archive.ErrTruncated, ErrRecreated, ErrInconsistent,
+		nats.ErrNoServers, nats.ErrTimeout,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var missing *jsapi.MissingError
+	var refused *jsapi.APIError
+	var network *net.OpError
+	return jsapi.IsConnectionError(err) || errors.As(err, &missing) || errors.As(err, &network) ||
+		errors.As(err, &refused) && refused.Code == 503
+}
+
+func (j *Job) attempt(ctx context.Context) (store.Point, error) {
+	p, err := j.Repository.Point(ctx, j.Point.Task)
+	if err == nil || !errors.Is(err, store.ErrNoPoint) {
+		return p, err
+	}
+	conn, err := j.Dial(ctx)
+	if err != nil {
+		return store.Point{}, err
+	}
+	defer conn.Close()
+	w, err := j.Repository.NewWriter(ctx, store.WriterOptions{
+		Staging: j.Staging, Task: j.Point.Task,
+		OnProgress: func(_, stored, uploaded uint64) { j.Progress.SetStored(stored, uploaded) },
+	})
+	if err != nil {
+		return store.Point{}, err
+	}
+	defer w.Abort()
+	out, err := Capture(ctx, OfConn(conn), j.Point.Stream, w, Options{
+		Snapshot: j.Snapshot, Log: j.Log,
+		Started: j.Progress.Begin,
+		Read:    func(size int) { j.Progress.Add(1, uint64(size)) },
+	})
+	if err != nil {
+		return store.Point{}, err
+	}
+	content, err := w.Finish(ctx, out.Deleted)
+	if err != nil {
+		return store.Point{}, fmt.Errorf("store stream %s: %w", j.Point.Stream, err)
+	}
+	if err := prove(j.Point.Stream, out, content); err != nil {
+		return store.Point{}, err
+	}
+	return j.commit(ctx, out, content, conn.ServerVersion())
+}
+
+// prove compares what was stored with what the server says that there is.
+func prove(stream string, out *Outcome, content store.Content) error {
+	want := alive(out.Info)
+	stored := out.Captured - out.Deleted.Len()
+	if content.Messages != want.Len() || stored != want.Len() {
+		return fmt.Errorf("stream %s has %d messages, %d were captured and %d stored: %w",
+			stream, want.Len(), stored, content.Messages, ErrInconsistent)
+	}
+	if !want.Empty() && (content.FirstSeq != want.First() || content.LastSeq != want.Last()) {
+		return fmt.Errorf("stream %s reaches from %d to %d, what was stored from %d to %d: %w",
+			stream, want.First(), want.Last(), content.FirstSeq, content.LastSeq, ErrInconsistent)
+	}
+	return nil
+}
+
+// commit makes the restore point visible.
+func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, server string) (store.Point, error) {
+	p := j.Point
+	consumers, err := encodeConsumers(out.Consumers)
+	if err == nil {
+		p.Consumers, err = j.Repository.PutConsumers(ctx, consumers)
+	}
+	if err != nil {
+		return store.Point{}, err
+	}
+	st := &out.Info.State
+	p.ID = p.Task
+	p.Lineage = lineage(p.Stream, out.Info.Created)
+	p.Created, p.Time = out.Info.Created.UTC(), out.Moment
+	p.Config = out.Info.Config
+	p.State = store.State{
+		Messages: st.Messages, Bytes: st.Bytes, FirstSeq: st.FirstSeq, LastSeq: st.LastSeq,
+		FirstTime: st.FirstTime, LastTime: st.LastTime, NumDeleted: st.NumDeleted, Consumers: len(out.Consumers),
+	}
+	p.Server, p.Engine, p.Notes, p.Content = server, out.Engine, out.Notes, content
+	if err := j.Fence(ctx); err != nil {
+		return store.Point{}, err
+	}
+	err = j.Repository.Commit(ctx, p)
+	if errors.Is(err, store.ErrPointExists) {
+		// An earlier claim on this task was quicker than we knew; its point is
+		// as good.
+		return j.Repository.Point(ctx, p.Task)
+	}
+	return p, err
+}
+
+func encodeConsumers(consumers []archive.Consumer) ([]json.RawMessage, error) {
+	out := make([]json.RawMessage, len(consumers))
+	for i := range consumers {
+		raw, err := json.Marshal(&consumers[i])
+		if err != nil {
+			return nil, fmt.Errorf("encode consumer %s: %w", consumers[i].Name, err)
+		}
+		out[i] = raw
+	}
+	return out, nil
+}
+
+// lineage names the unbroken life of a stream: its name and when it was made.
+func lineage(stream string, created time.Time) string {
+	h := sha256.Sum256([]byte(stream + "\x00" + created.UTC().Format(time.RFC3339Nano)))
+	return hex.EncodeToString(h[:16])
+}
