@@ -1,0 +1,132 @@
+package service
+
+import (
+	"context"
+	"errors"
+
+	"jetkeep/service/api"
+	"jetkeep/service/backup"
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/progress"
+	"jetkeep/service/restore"
+	"jetkeep/service/session"
+	"jetkeep/service/worker"
+	"jetkeep/store"
+	"jetkeep/store/record"
+)
+
+func (s *Service) handlers() map[api.Kind]worker.Handler {
+	return map[api.Kind]worker.Handler{
+		api.KindBackup:  backupHandler{s},
+		api.KindRestore: restoreHandler{s},
+	}
+}
+
+// backupHandler makes a restore point of a stream.
+type backupHandler struct{ s *Service }
+
+// Run implements worker.Handler.
+func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) (session.Result, error) {
+	repo, err := h.s.repositories.Open(ctx, t.Repository)
+	if err != nil {
+		return session.Result{}, err
+	}
+	job := backup.Job{
+		Dial:       func(ctx context.Context) (*natsconn.Conn, error) { return h.s.targets.Dial(ctx, t.Target) },
+		Repository: repo, Staging: h.s.staging,
+		Point:    store.Point{Task: t.ID, Backup: run.Session.ID, Target: t.Target, Stream: t.Stream, Tags: run.Session.Tags},
+		Progress: meter{run.Progress}, Fence: run.Fence, Log: run.Log,
+	}
+	p, err := job.Run(ctx)
+	if err != nil {
+		return session.Result{}, err
+	}
+	return resultOf(p), nil
+}
+
+// meter counts for a backup, whose every attempt begins at nothing.
+type meter struct{ *progress.Tracker }
+
+// Begin implements backup.Progress.
+func (m meter) Begin(messages, bytes uint64) {
+	m.Set(0, 0)
+	m.SetTotal(messages, bytes)
+}
+
+func resultOf(p store.Point) session.Result {
+	return session.Result{
+		RestorePoint: p.ID, Messages: p.Content.Messages, Bytes: p.Content.Bytes,
+		StoredBytes: p.Content.StoredBytes, NewBytes: p.Content.NewBytes, Digest: p.Content.Digest, Notes: p.Notes,
+	}
+}
+
+// restoreHandler brings a restore point back.
+type restoreHandler struct{ s *Service }
+
+// Run implements worker.Handler.
+func (h restoreHandler) Run(ctx context.Context, t session.Task, run worker.Run) (session.Result, error) {
+	repo, err := h.s.repositories.Open(ctx, t.Repository)
+	if err != nil {
+		return session.Result{}, err
+	}
+	p, err := repo.Point(ctx, t.RestorePoint)
+	if err != nil {
+		return session.Result{}, err
+	}
+	conn, err := h.s.targets.Dial(ctx, t.Target)
+	if err != nil {
+		return session.Result{}, err
+	}
+	defer conn.Close()
+	run.Progress.SetTotal(p.Content.Messages, p.Content.Bytes)
+	r, err := restore.Execute(ctx, restore.Job{
+		Conn: conn, Repo: source{repo}, Point: p, Request: restore.Request{SkipVerify: t.SkipVerify},
+		ReadBack: readBack, Repeated: t.Attempt > 1, Fence: run.Fence, Log: run.Log,
+		Progress: func(x restore.Progress) {
+			if x.Stage == restore.StageUpload {
+				run.Progress.Set(x.Messages, x.Bytes)
+			}
+		},
+	})
+	if err != nil {
+		return session.Result{}, err
+	}
+	run.Progress.Set(p.Content.Messages, p.Content.Bytes)
+	out := session.Result{
+		RestorePoint: p.ID, Messages: r.Messages, Bytes: r.Bytes, Digest: r.Digest, Verified: r.Verified,
+	}
+	for _, w := range r.Warnings {
+		out.Notes = append(out.Notes, w.Text)
+	}
+	return out, nil
+}
+
+// readBack reads a restored stream as quickly as its kind allows.
+func readBack(ctx context.Context, conn *natsconn.Conn, stream string, first, last uint64, fn func(*record.Record) error) error {
+	err := conn.API.ReadStream(ctx, stream, first, last, fn)
+	if errors.Is(err, jsapi.ErrConsumerRefused) {
+		return restore.ReadMessages(ctx, conn, stream, first, last, fn)
+	}
+	return err
+}
+
+// source reads restore points for package restore.
+type source struct{ *store.Repository }
+
+// Open implements restore.Source.
+func (s source) Open(ctx context.Context, p store.Point) (restore.Records, error) {
+	r, err := s.NewReader(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return records{r}, nil
+}
+
+type records struct{ *store.Reader }
+
+// Close implements restore.Records.
+func (r records) Close() error {
+	r.Reader.Close()
+	return nil
+}
