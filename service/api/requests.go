@@ -50,6 +50,7 @@ type BackupView struct {
 	Bytes       uint64            `json:"bytes"`
 	StoredBytes uint64            `json:"stored_bytes" doc:"Compressed size of everything the backup refers to."`
 	NewBytes    uint64            `json:"new_bytes" doc:"What it added to the repository."`
+	Damaged     int               `json:"damaged,omitempty" doc:"Restore points that cannot be read; they are not in the sums."`
 	Tags        map[string]string `json:"tags,omitempty"`
 }
 
@@ -86,6 +87,7 @@ type RestorePointView struct {
 	StoredBytes  uint64    `json:"stored_bytes"`
 	NewBytes     uint64    `json:"new_bytes"`
 	Notes        []string  `json:"notes,omitempty"`
+	Error        *Error    `json:"error,omitempty" doc:"Why the restore point cannot be read; then only its id is known."`
 }
 
 // RestoreRequest asks for a restore, or for its plan. Give "backup" or "at" or
@@ -256,6 +258,7 @@ type RepositoryInfoResponse struct {
 	Created       *time.Time `json:"created,omitempty"`
 	Backups       int        `json:"backups"`
 	RestorePoints int        `json:"restore_points"`
+	Damaged       int        `json:"damaged,omitempty" doc:"Restore points that cannot be read."`
 	Streams       int        `json:"streams" doc:"Streams with a restore point."`
 	Newest        *time.Time `json:"newest,omitempty" doc:"The moment of the newest restore point."`
 	NewBytes      uint64     `json:"new_bytes" doc:"What all backups together added."`

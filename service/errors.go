@@ -1,0 +1,113 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service/api"
+	"jetkeep/service/backup"
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/restore"
+	"jetkeep/service/session"
+	"jetkeep/store"
+	"jetkeep/store/object"
+	"jetkeep/store/staging"
+)
+
+// codes says which code the errors of the other packages have. The first that
+// matches counts, so that those that say more come first.
+func codes() []struct {
+	err  error
+	code api.ErrCode
+} {
+	return []struct {
+		err  error
+		code api.ErrCode
+	}{
+		{jsapi.ErrPermission, api.CodePermission},
+		{restore.ErrExists, api.CodeStreamExists},
+		{restore.ErrReserved, api.CodeReservedStream},
+		{restore.ErrRefused, api.CodePlanRefused},
+		{restore.ErrState, api.CodeVerifyFailed},
+		{backup.ErrRecreated, api.CodeStreamRecreated},
+		{backup.ErrInconsistent, api.CodeIncomplete},
+		{store.ErrNotARepository, api.CodeNotARepository},
+		{store.ErrForeign, api.CodeNotARepository},
+		{store.ErrNewerFormat, api.CodeNewerFormat},
+		{store.ErrNoPoint, api.CodeBackupNotFound},
+		{object.ErrNoSpace, api.CodeDiskFull},
+		{staging.ErrNoSpace, api.CodeDiskFull},
+		{staging.ErrLimit, api.CodeDiskFull},
+		{object.ErrNotWritable, api.CodeNotWritable},
+		{staging.ErrNotWritable, api.CodeNotWritable},
+		{object.ErrPermission, api.CodeStoreUnavailable},
+		{session.ErrNotFound, api.CodeSessionNotFound},
+		{session.ErrConflict, api.CodeConflict},
+		{jsapi.ErrNoJetStream, api.CodeNoJetStream},
+		{jetstream.ErrJetStreamNotEnabled, api.CodeNoJetStream},
+		{jetstream.ErrJetStreamNotEnabledForAccount, api.CodeNoJetStream},
+		{nats.ErrNoResponders, api.CodeNoJetStream},
+		{jsapi.ErrStreamNotFound, api.CodeStreamNotFound},
+		{jsapi.ErrStreamExists, api.CodeStreamExists},
+		{jsapi.ErrConnectionLost, api.CodeConnectionLost},
+		{nats.ErrConnectionClosed, api.CodeConnectionLost},
+		{nats.ErrDisconnected, api.CodeConnectionLost},
+		{nats.ErrNoServers, api.CodeTargetUnavailable},
+		{natsconn.ErrInvalidOptions, api.CodeTargetUnavailable},
+		{jsapi.ErrNoReply, api.CodeTimeout},
+		{nats.ErrTimeout, api.CodeTimeout},
+		{context.DeadlineExceeded, api.CodeTimeout},
+		{context.Canceled, api.CodeCancelled},
+	}
+}
+
+// mapError says what others are shown of an error. What is not known is a
+// defect or has no code yet: its details stay in the log.
+func mapError(err error) *api.Error {
+	e, _ := classify(err)
+	return e
+}
+
+// classify also tells whether the error is known.
+func classify(err error) (*api.Error, bool) {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e, true
+	}
+	for _, c := range codes() {
+		if errors.Is(err, c.err) {
+			return api.Errorf(c.code, "%v", err), true
+		}
+	}
+	var damage *store.DamageError
+	var incomplete *backup.IncompleteError
+	var rejected *jsapi.APIError
+	switch {
+	case natsconn.IsAuthorization(err):
+		return api.Errorf(api.CodeTargetUnavailable, "%v", err), true
+	case errors.As(err, &damage):
+		return api.Errorf(api.CodeDamaged, "%v", err), true
+	case errors.As(err, &incomplete):
+		return api.Errorf(api.CodeIncomplete, "%v", err), true
+	case errors.As(err, &rejected):
+		return api.Errorf(api.CodeRestoreRejected, "the server refused: %v", err), true
+	}
+	return api.Errorf(api.CodeInternal, "an error without a code of its own; the log of the service has it"), false
+}
+
+// connecting gives an error of Dial its code.
+func connecting(name string, err error) error {
+	var dns *net.DNSError
+	var op *net.OpError
+	if natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) ||
+		errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
+		return api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err)
+	}
+	return fmt.Errorf("target %s: %w", name, err)
+}

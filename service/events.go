@@ -1,0 +1,85 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service/api"
+)
+
+const (
+	// eventAge is how long events can be replayed.
+	eventAge = 7 * 24 * time.Hour
+	// eventBytes bounds the events kept: at two a second a task, busy weeks
+	// would fill a small disk.
+	eventBytes = 1 << 30
+	// eventDuplicates is how long an event that is published again is known.
+	eventDuplicates = 10 * time.Minute
+)
+
+// events publishes events into JETKEEP_EVENTS.
+type events struct {
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	subjects api.Subjects
+	log      *slog.Logger
+}
+
+// openEvents makes the stream of events if it is not there, and otherwise
+// takes it as it is, if only it takes our subjects.
+func openEvents(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, subjects api.Subjects, replicas int, log *slog.Logger) (*events, error) {
+	stream, err := js.Stream(ctx, api.StreamEvents)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: api.StreamEvents, Description: "jetkeep: events of sessions", Subjects: []string{subjects.Events()},
+			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
+			MaxAge: eventAge, MaxBytes: eventBytes, Discard: jetstream.DiscardOld, Duplicates: eventDuplicates,
+			AllowDirect: true,
+		})
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			stream, err = js.Stream(ctx, api.StreamEvents)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", api.StreamEvents, err)
+	}
+	if has := stream.CachedInfo().Config.Subjects; !slices.Contains(has, subjects.Events()) {
+		return nil, fmt.Errorf("open stream %s: it takes %s and not %s; is the prefix right?",
+			api.StreamEvents, strings.Join(has, ", "), subjects.Events())
+	}
+	return &events{nc: nc, js: js, subjects: subjects, log: log}, nil
+}
+
+// Publish implements worker.Publisher.
+func (p *events) Publish(ctx context.Context, e api.Event) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("encode event %s: %w", e.ID, err)
+	}
+	_, err = p.js.Publish(ctx, p.subjects.Event(e.Kind, e.Session, e.Event), b, jetstream.WithMsgID(e.ID))
+	if err != nil {
+		return fmt.Errorf("publish event %s: %w", e.ID, err)
+	}
+	return nil
+}
+
+// PublishProgress implements worker.Publisher. Progress goes out without
+// waiting: the next one is half a second away.
+func (p *events) PublishProgress(e api.Event) {
+	b, err := json.Marshal(e)
+	if err == nil {
+		err = p.nc.Publish(p.subjects.Event(e.Kind, e.Session, e.Event), b)
+	}
+	if err != nil {
+		p.log.Debug("publish progress", "event", e.ID, "error", err)
+	}
+}

@@ -1,0 +1,240 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"jetkeep/service/api"
+	"jetkeep/service/restore"
+	"jetkeep/service/session"
+	"jetkeep/store"
+)
+
+// restoring is a request for a restore, understood.
+type restoring struct {
+	target, repository string
+	server             string
+	backup             string // set if all points are of one
+	points             []store.Point
+	plan               restore.Plan
+}
+
+func (s *Service) restorePlan(ctx context.Context, q *api.RestoreRequest) (*api.RestorePlanResponse, error) {
+	x, err := s.prepareRestore(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	r := &api.RestorePlanResponse{
+		Repository: x.repository, Target: x.target, Server: x.server, Refused: x.plan.Refused(), Streams: []api.StreamPlan{},
+	}
+	times := map[string]time.Time{}
+	for _, p := range x.points {
+		times[p.ID] = p.Time
+	}
+	for _, p := range x.plan.Streams {
+		r.Messages += p.Messages
+		r.Bytes += p.Bytes
+		r.Streams = append(r.Streams, api.StreamPlan{
+			Stream: p.Stream, RestorePoint: p.Point, Time: times[p.Point], Action: p.Action, Method: string(p.Method),
+			After: p.After, Messages: p.Messages, Bytes: p.Bytes, Consumers: p.Consumers,
+			Problems: findings(p.Problems), Warnings: findings(p.Warnings),
+		})
+	}
+	return r, nil
+}
+
+func findings(list []restore.Finding) []api.Finding {
+	var out []api.Finding
+	for _, f := range list {
+		out = append(out, api.Finding{ErrCode: f.Code, Description: f.Text, Hint: f.Hint, Messages: f.Messages})
+	}
+	return out
+}
+
+func (s *Service) restoreCreate(ctx context.Context, q *api.RestoreRequest) (*api.Accepted, error) {
+	x, err := s.prepareRestore(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if x.plan.Refused() {
+		return nil, refusal(x.plan)
+	}
+	tasks := make([]*session.Task, len(x.plan.Streams))
+	var warnings []string
+	for i, p := range x.plan.Streams {
+		tasks[i] = &session.Task{
+			Stream: p.Stream, RestorePoint: p.Point, After: p.After, SkipVerify: q.Verify != nil && !*q.Verify,
+		}
+		for _, w := range p.Warnings {
+			warnings = append(warnings, fmt.Sprintf("%s: %s", p.Stream, w.Text))
+		}
+	}
+	accepted, err := s.startSession(ctx, &session.Session{
+		Kind: api.KindRestore, Target: x.target, Repository: x.repository, Backup: x.backup,
+	}, tasks)
+	if err != nil {
+		return nil, err
+	}
+	accepted.Warnings = firstOf(warnings, maxWarnings)
+	return accepted, nil
+}
+
+// maxWarnings keeps an answer readable; restore.plan has them all.
+const maxWarnings = 20
+
+func firstOf(list []string, most int) []string {
+	if len(list) <= most {
+		return list
+	}
+	return append(slices.Clone(list[:most]), fmt.Sprintf("and %d more, see restore.plan", len(list)-most))
+}
+
+// refusal names the first problem of each stream that has one. If all streams'
+// problem is that they exist, the error says so in its code.
+func refusal(p restore.Plan) error {
+	var texts []string
+	exists := true
+	for _, st := range p.Streams {
+		if len(st.Problems) > 0 {
+			texts = append(texts, fmt.Sprintf("%s: %s", st.Stream, st.Problems[0].Text))
+			exists = exists && st.Problems[0].Code == restore.CodeExists
+		}
+	}
+	code := api.CodePlanRefused
+	if exists {
+		code = api.CodeStreamExists
+	}
+	return api.Errorf(code, "%s", strings.Join(firstOf(texts, 10), "; "))
+}
+
+// prepareRestore finds the restore points that a request means and plans.
+func (s *Service) prepareRestore(ctx context.Context, q *api.RestoreRequest) (*restoring, error) {
+	x := new(restoring)
+	var err error
+	if x.target, err = s.targetName(q.Target); err != nil {
+		return nil, err
+	}
+	if x.repository, err = s.repositoryName(q.Repository); err != nil {
+		return nil, err
+	}
+	repo, err := s.repositories.Open(ctx, x.repository)
+	if err != nil {
+		return nil, err
+	}
+	if q.Backup != "" {
+		x.points, err = pointsOfBackup(ctx, repo, x.repository, q)
+	} else {
+		x.points, err = newestPoints(ctx, repo, x.repository, x.target, q)
+	}
+	if err != nil {
+		return nil, err
+	}
+	x.backup = x.points[0].Backup
+	for _, p := range x.points {
+		if p.Backup != x.backup {
+			x.backup = ""
+		}
+	}
+	conn, err := s.dial(ctx, x.target)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	x.server = conn.ServerVersion()
+	x.plan, err = restore.Prepare(ctx, conn, source{repo}, restore.Request{SkipVerify: q.Verify != nil && !*q.Verify}, x.points)
+	if err != nil {
+		return nil, fmt.Errorf("plan restore into target %s: %w", x.target, err)
+	}
+	return x, nil
+}
+
+func pointsOfBackup(ctx context.Context, repo *store.Repository, name string, q *api.RestoreRequest) ([]store.Point, error) {
+	listed, err := repo.PointsOf(ctx, q.Backup)
+	if err != nil {
+		return nil, err
+	}
+	if len(listed) == 0 {
+		return nil, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup %s", name, q.Backup)
+	}
+	byStream := map[string]store.Point{}
+	for _, l := range listed {
+		if l.Err != nil {
+			// Its stream cannot be known, so that nobody can say whether it
+			// was meant.
+			return nil, fmt.Errorf("backup %s: %w", q.Backup, l.Err)
+		}
+		byStream[l.Point.Stream] = l.Point
+	}
+	return choose(byStream, q)
+}
+
+// newestPoints takes each stream's newest restore point at or before the
+// request's time.
+func newestPoints(ctx context.Context, repo *store.Repository, name, target string, q *api.RestoreRequest) ([]store.Point, error) {
+	listed, err := repo.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	from := q.From
+	if from == "" {
+		from = target
+	}
+	newest := map[string]store.Point{}
+	for _, l := range listed {
+		p := l.Point
+		if l.Err != nil || p.Target != from || q.At != nil && p.Time.After(*q.At) {
+			continue
+		}
+		if have, ok := newest[p.Stream]; !ok || p.Time.After(have.Time) {
+			newest[p.Stream] = p
+		}
+	}
+	if len(newest) == 0 {
+		when := ""
+		if q.At != nil {
+			when = " at or before " + q.At.UTC().Format(time.RFC3339)
+		}
+		return nil, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup of target %s%s", name, from, when)
+	}
+	points, err := choose(newest, q)
+	if err != nil {
+		return nil, err
+	}
+	return points, hidden(listed, points, q.At)
+}
+
+// hidden fails if a restore point that cannot be read might be newer than one
+// that was chosen: an older state must not be restored without a word.
+func hidden(listed []store.Listed, chosen []store.Point, at *time.Time) error {
+	oldest := slices.MinFunc(chosen, func(a, b store.Point) int { return strings.Compare(a.ID, b.ID) })
+	for _, l := range listed {
+		if l.Err == nil || l.ID < oldest.ID {
+			continue
+		}
+		if at != nil && l.ID > at.UTC().Format("20060102T150405Z")+"~" {
+			continue // begun after the time that is asked for
+		}
+		e := mapError(l.Err)
+		return e.WithHint("Restore point %s cannot be read and might be the newest one of its stream. Name the backup to restore with \"backup\".", l.ID)
+	}
+	return nil
+}
+
+func choose(byStream map[string]store.Point, q *api.RestoreRequest) ([]store.Point, error) {
+	names := make([]string, 0, len(byStream))
+	for n := range byStream {
+		names = append(names, n)
+	}
+	streams, err := selectStreams(names, q.Streams, q.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	points := make([]store.Point, len(streams))
+	for i, n := range streams {
+		points[i] = byStream[n]
+	}
+	return points, nil
+}

@@ -1,0 +1,265 @@
+// Package service is jetkeep as a NATS micro service: it answers the requests
+// of PROTOCOL.md, keeps their sessions in JetStream, and does their tasks.
+//
+// A request that starts something is answered as soon as its session is
+// written; whatever happens to this instance afterwards, the session ends, as
+// long as some instance runs (see package worker). New fails if the control
+// account cannot be reached, has no JetStream, or runs on servers before 2.10.
+// Run fails if the connection to that account is closed for good or the micro
+// service keeps stopping; a connection that is lost comes back by itself.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service/api"
+	"jetkeep/service/config"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/queue"
+	"jetkeep/service/session"
+	"jetkeep/service/worker"
+	"jetkeep/store/staging"
+)
+
+// ErrServerTooOld means that the control account is on servers before 2.10.
+var ErrServerTooOld = errors.New("server of the control account is too old")
+
+const (
+	openTimeout = 15 * time.Second
+	// maxRestarts within restartWindow make Run give up on the micro service.
+	maxRestarts   = 10
+	restartWindow = time.Minute
+	restartDelay  = 200 * time.Millisecond
+)
+
+// Deps is what can be handed in. Everything has a default.
+type Deps struct {
+	Log *slog.Logger
+	// Version of the program, as in 1.2.3.
+	Version string
+	// Targets and Repositories in place of those of the configuration.
+	Targets      Targets
+	Repositories Repositories
+	// Handlers in place of those that back up and restore.
+	Handlers map[api.Kind]worker.Handler
+}
+
+// A Service is one instance.
+type Service struct {
+	config       config.Config
+	version      string
+	log          *slog.Logger
+	subjects     api.Subjects
+	targets      Targets
+	repositories Repositories
+	conn         *natsconn.Conn
+	store        *session.Store
+	worker       *worker.Worker
+	staging      *staging.Area
+	endpoints    []*endpoint
+	slots        chan struct{}
+	requests     sync.WaitGroup
+	ready        chan struct{}
+	closers      []func()
+}
+
+// New connects to the control account, makes or binds jetkeep's streams and
+// buckets, and opens staging. Call Run or Close afterwards.
+func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
+	c.SetDefaults()
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Version == "" {
+		d.Version = "0.0.0"
+	}
+	subjects, err := api.NewSubjects(c.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		config: c, version: d.Version, log: d.Log.With("instance", c.Instance), subjects: subjects,
+		targets: d.Targets, repositories: d.Repositories,
+		slots: make(chan struct{}, maxRequests), ready: make(chan struct{}),
+	}
+	if err := s.open(ctx, d); err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.endpoints = s.makeEndpoints()
+	return s, nil
+}
+
+func (s *Service) open(ctx context.Context, d Deps) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if s.targets == nil {
+		s.targets = targets{s.config.Targets}
+	}
+	if s.repositories == nil {
+		r := newRepositories(s.config.Repositories)
+		s.closers = append(s.closers, r.close)
+		s.repositories = r
+	}
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	handlers := d.Handlers
+	if handlers == nil {
+		area, err := staging.Open(s.config.Staging.Dir, s.config.Staging.Limit)
+		if err != nil {
+			return fmt.Errorf("open staging: %w", err)
+		}
+		s.staging = area
+		s.closers = append(s.closers, func() { _ = area.Close() })
+		handlers = s.handlers()
+	}
+	return s.openState(ctx, handlers)
+}
+
+func (s *Service) connect(ctx context.Context) error {
+	o := s.config.Control
+	o.Name, o.Reconnect, o.Log = "jetkeep "+s.config.Instance, true, s.log
+	conn, err := natsconn.Dial(ctx, o)
+	if err != nil {
+		return fmt.Errorf("control account: %w", err)
+	}
+	s.conn = conn
+	s.closers = append(s.closers, conn.Close)
+	if err := checkVersion(conn.ServerVersion()); err != nil {
+		return err
+	}
+	if _, err := conn.API.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("control account: %w", err)
+	}
+	return nil
+}
+
+// checkVersion refuses servers that lack what the work queue needs.
+func checkVersion(v string) error {
+	parts := strings.SplitN(v, ".", 3)
+	if len(parts) < 2 {
+		return fmt.Errorf("version %q is not understood: %w", v, ErrServerTooOld)
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(parts[1])
+	if err1 != nil || err2 != nil || major < 2 || major == 2 && minor < 10 {
+		return fmt.Errorf("it runs %s, jetkeep keeps its state on 2.10 and newer only (targets may be older): %w", v, ErrServerTooOld)
+	}
+	return nil
+}
+
+// jetStream returns the control account's JetStream, behind its domain or
+// prefix if it has one.
+func (s *Service) jetStream() (jetstream.JetStream, error) {
+	prefix := strings.TrimSuffix(s.conn.API.Subject(""), ".")
+	return jetstream.NewWithAPIPrefix(s.conn.NC, prefix)
+}
+
+func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Handler) error {
+	js, err := s.jetStream()
+	if err != nil {
+		return fmt.Errorf("control account: %w", err)
+	}
+	if s.store, err = session.Open(ctx, js, session.Options{Replicas: s.config.Replicas}); err != nil {
+		return err
+	}
+	q, err := queue.Open(ctx, js, s.subjects, queue.Options{Replicas: s.config.Replicas, Lease: s.config.Lease})
+	if err != nil {
+		return err
+	}
+	ev, err := openEvents(ctx, s.conn.NC, js, s.subjects, s.config.Replicas, s.log)
+	if err != nil {
+		return err
+	}
+	s.worker = worker.New(worker.Deps{
+		Store: s.store, Queue: q, Events: ev, Handlers: handlers, MapError: mapError, Instance: s.config.Instance,
+		Concurrency: s.config.Concurrency, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+	})
+	return nil
+}
+
+// Ready is closed when the service answers requests.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Close gives back what New opened. Run does it itself.
+func (s *Service) Close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+	s.closers = nil
+}
+
+// Run answers requests and does tasks until ctx is done, and then hands over
+// what is not finished. It may be called once.
+func (s *Service) Run(ctx context.Context) error {
+	defer s.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	var workErr error
+	wg.Go(func() {
+		if workErr = s.worker.Run(ctx); workErr != nil {
+			cancel(workErr)
+		}
+	})
+	serveErr := s.serve(ctx)
+	cancel(serveErr)
+	wg.Wait()
+	s.requests.Wait()
+	if err := s.conn.NC.FlushTimeout(time.Second); err != nil && serveErr == nil && workErr == nil {
+		s.log.Warn("flush connection", "error", err)
+	}
+	return errors.Join(serveErr, workErr)
+}
+
+// serve keeps the micro service registered. An error that the server reports
+// for one of its subscriptions stops it as a whole, so it is started again;
+// what keeps stopping it is an error.
+func (s *Service) serve(ctx context.Context) error {
+	var restarts []time.Time
+	for {
+		svc, stopped, err := s.addMicro(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.conn.NC.FlushTimeout(openTimeout); err != nil && ctx.Err() == nil {
+			s.log.Warn("flush subscriptions", "error", err)
+		}
+		if len(restarts) == 0 {
+			close(s.ready)
+			s.log.Info("service is ready", "prefix", s.config.Prefix, "server", s.conn.ServerVersion())
+		}
+		select {
+		case <-ctx.Done():
+			_ = svc.Stop() // the connection's end would stop it, too
+			return nil
+		case <-stopped:
+		}
+		if s.conn.NC.IsClosed() {
+			return errors.New("connection to the control account is closed")
+		}
+		restarts = append(restarts, time.Now())
+		if n := len(restarts); n >= maxRestarts && time.Since(restarts[n-maxRestarts]) < restartWindow {
+			return fmt.Errorf("micro service stopped %d times within %s", maxRestarts, restartWindow)
+		}
+		s.log.Warn("micro service stopped, starting it again")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(restartDelay):
+		}
+	}
+}
