@@ -120,7 +120,10 @@ func (rd *Reader) peek() error {
 		m.ended = true
 		// The channel closes when all segments are through, and also when the
 		// prefetch fails: only its goroutines' end tells which.
-		return rd.group.Wait() //nolint:wrapcheck // an error of this package
+		if rd.group.Wait() != nil {
+			return context.Cause(rd.ctx)
+		}
+		return nil
 	case <-rd.ctx.Done():
 		return context.Cause(rd.ctx)
 	}

@@ -296,8 +296,9 @@ func (w *Writer) drain() error {
 	}
 	close(w.jobs)
 	close(w.ordered)
-	if err := w.group.Wait(); err != nil {
-		return fmt.Errorf("write %s: %w", w.opt.Task, err)
+	if w.group.Wait() != nil {
+		// What came first, not what it made of whoever noticed first.
+		return fmt.Errorf("write %s: %w", w.opt.Task, context.Cause(w.ctx))
 	}
 	return nil
 }
