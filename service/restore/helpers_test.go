@@ -1,0 +1,253 @@
+package restore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"jetkeep/service/archive"
+	"jetkeep/service/jetsnap"
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+	"jetkeep/store"
+	"jetkeep/store/record"
+)
+
+// kept holds restore points in memory. What it keeps comes from the server's
+// messages one by one and from its snapshot's consumers.
+type kept struct {
+	mu        sync.Mutex
+	records   map[string][]record.Record
+	consumers map[string][]archive.Consumer
+	// cut ends a reader with an error after so many messages.
+	cut map[string]int
+	// hook is called before each message is read.
+	hook func(n int)
+}
+
+func newKept() *kept {
+	return &kept{records: map[string][]record.Record{}, consumers: map[string][]archive.Consumer{}, cut: map[string]int{}}
+}
+
+var errCut = errors.New("restore point is damaged")
+
+type keptReader struct {
+	k       *kept
+	id      string
+	records []record.Record
+	n       int
+}
+
+func (r *keptReader) Next() (*record.Record, error) {
+	if r.k.hook != nil {
+		r.k.hook(r.n)
+	}
+	if cut, ok := r.k.cut[r.id]; ok && r.n == cut {
+		return nil, errCut
+	}
+	if r.n == len(r.records) {
+		return nil, io.EOF
+	}
+	r.n++
+	return &r.records[r.n-1], nil
+}
+
+func (r *keptReader) Close() {}
+
+func (k *kept) Open(_ context.Context, p store.Point) (Records, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return &keptReader{k: k, id: p.ID, records: k.records[p.ID]}, nil
+}
+
+func (k *kept) Consumers(_ context.Context, p store.Point) ([]json.RawMessage, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []json.RawMessage
+	for _, c := range k.consumers[p.ID] {
+		raw, err := json.Marshal(c)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, raw)
+	}
+	return out, nil
+}
+
+// put keeps a stream's records as a restore point.
+func (k *kept) put(p store.Point, records []record.Record, consumers []archive.Consumer) store.Point {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p.ID = fmt.Sprintf("20260101T000000Z-aaaaaaaa.%04d", len(k.records))
+	k.records[p.ID], k.consumers[p.ID] = records, consumers
+	p.Content.Messages = uint64(len(records))
+	p.Content.Digest = natstest.Sum(records).String()
+	if n := len(records); n > 0 {
+		p.Content.FirstSeq, p.Content.LastSeq = records[0].Sequence, records[n-1].Sequence
+	}
+	return p
+}
+
+type consumerVisitor struct{ consumers []archive.Consumer }
+
+func (*consumerVisitor) Record(*record.Record) error { return nil }
+func (*consumerVisitor) Tombstone(uint64) error      { return nil }
+func (v *consumerVisitor) Consumer(c archive.Consumer) error {
+	v.consumers = append(v.consumers, c)
+	return nil
+}
+
+// capture makes a restore point of a stream.
+func (k *kept) capture(t testing.TB, conn *natsconn.Conn, stream string) store.Point {
+	t.Helper()
+	info := natstest.Info(t, conn.NC, stream)
+	p := store.Point{
+		Stream: stream, Created: info.Created, Time: time.Now(), Config: info.Config,
+		Server: conn.NC.ConnectedServerVersion(),
+	}
+	p.State.Messages, p.State.Bytes = info.State.Messages, info.State.Bytes
+	p.State.FirstSeq, p.State.LastSeq = info.State.FirstSeq, info.State.LastSeq
+	p.State.FirstTime, p.State.LastTime = info.State.FirstTime, info.State.LastTime
+	var v consumerVisitor
+	if info.State.Consumers > 0 {
+		s, err := jetsnap.New(conn.API).Snapshot(t.Context(), stream, jetsnap.SnapshotOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := archive.Read(s, stream, &v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return k.put(p, natstest.Records(t, conn.NC, stream), v.consumers)
+}
+
+func dial(t testing.TB, url string) *natsconn.Conn {
+	t.Helper()
+	c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func create(t testing.TB, nc *nats.Conn, config string) {
+	t.Helper()
+	var c struct{ Name string }
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		t.Fatal(err)
+	}
+	natstest.MustRequest(t, nc, "STREAM.CREATE."+c.Name, config, nil)
+}
+
+func consumer(t testing.TB, nc *nats.Conn, stream, config string) {
+	t.Helper()
+	var c struct {
+		Durable string `json:"durable_name"`
+	}
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		t.Fatal(err)
+	}
+	natstest.MustRequest(t, nc, "CONSUMER.DURABLE.CREATE."+stream+"."+c.Durable,
+		fmt.Sprintf(`{"stream_name":%q,"config":%s}`, stream, config), nil)
+}
+
+// publish sends n messages and waits until the last is stored.
+func publish(t testing.TB, nc *nats.Conn, subject string, n int) {
+	t.Helper()
+	for i := range n {
+		m := nats.NewMsg(subject)
+		m.Data = fmt.Appendf(nil, "%s %d %d", subject, i, time.Now().UnixNano())
+		m.Header.Set("Number", fmt.Sprint(i))
+		r, err := nc.RequestMsg(m, 5*time.Second)
+		if err != nil {
+			t.Fatalf("publish to %s: %v", subject, err)
+		}
+		if err := jsapi.ReplyError(r.Data); err != nil {
+			t.Fatalf("publish to %s: %v", subject, err)
+		}
+	}
+}
+
+// pull fetches n messages for a consumer and acknowledges those for which ack
+// returns true.
+func pull(t testing.TB, nc *nats.Conn, stream, durable string, n int, ack func(i int) bool) {
+	t.Helper()
+	inbox := nats.NewInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := nc.PublishRequest(fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable), inbox, fmt.Appendf(nil, `{"batch":%d}`, n)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		m, err := sub.NextMsg(5 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack(i) {
+			if err := m.Respond([]byte("+ACK")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func drop(t testing.TB, nc *nats.Conn, streams ...string) {
+	t.Helper()
+	for _, s := range streams {
+		natstest.MustRequest(t, nc, "STREAM.DELETE."+s, nil, nil)
+	}
+}
+
+// execute restores a point on a connection of its own.
+func execute(t testing.TB, url string, k *kept, p store.Point, change ...func(*Job)) (Result, error) {
+	t.Helper()
+	j := Job{Conn: dial(t, url), Repo: k, Point: p}
+	for _, c := range change {
+		c(&j)
+	}
+	r, err := Execute(t.Context(), j)
+	j.Conn.Close()
+	return r, err
+}
+
+func mustExecute(t testing.TB, url string, k *kept, p store.Point, change ...func(*Job)) Result {
+	t.Helper()
+	r, err := execute(t, url, k, p, change...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// wantRecords fails unless the stream holds exactly what was kept.
+func wantRecords(t testing.TB, nc *nats.Conn, stream string, want []record.Record) {
+	t.Helper()
+	if d := natstest.Diff(want, natstest.Records(t, nc, stream)); d != "" {
+		t.Errorf("stream %s:\n%s", stream, d)
+	}
+}
+
+func hasFinding(list []Finding, code string) bool {
+	for _, f := range list {
+		if f.Code == code {
+			return true
+		}
+	}
+	return false
+}

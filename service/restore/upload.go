@@ -1,0 +1,301 @@
+package restore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"jetkeep/service/archive"
+	"jetkeep/service/jetsnap"
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/store/record"
+)
+
+// bring makes the stream. After an error the stream is not there, or the error
+// says that it may be.
+func (x *execution) bring(ctx context.Context) error {
+	if err := x.Fence(ctx); err != nil {
+		return err
+	}
+	if x.plan.Method == MethodMirror {
+		return x.byMirror(ctx)
+	}
+	info, err := x.upload(ctx, x.stream, x.plan.config, x.plan.Method)
+	if err != nil {
+		return x.cleanUp(ctx, x.stream, err)
+	}
+	x.info = info
+	return x.pushSequence(ctx)
+}
+
+// pushSequence lets an empty stream go on where it was. Servers of 2.9 drop the
+// record that says so, which has no message, but take a purge for it.
+func (x *execution) pushSequence(ctx context.Context) error {
+	last := x.Point.State.LastSeq
+	if x.Point.Content.Messages > 0 || x.info.State.LastSeq > 0 || last == 0 {
+		return nil
+	}
+	if _, err := x.Conn.API.Call(ctx, "STREAM.PURGE."+x.stream, map[string]uint64{"seq": last + 1}); err != nil {
+		return x.named(fmt.Errorf("set sequence of empty stream: %w", err))
+	}
+	info, err := x.Conn.API.StreamInfo(ctx, x.stream, jsapi.InfoOptions{})
+	if err != nil {
+		return x.named(fmt.Errorf("ask for stream: %w", err))
+	}
+	x.info = info
+	return nil
+}
+
+// upload sends the restore point as an archive, made while it is read.
+func (x *execution) upload(ctx context.Context, stream string, config json.RawMessage, m Method) (*jsapi.StreamInfo, error) {
+	g, gctx := errgroup.WithContext(ctx)
+	pr, pw := io.Pipe()
+	g.Go(func() error {
+		err := x.write(gctx, pw, stream, config, m)
+		x.whole.Store(err == nil)
+		pw.CloseWithError(err) // nil is the archive's end
+		return err
+	})
+	var info *jsapi.StreamInfo
+	g.Go(func() error {
+		var err error
+		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{})
+		pr.CloseWithError(errors.Join(errUploadEnded, err))
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("upload: %w", err)
+	}
+	return info, nil
+}
+
+// errUploadEnded is what the writer of an archive sees if the server stops
+// taking it; the server's reason is the other goroutine's error.
+var errUploadEnded = errors.New("upload ended")
+
+func (x *execution) write(ctx context.Context, w io.Writer, stream string, config json.RawMessage, m Method) error {
+	var err error
+	if m == MethodV2 {
+		err = x.writeV2(ctx, w)
+	} else {
+		err = x.writeV1(ctx, w, stream, config)
+	}
+	if errors.Is(err, errUploadEnded) {
+		<-ctx.Done() // until the other goroutine's error is the group's
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (x *execution) writeV1(ctx context.Context, w io.Writer, stream string, config json.RawMessage) error {
+	created := x.Point.Created
+	a := archive.NewV1Writer(w, archive.Meta{Stream: stream, Config: config, Created: created, LastTime: x.Point.State.LastTime})
+	if err := x.each(ctx, StageUpload, x.keepFirst(a.Record)); err != nil {
+		return err
+	}
+	for _, c := range x.plan.consumers {
+		if err := a.Consumer(c); err != nil {
+			return err
+		}
+	}
+	return a.Close(x.Point.State.LastSeq)
+}
+
+func (x *execution) writeV2(ctx context.Context, w io.Writer) error {
+	a := archive.NewV2Writer(w, x.state(), x.plan.consumers)
+	if err := x.each(ctx, StageUpload, x.keepFirst(a.Record)); err != nil {
+		return err
+	}
+	return a.Close()
+}
+
+// keepFirst remembers the first record, by which a stream is told to be ours.
+func (x *execution) keepFirst(fn func(*record.Record) error) func(*record.Record) error {
+	x.first = nil
+	return func(r *record.Record) error {
+		if x.first == nil {
+			x.first = clone(r)
+		}
+		return fn(r)
+	}
+}
+
+// Bounds of cleaning up.
+const (
+	cleanUpTime = 60 * time.Second
+	// aborted is how long a server takes to notice that we gave up.
+	aborted = 500 * time.Millisecond
+	// settle is how long one holds on to a restore without being told (5 s),
+	// and how long the installation of a whole archive is waited for.
+	settle = 8 * time.Second
+	poll   = 100 * time.Millisecond
+)
+
+// cleanUp deletes what a failed upload left, if it is ours, and returns the
+// failure with what became of it. The stream did not exist right before.
+func (x *execution) cleanUp(ctx context.Context, stream string, failure error) error {
+	if errors.Is(failure, jsapi.ErrStreamExists) || errors.Is(failure, jsapi.ErrPermission) {
+		return failure // the server began nothing
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
+	defer cancel()
+	x.Log.Info("clean up after failed upload", "reason", failure)
+	conn, err := x.reconnect(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; whether the server holds a part of stream %s is unknown: %w", failure, stream, err)
+	}
+	defer conn.Close()
+	info, err := x.appears(ctx, conn, stream, failure)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; whether the server holds a part of stream %s is unknown: %w", failure, stream, err)
+	case info == nil:
+		return failure
+	}
+	ours, err := x.ours(ctx, conn, info)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; stream %s is there and could not be examined: %w", failure, stream, err)
+	case !ours:
+		return fmt.Errorf("%w; a stream %s of %d messages is there now, it is left because it may be somebody else's", failure, stream, info.State.Messages)
+	}
+	// One delete and no second: deleting twice and then reusing the name
+	// corrupts the next stream of that name on 2.15.
+	if err := conn.API.DeleteStream(ctx, stream); err != nil && !errors.Is(err, jsapi.ErrStreamNotFound) {
+		return fmt.Errorf("%w; the part of stream %s that was restored could not be deleted: %w", failure, stream, err)
+	}
+	return failure
+}
+
+// reconnect dials a connection for cleaning up: the job's may be what failed.
+func (x *execution) reconnect(ctx context.Context) (*natsconn.Conn, error) {
+	for {
+		conn, err := x.Conn.Another(ctx, "")
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil || sleep(ctx, time.Second) != nil {
+			return nil, err
+		}
+	}
+}
+
+// appears waits until the server must have ended the restore, and returns the
+// stream if it is there.
+func (x *execution) appears(ctx context.Context, conn *natsconn.Conn, stream string, failure error) (*jsapi.StreamInfo, error) {
+	deadline := time.Now().Add(settle)
+	var answered *jsapi.APIError
+	switch {
+	case errors.As(failure, &answered):
+		deadline = time.Now() // by its answer it has ended it
+	case !x.whole.Load() && x.Conn.NC.IsConnected():
+		deadline = time.Now().Add(aborted) // it was told, and cannot complete it
+	}
+	for {
+		info, err := conn.API.StreamInfo(ctx, stream, jsapi.InfoOptions{})
+		if err != nil && !errors.Is(err, jsapi.ErrStreamNotFound) && !errors.Is(err, jsapi.ErrNoReply) {
+			return nil, err
+		}
+		if !time.Now().Before(deadline) {
+			if errors.Is(err, jsapi.ErrNoReply) {
+				return nil, err
+			}
+			return info, nil
+		}
+		if err := sleep(ctx, poll); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// ours tells whether a stream is what this restore point makes: its first
+// message is the point's first, in time and content, or it is as empty and as
+// far as the point's.
+func (x *execution) ours(ctx context.Context, conn *natsconn.Conn, info *jsapi.StreamInfo) (bool, error) {
+	s, p := info.State, x.Point.State
+	if s.Messages == 0 {
+		return s.FirstSeq > 1 && (s.FirstSeq == p.FirstSeq || s.LastSeq == p.LastSeq), nil
+	}
+	want := x.first
+	if want == nil {
+		var err error
+		if want, err = x.firstRecord(ctx); err != nil || want == nil {
+			return false, err
+		}
+	}
+	got, err := conn.API.Message(ctx, info.Name(), want.Sequence)
+	if errors.Is(err, jsapi.ErrNoMessage) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return same(want, got), nil
+}
+
+func (x *execution) firstRecord(ctx context.Context) (*record.Record, error) {
+	r, err := x.Repo.Open(ctx, x.Point)
+	if err != nil {
+		return nil, fmt.Errorf("open restore point: %w", err)
+	}
+	defer r.Close()
+	rec, err := next(r)
+	if err != nil || rec == nil {
+		return nil, err
+	}
+	return clone(rec), nil
+}
+
+// takeUp decides about a stream that is there when an interrupted execution is
+// repeated. A stream that holds all of the restore point is taken as it is, a
+// part of it is deleted; anything else is somebody's and left.
+func (x *execution) takeUp(ctx context.Context, info *jsapi.StreamInfo) (done bool, err error) {
+	ours, err := x.ours(ctx, x.Conn, info)
+	if err != nil {
+		return false, fmt.Errorf("examine stream %s: %w", x.stream, err)
+	}
+	whole := info.State.LastSeq >= x.Point.State.LastSeq
+	if !ours || !whole && info.Created.Equal(x.Point.Created) {
+		return false, nil // the plan refuses it as existing
+	}
+	x.forget(x.stream)
+	if whole {
+		x.info = info
+		return true, nil
+	}
+	x.Log.Info("delete what an interrupted restore left", "messages", info.State.Messages)
+	if err := x.Conn.API.DeleteStream(ctx, x.stream); err != nil {
+		return false, fmt.Errorf("delete the part of stream %s that an interrupted restore left: %w", x.stream, err)
+	}
+	return false, nil
+}
+
+// forget takes a stream out of what the plan sees of the target.
+func (x *execution) forget(stream string) {
+	for i := range x.target.Streams {
+		if x.target.Streams[i].Name == stream {
+			x.target.Streams = append(x.target.Streams[:i], x.target.Streams[i+1:]...)
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
