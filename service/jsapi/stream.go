@@ -110,10 +110,28 @@ func (c *Client) StreamInfo(ctx context.Context, stream string, o InfoOptions) (
 	if err != nil {
 		return nil, fmt.Errorf("read info of stream %s: %w", stream, err)
 	}
-	if o.DeletedDetails && info.State.Deleted == nil {
-		info.State.Deleted = new(seqset.Set)
+	if o.DeletedDetails {
+		info.completeDeleted()
 	}
 	return info, nil
+}
+
+// completeDeleted makes up for the memory storage of 2.7 to 2.9, which looks
+// for deleted messages between the first sequence and the last, and so leaves
+// out the last one if that is deleted itself.
+func (s *StreamInfo) completeDeleted() {
+	st := &s.State
+	if st.Deleted == nil {
+		st.Deleted = new(seqset.Set)
+	}
+	var cfg struct{ Storage string }
+	if json.Unmarshal(s.Config, &cfg) != nil || cfg.Storage != "memory" || st.Messages == 0 {
+		return
+	}
+	if st.LastSeq-st.FirstSeq+1-st.Messages == st.Deleted.Len()+1 && !st.Deleted.Contains(st.LastSeq) {
+		st.Deleted.Add(st.LastSeq)
+		st.NumDeleted = st.Deleted.Len()
+	}
 }
 
 // ParseStreamInfo reads an answer of the API that holds a stream's
