@@ -10,7 +10,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"jetkeep/service/api"
+	"jetkeep/service/archive"
 	"jetkeep/service/backup"
+	"jetkeep/service/jetsnap"
 	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/restore"
@@ -55,6 +57,12 @@ func codes() []struct {
 		{nats.ErrNoResponders, api.CodeNoJetStream},
 		{jsapi.ErrStreamNotFound, api.CodeStreamNotFound},
 		{jsapi.ErrStreamExists, api.CodeStreamExists},
+		{archive.ErrCorrupt, api.CodeIncomplete},
+		{archive.ErrTruncated, api.CodeIncomplete},
+		{jetsnap.ErrGap, api.CodeIncomplete},
+		{jetsnap.ErrAborted, api.CodeRestoreRejected},
+		{jetsnap.ErrIdle, api.CodeTimeout},
+		{jetsnap.ErrStalled, api.CodeTimeout},
 		{jsapi.ErrConnectionLost, api.CodeConnectionLost},
 		{nats.ErrConnectionClosed, api.CodeConnectionLost},
 		{nats.ErrDisconnected, api.CodeConnectionLost},
@@ -88,12 +96,13 @@ func classify(err error) (*api.Error, bool) {
 	var damage *store.DamageError
 	var incomplete *backup.IncompleteError
 	var rejected *jsapi.APIError
+	var status *jetsnap.StatusError
 	switch {
 	case natsconn.IsAuthorization(err):
 		return api.Errorf(api.CodeTargetUnavailable, "%v", err), true
 	case errors.As(err, &damage):
 		return api.Errorf(api.CodeDamaged, "%v", err), true
-	case errors.As(err, &incomplete):
+	case errors.As(err, &incomplete), errors.As(err, &status):
 		return api.Errorf(api.CodeIncomplete, "%v", err), true
 	case errors.As(err, &rejected):
 		return api.Errorf(api.CodeRestoreRejected, "the server refused: %v", err), true
@@ -107,7 +116,19 @@ func connecting(name string, err error) error {
 	var op *net.OpError
 	if natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) ||
 		errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
-		return api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err)
+		return &coded{api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err), err}
 	}
 	return fmt.Errorf("target %s: %w", name, err)
 }
+
+// coded is an error with a code that still is what caused it, for those who
+// decide by the cause whether to try again.
+type coded struct {
+	public *api.Error
+	cause  error
+}
+
+func (e *coded) Error() string { return e.public.Error() }
+
+// Unwrap returns both.
+func (e *coded) Unwrap() []error { return []error{e.public, e.cause} }

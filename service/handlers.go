@@ -116,17 +116,5 @@ type source struct{ *store.Repository }
 
 // Open implements restore.Source.
 func (s source) Open(ctx context.Context, p store.Point) (restore.Records, error) {
-	r, err := s.NewReader(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return records{r}, nil
-}
-
-type records struct{ *store.Reader }
-
-// Close implements restore.Records.
-func (r records) Close() error {
-	r.Reader.Close()
-	return nil
+	return s.NewReader(ctx, p)
 }

@@ -1,0 +1,108 @@
+package service_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"jetkeep/service"
+	"jetkeep/service/api"
+	"jetkeep/service/client"
+	"jetkeep/service/config"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// an instance of the service, running in the test.
+type instance struct {
+	t      *testing.T
+	config config.Config
+	svc    *service.Service
+	stop   context.CancelFunc
+	done   chan error
+}
+
+// setup is the configuration of a service on the server.
+func setup(t *testing.T, server *natstest.Server) config.Config {
+	dir := t.TempDir()
+	return config.Config{
+		Instance:     "test",
+		Control:      natsconn.Options{URL: server.URL()},
+		Repositories: []config.Repository{{Name: "default", Kind: config.KindLocal, Path: filepath.Join(dir, "repository"), Create: true}},
+		Staging:      config.Staging{Dir: filepath.Join(dir, "staging")},
+		Lease:        2 * time.Second,
+		Sweep:        200 * time.Millisecond,
+	}
+}
+
+func run(t *testing.T, c config.Config, d service.Deps) *instance {
+	t.Helper()
+	if d.Log == nil {
+		d.Log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	svc, err := service.New(ctx, c, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &instance{t: t, config: c, svc: svc, stop: stop, done: make(chan error, 1)}
+	go func() { i.done <- svc.Run(ctx) }()
+	t.Cleanup(i.end)
+	select {
+	case <-svc.Ready():
+	case err := <-i.done:
+		t.Fatal(err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("service did not become ready")
+	}
+	return i
+}
+
+// end stops the instance as SIGTERM does.
+func (i *instance) end() {
+	if i.done == nil {
+		return
+	}
+	i.stop()
+	if err := <-i.done; err != nil {
+		i.t.Errorf("run: %v", err)
+	}
+	i.done = nil
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Logf("%s", b)
+	return len(b), nil
+}
+
+func connect(t *testing.T, server *natstest.Server) *client.Client {
+	t.Helper()
+	c, err := client.New(server.Connect(), client.Options{Timeout: 15 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// wait waits for the end of a session and checks its state.
+func wait(t *testing.T, c *client.Client, session string, want api.State) *api.SessionInfoResponse {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	r, err := c.Wait(ctx, session, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.State != want {
+		t.Fatalf("session %s is %s, not %s: %v; tasks: %+v", session, r.State, want, r.Error, r.TaskList)
+	}
+	return r
+}
