@@ -183,7 +183,7 @@ func (b *bench) withService(ctx context.Context, dir, name string, args ...strin
 		}
 	}()
 	err = until(ctx, 20*time.Second, func() error {
-		_, err := command(ctx, "", b.o.jetkeep, "--server", b.url, "session", "ls")
+		_, err := command(ctx, "", b.o.jetkeep, "session", "ls", "--server", b.url)
 		return err
 	})
 	if err != nil {
@@ -191,7 +191,7 @@ func (b *bench) withService(ctx context.Context, dir, name string, args ...strin
 		return sample{}, fmt.Errorf("%w\n%s", err, raw)
 	}
 	before := cpuOf(svc.cmd.Process.Pid)
-	s, err := command(ctx, name, b.o.jetkeep, append([]string{"--server", b.url}, args...)...)
+	s, err := command(ctx, name, b.o.jetkeep, append(args, "--server", b.url)...)
 	if err != nil {
 		return sample{}, err
 	}
