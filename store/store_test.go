@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,9 +22,10 @@ import (
 	"jetkeep/store/staging"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func ptr[T any](v T) *T { return &v }
+func TestMain(m *testing.M) {
+	flag.Bool("make-golden", false, "make the golden repository, which must not exist")
+	goleak.VerifyTestMain(m)
+}
 
 // newRepo makes a repository in memory.
 func newRepo(t testing.TB) (*Repository, *mem.Driver) {

@@ -1,0 +1,131 @@
+package store
+
+import (
+	"encoding/json"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"jetkeep/store/object"
+	"jetkeep/store/object/local"
+	"jetkeep/store/object/mem"
+	"jetkeep/store/record"
+	"jetkeep/store/seqset"
+)
+
+const goldenDir = "testdata/format1"
+
+// The golden repository is made once, by the program that first wrote the
+// format, and read ever after: go test -run Golden -make-golden ./store
+func makeGolden(t *testing.T) {
+	t.Helper()
+	d, err := local.Create(goldenDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close() //nolint:errcheck // test
+	r, err := Init(t.Context(), object.NewBucket(d), InitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recs, dead := goldenRecords()
+	var in []step
+	for _, rec := range recs {
+		if rec.Sequence < 200 || rec.Sequence > 300 {
+			in = append(in, step{rec: rec})
+		}
+	}
+	for _, rec := range recs[199:300] {
+		in = append(in, step{rec: rec, repair: true})
+	}
+	p := mustSave(t, r, "20261122T210000Z-golden00.0001", in, dead)
+
+	// The same once more with everything in objects of its own.
+	p.ID, p.Task = "20261122T210000Z-golden00.0002", "20261122T210000Z-golden00.0002"
+	segments, err := r.table(t.Context(), p, p.Content.Tables.List[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, put := range []struct {
+		to      *Blob
+		kind    kind
+		payload func() []byte
+	}{
+		{&p.Content.Tables.List[0].Blob, kindTable, func() []byte { return appendTable(nil, segments) }},
+		{&p.Content.Tables.Blob, kindTables, func() []byte { b, _ := marshal(p.Content.Tables.List); return b }},
+		{&p.Content.Deleted.Blob, kindDeleted, func() []byte { return dead.AppendBinary(nil) }},
+		{&p.Consumers.Blob, kindConsumers, func() []byte { return []byte(`[{"name":"worker"}]`) }},
+	} {
+		if *put.to, _, err = r.putBlob(t.Context(), put.kind, put.payload(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Content.Tables.List, p.Consumers.Count = nil, 1
+	if err := r.Commit(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(goldenDir, ".tmp")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func goldenRecords() ([]*record.Record, *seqset.Set) {
+	return rising(400, 40), seqset.Of(1, 77, 250, 400)
+}
+
+// golden loads the golden repository into memory, so that a test cannot change it.
+func golden(t testing.TB) *mem.Driver {
+	t.Helper()
+	d := mem.New()
+	err := filepath.WalkDir(goldenDir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(goldenDir, path)
+		if err != nil {
+			return err
+		}
+		return object.NewBucket(d).PutBytes(t.Context(), filepath.ToSlash(name), data)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestGoldenFormat1(t *testing.T) {
+	if flag.Lookup("make-golden").Value.String() == "true" {
+		makeGolden(t)
+	}
+	r, err := Open(t.Context(), object.NewBucket(golden(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	points, err := r.Points(t.Context())
+	if err != nil || len(points) != 2 {
+		t.Fatalf("%d points, %v", len(points), err)
+	}
+	recs, dead := goldenRecords()
+	for _, l := range points {
+		if l.Err != nil {
+			t.Fatal(l.Err)
+		}
+		wantRecords(t, r, l.Point, without(recs, dead.Contains))
+		if string(l.Point.Config) != `{"name":"ORDERS","subjects":["orders.>"],"unknown_field":1.50}` || l.Point.Server != "2.15.2" {
+			t.Errorf("point %+v", l.Point)
+		}
+	}
+	consumers, err := r.Consumers(t.Context(), points[1].Point)
+	if err != nil || len(consumers) != 1 || string(consumers[0]) != `{"name":"worker"}` {
+		t.Errorf("consumers %s, %v", consumers, err)
+	}
+	if !json.Valid(points[0].Point.Config) {
+		t.Error("configuration is no JSON")
+	}
+}
