@@ -70,6 +70,8 @@ const (
 	oldConsumerVersion = 1
 	// Least lengths of list entries, against lengths that are only claimed.
 	minPending, minPendingOld, minRedelivered = 3, 2, 2
+	// maxSeconds is the furthest time, in the year 2242, that nanoseconds hold.
+	maxSeconds = 1 << 33
 )
 
 // DecodeConsumerState decodes an o.dat.
@@ -188,6 +190,10 @@ func (d *varints) pending(s *ConsumerState, old bool) {
 		} else {
 			p.Consumer = d.uvarint() + s.AckFloor.Consumer
 			seconds = base - d.varint()
+		}
+		if seconds < -maxSeconds || seconds > maxSeconds {
+			d.failed = true
+			return
 		}
 		p.Time = seconds * int64(time.Second)
 		s.Pending[i] = p

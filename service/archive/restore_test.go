@@ -155,6 +155,39 @@ func TestRestoreV2(t *testing.T) {
 	}
 }
 
+// TestStored restores archives that are framed and not compressed, the first
+// chunk of which is as long as chunks get.
+func TestStored(t *testing.T) {
+	for _, version := range []string{"2.6.1", "2.10.29", embedded} {
+		t.Run(version, func(t *testing.T) {
+			s := startServer(t, version)
+			full := sample("FULL")
+			for i := range 40 {
+				full.last++
+				full.records = append(full.records, record.Record{Sequence: full.last, Time: time.Now().UnixNano(), Subject: []byte("s.big"), Data: make([]byte, 100<<10+i)})
+			}
+			var b bytes.Buffer
+			w := archive.NewV1Writer(&b, archive.Meta{Stream: "FULL", Config: full.config, Created: full.created, Server: version, Compression: archive.Stored})
+			for i := range full.records {
+				check(t, w.Record(&full.records[i]))
+			}
+			for _, c := range full.consumers {
+				check(t, w.Consumer(c))
+			}
+			check(t, w.Close(full.last))
+			if b.Len() < 40*(100<<10) {
+				t.Errorf("archive of %d bytes was compressed", b.Len())
+			}
+			check(t, s.restore("FULL", full.config, b.Bytes()))
+			restored(s, "FULL", full, true)
+			c, _ := read(t, b.Bytes(), "FULL")
+			if c.sum != sumOf(full.records) {
+				t.Error("read back differently")
+			}
+		})
+	}
+}
+
 // TestConvert restores the golden archives of the oldest and the newest format
 // into every server, written anew as V1.
 func TestConvert(t *testing.T) {

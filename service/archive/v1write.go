@@ -15,9 +15,13 @@ import (
 	"jetkeep/store/record"
 )
 
-// writtenBlock is the size of the blocks that are written, as servers make
-// them. One block is held in memory, for a tar names sizes in advance.
-const writtenBlock = 8 << 20
+const (
+	// writtenBlock is the size of the blocks that are written, as servers make
+	// them. One block is held in memory, for a tar names sizes in advance.
+	writtenBlock = 8 << 20
+	// firstBlock is what a small stream takes.
+	firstBlock = 64 << 10
+)
 
 // Meta describes the stream of a V1 archive.
 type Meta struct {
@@ -31,7 +35,29 @@ type Meta struct {
 	// it says itself. Those before 2.10 need more than later ones, which
 	// makes an archive of a stream with many gaps larger. Empty means 2.10
 	// or later.
-	Server string
+	Server      string
+	Compression Compression
+}
+
+// Compression is how an archive is compressed. Servers read either.
+type Compression int
+
+const (
+	// Compressed is for any network.
+	Compressed Compression = iota
+	// Stored only frames the content. It is for a server on the same machine,
+	// where compressing takes most of the writer's time.
+	Stored
+)
+
+// newS2 makes a compressor without goroutines of its own, which needs no
+// cleaning up.
+func newS2(w io.Writer, c Compression) *s2.Writer {
+	o := []s2.WriterOption{s2.WriterConcurrency(1)}
+	if c == Stored {
+		o = append(o, s2.WriterUncompressed())
+	}
+	return s2.NewWriter(w, o...)
 }
 
 // needs is what servers cannot do without.
@@ -84,8 +110,7 @@ type member struct {
 
 // NewV1Writer begins an archive. Errors show at the next call.
 func NewV1Writer(w io.Writer, m Meta) *V1Writer {
-	// Without goroutines of its own the compressor needs no cleaning up.
-	enc := s2.NewWriter(w, s2.WriterConcurrency(1))
+	enc := newS2(w, m.Compression)
 	v := &V1Writer{
 		s2: enc, tar: tar.NewWriter(enc), stream: m.Stream, needs: needsOf(m.Server), now: time.Now().UTC(),
 		index: 1, key: blockKey(m.Stream, 1), endTime: m.LastTime, lastTime: m.Created.UnixNano(),
@@ -169,6 +194,9 @@ func (v *V1Writer) append(r *record.Record, flags uint64) error {
 		if err := v.flush(); err != nil {
 			return err
 		}
+	}
+	if v.block == nil {
+		v.block = make([]byte, 0, min(writtenBlock, max(size, firstBlock)))
 	}
 	var err error
 	v.block, err = appendBlockRecord(v.block, r, flags, &v.key)

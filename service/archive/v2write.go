@@ -20,6 +20,8 @@ type State struct {
 	LastSeq   uint64
 	FirstTime time.Time
 	LastTime  time.Time
+
+	Compression Compression
 }
 
 // writtenChunk is how much is encoded before it is compressed.
@@ -39,8 +41,7 @@ type V2Writer struct {
 // NewV2Writer begins an archive of a stream that will have exactly the given
 // number of messages within the given sequences. Errors show at the next call.
 func NewV2Writer(w io.Writer, st State, consumers []Consumer) *V2Writer {
-	// Without goroutines of its own the compressor needs no cleaning up.
-	v := &V2Writer{s2: s2.NewWriter(w, s2.WriterConcurrency(1)), state: st}
+	v := &V2Writer{s2: newS2(w, st.Compression), state: st}
 	v.err = v.begin(consumers)
 	return v
 }
