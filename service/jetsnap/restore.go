@@ -196,7 +196,7 @@ func (u *upload) run(ctx context.Context, config json.RawMessage, src *source) (
 func (u *upload) begin(ctx context.Context, config json.RawMessage) error {
 	sub, err := u.link.nc.Subscribe(u.inbox+".*", u.receive)
 	if err != nil {
-		return fmt.Errorf("subscribe %s: %w", u.inbox, err)
+		return fmt.Errorf("subscribe %s: %w: %v", u.inbox, ErrConnectionLost, err)
 	}
 	u.undo = append(u.undo, func() { _ = sub.Unsubscribe() }) // fails only without a connection
 	req := map[string]json.RawMessage{"config": config}

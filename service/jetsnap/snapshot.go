@@ -144,12 +144,12 @@ func (s *Snapshot) begin(ctx context.Context) error {
 	}
 	sub, err := s.link.nc.Subscribe(s.inbox, s.receive)
 	if err != nil {
-		return fmt.Errorf("subscribe %s: %w", s.inbox, err)
+		return fmt.Errorf("subscribe %s: %w: %v", s.inbox, ErrConnectionLost, err)
 	}
 	s.sub = sub
 	// receive never blocks and has bounds of its own.
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return fmt.Errorf("subscribe %s: %w", s.inbox, err)
+		return fmt.Errorf("subscribe %s: %w: %v", s.inbox, ErrConnectionLost, err)
 	}
 	reply, err := s.c.api.CallWithin(ctx, "STREAM.SNAPSHOT."+s.stream, map[string]any{
 		"deliver_subject": s.inbox,

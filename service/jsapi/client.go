@@ -187,6 +187,14 @@ func IsConnectionError(err error) bool {
 	return false
 }
 
+// lost makes ErrConnectionLost of an error of nats.go that means it.
+func lost(err error) error {
+	if err != nil && IsConnectionError(err) {
+		return fmt.Errorf("%w: %v", ErrConnectionLost, err)
+	}
+	return err
+}
+
 // ReplyError returns the *APIError that a reply of the API holds, nil if it
 // holds none.
 func ReplyError(reply []byte) error {

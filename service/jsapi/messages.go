@@ -55,7 +55,7 @@ func (c *Client) Messages(ctx context.Context, stream string, seqs *seqset.Set, 
 	}, func(p *PermissionError) { fail(p) })()
 	sub, err := c.nc.Subscribe(f.inbox+".*", f.receive)
 	if err != nil {
-		return fmt.Errorf("subscribe %s: %w", f.inbox, err)
+		return fmt.Errorf("subscribe %s: %w", f.inbox, lost(err))
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only without a connection
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
@@ -170,11 +170,7 @@ func (f *fetch) fill() (bool, error) {
 
 func (f *fetch) send(n uint64) error {
 	body := append(strconv.AppendUint([]byte(`{"seq":`), f.ring[n%inFlight].seq, 10), '}')
-	err := f.c.nc.PublishRequest(f.subject, f.inbox+"."+strconv.FormatUint(n, 10), body)
-	if err != nil && IsConnectionError(err) {
-		return fmt.Errorf("%w: %v", ErrConnectionLost, err)
-	}
-	return err
+	return lost(f.c.nc.PublishRequest(f.subject, f.inbox+"."+strconv.FormatUint(n, 10), body))
 }
 
 func (f *fetch) pop() (uint64, *nats.Msg, bool) {

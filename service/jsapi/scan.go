@@ -138,7 +138,7 @@ func skip(data []byte, i int) (int, error) {
 // flat returns the length of the array at the front of data if it holds neither
 // strings nor other arrays or objects: a list of numbers is passed over quickly.
 func flat(data []byte) int {
-	if data[0] != '[' {
+	if len(data) < 2 || data[0] != '[' || data[1] < '0' || data[1] > '9' {
 		return 0
 	}
 	end := bytes.IndexByte(data, ']')

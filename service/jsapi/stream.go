@@ -116,13 +116,17 @@ func (c *Client) StreamInfo(ctx context.Context, stream string, o InfoOptions) (
 	return info, nil
 }
 
-// completeDeleted makes up for the memory storage of 2.7 to 2.9, which looks
-// for deleted messages between the first sequence and the last, and so leaves
-// out the last one if that is deleted itself.
+// completeDeleted makes up for two faults of servers: an empty stream has
+// sequence 0 as deleted (seen on 2.15.2); and the memory storage of 2.7 to 2.9
+// looks for deleted messages between the first sequence and the last, and so
+// leaves out the last one if that is deleted itself.
 func (s *StreamInfo) completeDeleted() {
 	st := &s.State
 	if st.Deleted == nil {
 		st.Deleted = new(seqset.Set)
+	}
+	if st.Messages == 0 {
+		st.Deleted, st.NumDeleted = new(seqset.Set), 0
 	}
 	var cfg struct{ Storage string }
 	if json.Unmarshal(s.Config, &cfg) != nil || cfg.Storage != "memory" || st.Messages == 0 {
