@@ -2,11 +2,13 @@ package service_test
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
 	"jetkeep/service"
@@ -85,7 +87,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 func connect(t *testing.T, server *natstest.Server) *client.Client {
 	t.Helper()
-	c, err := client.New(server.Connect(), client.Options{Timeout: 15 * time.Second})
+	return clientOf(t, server.Connect())
+}
+
+func clientOf(t *testing.T, nc *nats.Conn) *client.Client {
+	t.Helper()
+	c, err := client.New(nc, client.Options{Timeout: 15 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,4 +112,11 @@ func wait(t *testing.T, c *client.Client, session string, want api.State) *api.S
 		t.Fatalf("session %s is %s, not %s: %v; tasks: %+v", session, r.State, want, r.Error, r.TaskList)
 	}
 	return r
+}
+
+func decode(t *testing.T, b []byte, v any) {
+	t.Helper()
+	if err := json.Unmarshal(b, v); err != nil {
+		t.Fatalf("decode %s: %v", b, err)
+	}
 }
