@@ -27,9 +27,9 @@ type Size struct {
 	WorkJobs int   // messages published to the work queue
 }
 
-// Default returns the size of the demo's data, about 40 MB.
+// Default returns the size of the demo's data, about 35 MB.
 func Default() Size {
-	return Size{Orders: 20_000, Keys: 400, Object: 20 << 20, WorkJobs: 2_000}
+	return Size{Orders: 12_000, Keys: 400, Object: 20 << 20, WorkJobs: 2_000}
 }
 
 // Streams names every stream that Fill makes, origins before their copies.
@@ -39,6 +39,9 @@ func Streams() []string {
 		"ORDERS_MIRROR", "BIG_ORDERS",
 	}
 }
+
+// stallWait bounds the wait for the server to confirm what was published.
+const stallWait = 30 * time.Second
 
 type filler struct {
 	js   jetstream.JetStream
@@ -82,7 +85,7 @@ func (f *filler) publish(ctx context.Context, n int, next func(i int) *nats.Msg)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		future, err := f.js.PublishMsgAsync(next(i))
+		future, err := f.js.PublishMsgAsync(next(i), jetstream.WithStallWait(stallWait))
 		if err != nil {
 			return fmt.Errorf("publish message %d: %w", i, err)
 		}

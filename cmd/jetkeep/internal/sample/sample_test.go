@@ -24,7 +24,7 @@ func TestFillMakesWhatTheDemoPromises(t *testing.T) {
 		t.Errorf("streams: %v", names)
 	}
 	orders := info(ctx, t, js, "ORDERS")
-	if orders.State.NumDeleted == 0 || orders.State.FirstSeq == 1 || orders.State.LastSeq != 20_000 {
+	if orders.State.NumDeleted == 0 || orders.State.FirstSeq == 1 || orders.State.LastSeq != 12_000 {
 		t.Errorf("ORDERS has no gaps: %+v", orders.State)
 	}
 	checkOrderConsumers(ctx, t, js)

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service/api"
+)
+
+// board is what is known of a session while it runs: a model fed by events and
+// by answers of session.info, in any order and any number of times.
+type board struct {
+	session api.SessionView
+	order   []string
+	tasks   map[string]api.TaskView
+}
+
+// shownTasks bounds how many running streams are drawn at a time.
+const shownTasks = 8
+
+func newBoard() *board { return &board{tasks: map[string]api.TaskView{}} }
+
+// load takes over an answer of session.info with all its tasks and returns the
+// tasks that are newly ended.
+func (b *board) load(info *api.SessionInfoResponse) []api.TaskView {
+	b.session = info.SessionView
+	var ended []api.TaskView
+	for _, t := range info.TaskList {
+		if b.task(t) {
+			ended = append(ended, t)
+		}
+	}
+	return ended
+}
+
+// apply takes over an event and returns the task that it ended, if it did.
+func (b *board) apply(e api.Event) []api.TaskView {
+	if e.Task == nil {
+		if e.State != "" && !b.session.State.Final() {
+			b.session.State = e.State
+		}
+		return nil
+	}
+	if b.task(*e.Task) {
+		return []api.TaskView{*e.Task}
+	}
+	return nil
+}
+
+// task takes over a task's view and tells whether that ended it. Events may be
+// late: what has ended stays ended.
+func (b *board) task(t api.TaskView) bool {
+	old, known := b.tasks[t.Task]
+	if !known {
+		b.order = append(b.order, t.Task)
+		slices.Sort(b.order)
+	}
+	if old.State.Final() {
+		return false
+	}
+	if t.Stream == "" {
+		t.Stream = old.Stream
+	}
+	b.tasks[t.Task] = t
+	return t.State.Final()
+}
+
+// sums adds up the tasks.
+func (b *board) sums() (p api.Progress, ended int, fraction float64) {
+	byBytes, parts := true, 0.0
+	var done uint64
+	for _, t := range b.tasks {
+		x := t.Progress
+		p.Bytes += x.Bytes
+		p.Messages += x.Messages
+		p.TotalBytes += max(x.TotalBytes, x.Bytes)
+		done += min(x.Bytes, max(x.TotalBytes, x.Bytes))
+		parts += max(taskFraction(t), 0)
+		if t.State.Final() {
+			ended++
+			continue
+		}
+		p.BytesPerSecond += x.BytesPerSecond
+		if x.TotalBytes == 0 {
+			byBytes = false
+		}
+	}
+	switch {
+	case len(b.tasks) == 0:
+		return p, 0, -1
+	case ended == len(b.tasks):
+		return p, ended, 1
+	case byBytes:
+		return p, ended, min(float64(done)/float64(p.TotalBytes), 0.999)
+	}
+	return p, ended, min(parts/float64(len(b.tasks)), 0.999)
+}
+
+// taskFraction says how much of a task is done, or -1.
+func taskFraction(t api.TaskView) float64 {
+	p := t.Progress
+	switch {
+	case t.State.Final():
+		return 1
+	case t.State == api.StatePending:
+		return 0
+	case p.TotalBytes > 0:
+		return min(float64(p.Bytes)/float64(p.TotalBytes), 0.999)
+	case p.TotalMessages > 0:
+		return min(float64(p.Messages)/float64(p.TotalMessages), 0.999)
+	}
+	return -1
+}
+
+// lines draws the board for a terminal.
+func (b *board) lines(width int) []string {
+	p, ended, fraction := b.sums()
+	bar := min(max(width-60, 8), 30)
+	total := fmt.Sprintf("%s %s  %d of %s", b.session.Kind, term.Bar(bar, fraction), ended, term.Plural(len(b.tasks), "stream"))
+	total = strings.Join(append([]string{total, term.Percent(fraction)}, amounts(p)...), "  ")
+	lines := []string{total}
+	running, nameWidth := b.running()
+	for _, t := range running[:min(len(running), shownTasks)] {
+		f := taskFraction(t)
+		name := term.Printable(t.Stream)
+		pad := strings.Repeat(" ", max(nameWidth-utf8.RuneCountInString(name), 0))
+		line := fmt.Sprintf("  %s%s %s", name, pad, term.Bar(bar, f))
+		lines = append(lines, strings.Join(append([]string{line, term.Percent(f)}, amounts(t.Progress)...), "  "))
+	}
+	if more := len(running) - shownTasks; more > 0 {
+		lines = append(lines, fmt.Sprintf("  and %s more", term.Plural(more, "stream")))
+	}
+	return lines
+}
+
+func (b *board) running() ([]api.TaskView, int) {
+	var running []api.TaskView
+	width := 0
+	for _, id := range b.order {
+		t := b.tasks[id]
+		if t.State == api.StateRunning || t.State == api.StateCommitting {
+			running = append(running, t)
+			width = max(width, utf8.RuneCountInString(t.Stream))
+		}
+	}
+	return running, min(width, 32)
+}
+
+// amounts tells of the bytes, their rate and the time that is left.
+func amounts(p api.Progress) []string {
+	parts := []string{term.Bytes(p.Bytes)}
+	if p.TotalBytes > p.Bytes {
+		parts[0] += " of " + term.Bytes(p.TotalBytes)
+	}
+	if p.BytesPerSecond > 0 {
+		parts = append(parts, term.Bytes(uint64(p.BytesPerSecond))+"/s")
+		left := p.Remaining
+		if left == 0 && p.TotalBytes > p.Bytes {
+			left = float64(p.TotalBytes-p.Bytes) / p.BytesPerSecond
+		}
+		if left > 0 {
+			parts = append(parts, term.Duration(time.Duration(left*float64(time.Second)))+" left")
+		}
+	}
+	return parts
+}
+
+// plain sums the board up in one line, for where nothing can be redrawn.
+func (b *board) plain() string {
+	p, ended, fraction := b.sums()
+	return strings.Join(append([]string{
+		fmt.Sprintf("%s %s", b.session.Kind, strings.TrimSpace(term.Percent(fraction))),
+		fmt.Sprintf("%d of %s", ended, term.Plural(len(b.tasks), "stream")),
+	}, amounts(p)...), "  ")
+}
+
+// taskLines tells how a task ended.
+func taskLines(t api.TaskView) []string {
+	mark := "✓"
+	if t.State != api.StateSucceeded {
+		mark = "✗"
+	}
+	line := fmt.Sprintf("%s %s  %s  %s  %s", mark, term.Printable(t.Stream),
+		term.Plural(int(t.Progress.Messages), "message"), term.Bytes(t.Progress.Bytes), taskSeconds(t))
+	if t.Verified {
+		line += "  verified"
+	}
+	if t.Error != nil {
+		line = fmt.Sprintf("%s %s  %s: %s", mark, term.Printable(t.Stream), t.State, term.Printable(t.Error.Error()))
+	} else if t.State != api.StateSucceeded {
+		line = fmt.Sprintf("%s %s  %s", mark, term.Printable(t.Stream), t.State)
+	}
+	lines := []string{line}
+	for _, note := range t.Notes {
+		lines = append(lines, "    "+term.Printable(note))
+	}
+	return lines
+}
+
+func taskSeconds(t api.TaskView) string {
+	if t.Started == nil || t.Ended == nil {
+		return term.Duration(time.Duration(t.Progress.Seconds * float64(time.Second)))
+	}
+	return term.Duration(t.Ended.Sub(*t.Started))
+}
+
+// sessionLine tells how a session ended.
+func sessionLine(s api.SessionView) string {
+	line := fmt.Sprintf("%s %s %s: %s", s.Kind, s.Session, s.State, term.Plural(s.Tasks.Succeeded, "stream"))
+	if s.Tasks.Succeeded != s.Tasks.Total {
+		line = fmt.Sprintf("%s %s %s: %d of %s", s.Kind, s.Session, s.State, s.Tasks.Succeeded, term.Plural(s.Tasks.Total, "stream"))
+	}
+	line += fmt.Sprintf(", %s, %s", term.Plural(int(s.Progress.Messages), "message"), term.Bytes(s.Progress.Bytes))
+	if s.Started != nil && s.Ended != nil {
+		line += " in " + term.Duration(s.Ended.Sub(*s.Started))
+	}
+	if s.Error != nil {
+		line += ": " + term.Printable(s.Error.Error())
+	}
+	if s.Reason != "" {
+		line += " (" + term.Printable(s.Reason) + ")"
+	}
+	return line
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/cmd/jetkeep/internal/compare"
+	"jetkeep/service/api"
+)
+
+// crashBytes is large enough that a signal arrives in the middle of a backup.
+const crashBytes = 300 << 20
+
+// TestKilledBackupEnds kills the service in the middle of a backup: after a
+// restart the session ends, and what it says it backed up restores exactly.
+func TestKilledBackupEnds(t *testing.T) { disturbedBackup(t, syscall.SIGKILL) }
+
+// TestTerminatedBackupEnds does the same with an orderly end.
+func TestTerminatedBackupEnds(t *testing.T) { disturbedBackup(t, syscall.SIGTERM) }
+
+func disturbedBackup(t *testing.T, signal syscall.Signal) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	command, data := binary(t), filepath.Join(t.TempDir(), "data")
+	first := startServe(t, command, data)
+	nc := first.connect()
+	fillLarge(ctx, t, nc)
+	before := takeAccount(ctx, t, nc)
+
+	accepted := request[api.Accepted](t, nc, api.BackupCreate, `{}`)
+	stored := awaitMiddle(t, nc, accepted.Session, filepath.Join(data, "repository"))
+	begin := time.Now()
+	first.signal(signal)
+	code := first.wait(40 * time.Second)
+	t.Logf("sent %v after %d of %d bytes were stored; exit code %d after %v", signal, stored, crashBytes, code, time.Since(begin))
+	if signal == syscall.SIGTERM && code != exitOK {
+		t.Errorf("exit code %d after SIGTERM:\n%s", code, first.log())
+	}
+	nc.Close()
+
+	second := startServe(t, command, data)
+	nc = second.connect()
+	begin = time.Now()
+	info := ended(t, nc, accepted.Session, 2*time.Minute)
+	t.Logf("%s %v after the restart, attempts %d", info.State, time.Since(begin), info.TaskList[0].Attempts)
+	if info.State != api.StateSucceeded {
+		if info.TaskList[0].Error == nil {
+			t.Fatalf("the session is %s without a reason: %+v", info.State, info)
+		}
+		t.Fatalf("the session is %s: %v\n%s", info.State, info.TaskList[0].Error, second.log())
+	}
+	restoreAndCompare(ctx, t, nc, accepted.Backup, before)
+}
+
+// fillLarge makes a stream of data that does not compress.
+func fillLarge(ctx context.Context, t *testing.T, nc *nats.Conn) {
+	t.Helper()
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer js.CleanupPublisher()
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.NewChaCha8([32]byte{1})
+	const size = 64 << 10
+	for i := range crashBytes / size {
+		body := make([]byte, size)
+		_, _ = random.Read(body)
+		if _, err := js.PublishAsync(fmt.Sprintf("large.%d", i%10), body, jetstream.WithStallWait(30*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+}
+
+func takeAccount(ctx context.Context, t *testing.T, nc *nats.Conn) *compare.Account {
+	t.Helper()
+	account, err := compare.Take(ctx, nc, t.TempDir(), ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return account
+}
+
+// awaitMiddle waits until a part of the backup is in the repository's
+// directory, and makes sure that it is not all.
+func awaitMiddle(t *testing.T, nc *nats.Conn, session, repository string) (stored int64) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); stored < crashBytes/20; {
+		if time.Now().After(deadline) {
+			t.Fatal("the backup makes no progress")
+		}
+		time.Sleep(2 * time.Millisecond)
+		stored = size(repository)
+	}
+	info := request[api.SessionInfoResponse](t, nc, api.SessionInfo, `{"session":"`+session+`"}`)
+	if info.State.Final() {
+		t.Fatalf("the backup is %s before it could be disturbed: make the stream larger", info.State)
+	}
+	return stored
+}
+
+// size adds up the files below a directory, which may change meanwhile.
+func size(dir string) (total int64) {
+	_ = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return nil //nolint:nilerr // what is gone again is of no size
+		}
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+		return nil
+	})
+	return total
+}
+
+func restoreAndCompare(ctx context.Context, t *testing.T, nc *nats.Conn, backup string, before *compare.Account) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range before.Streams {
+		if err := js.DeleteStream(ctx, s.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	accepted := request[api.Accepted](t, nc, api.RestoreCreate, `{"backup":"`+backup+`"}`)
+	if info := ended(t, nc, accepted.Session, 2*time.Minute); info.State != api.StateSucceeded {
+		t.Fatalf("the restore is %s: %+v", info.State, info)
+	}
+	diff, err := compare.Diff(before, takeAccount(ctx, t, nc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range diff.Differences {
+		t.Error(d)
+	}
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"jetkeep/service/api"
+)
+
+// TestMain lets the test binary be the command: under the name jetkeep it runs
+// main, so that tests have real processes without building anything.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"jetkeep": func() { os.Exit(mainCode()) }})
+}
+
+// binary returns the path of the command.
+func binary(t testing.TB) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "jetkeep")
+	if err := os.Symlink(self, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A served is a running `jetkeep serve --embedded`.
+type served struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	url    string
+	exited chan struct{}
+	err    error
+
+	mu     sync.Mutex
+	output strings.Builder
+}
+
+// startServe starts the service in a directory and waits for its startup line.
+func startServe(t testing.TB, command, data string, args ...string) *served {
+	t.Helper()
+	s := &served{t: t, exited: make(chan struct{})}
+	s.cmd = exec.Command(command, append([]string{"serve", "--embedded", "--data", data, "--port", "0"}, args...)...)
+	stdout, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stderr = writerFunc(s.add)
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.signal(syscall.SIGKILL); <-s.exited })
+	started := make(chan string, 1)
+	go func() {
+		defer close(s.exited)
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			_, _ = s.add(append(lines.Bytes(), '\n'))
+			if url := startupURL.FindString(lines.Text()); url != "" {
+				select {
+				case started <- url:
+				default:
+				}
+			}
+		}
+		s.err = s.cmd.Wait()
+	}()
+	select {
+	case s.url = <-started:
+	case <-s.exited:
+		t.Fatalf("serve ended: %v\n%s", s.err, s.log())
+	case <-time.After(60 * time.Second):
+		t.Fatalf("serve did not start:\n%s", s.log())
+	}
+	return s
+}
+
+var startupURL = regexp.MustCompile(`nats://[0-9.]+:[0-9]+`)
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func (s *served) add(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.output.Write(p)
+}
+
+func (s *served) log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.output.String()
+}
+
+func (s *served) signal(sig os.Signal) { _ = s.cmd.Process.Signal(sig) }
+
+// wait waits for the end of the process and returns its exit code.
+func (s *served) wait(limit time.Duration) int {
+	s.t.Helper()
+	select {
+	case <-s.exited:
+	case <-time.After(limit):
+		s.t.Fatalf("serve did not end within %v:\n%s", limit, s.log())
+	}
+	if exit := new(exec.ExitError); errors.As(s.err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+func (s *served) connect() *nats.Conn {
+	s.t.Helper()
+	nc, err := nats.Connect(s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(nc.Close)
+	return nc
+}
+
+// request sends a request as any program could, without the client.
+func request[T any](t testing.TB, nc *nats.Conn, endpoint, body string) T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	reply, err := nc.RequestWithContext(ctx, api.DefaultPrefix+"."+endpoint, []byte(body))
+	if err != nil {
+		t.Fatalf("request %s: %v", endpoint, err)
+	}
+	if code := reply.Header.Get(api.HeaderErrorCode); code != "" {
+		t.Fatalf("request %s: %s %s", endpoint, code, reply.Data)
+	}
+	var answer T
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		t.Fatalf("answer of %s: %v\n%s", endpoint, err, reply.Data)
+	}
+	return answer
+}
+
+// ended waits until a session has ended.
+func ended(t testing.TB, nc *nats.Conn, session string, limit time.Duration) api.SessionInfoResponse {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		info := request[api.SessionInfoResponse](t, nc, api.SessionInfo, `{"session":"`+session+`"}`)
+		if info.State.Final() {
+			return info
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("session %s is %s after %v: %+v", session, info.State, limit, info)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}

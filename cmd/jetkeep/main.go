@@ -1,0 +1,25 @@
+// Command jetkeep backs up and restores NATS JetStream: it is the service, the
+// client of the service, and a demonstration of both.
+//
+// It exits with 0 when what was asked is done, 1 when it failed, 2 when it was
+// asked wrongly, 3 when a session ended and some of its streams failed, and
+// 130 when it was interrupted. An interrupted wait leaves the session running.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(mainCode()) }
+
+func mainCode() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal asks for an orderly end, a second one does not wait.
+	context.AfterFunc(ctx, stop)
+	std := stdio{out: os.Stdout, err: os.Stderr}
+	return exitCode(run(ctx, os.Args[1:], std), std)
+}

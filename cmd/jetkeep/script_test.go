@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"jetkeep/cmd/jetkeep/internal/compare"
+	"jetkeep/cmd/jetkeep/internal/sample"
+)
+
+// TestScript runs the command line as its users do. Besides testscript's own
+// commands, the scripts use those of scriptCommands.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		Cmds:                scriptCommands(),
+		Setup: func(env *testscript.Env) error {
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			env.Setenv("PORT", strconv.Itoa(port))
+			env.Setenv("NATS_URL", fmt.Sprintf("nats://127.0.0.1:%d", port))
+			env.Setenv("TMPDIR", env.Getenv("TMPDIR"))
+			env.Values[recordings{}] = map[string]*compare.Account{}
+			return nil
+		},
+	})
+}
+
+// recordings is the key under which a script keeps what it recorded.
+type recordings struct{}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+type scriptCommand = func(ts *testscript.TestScript, neg bool, args []string)
+
+func scriptCommands() map[string]scriptCommand {
+	return map[string]scriptCommand{
+		// code N COMMAND...: the command exits with N.
+		"code": func(ts *testscript.TestScript, _ bool, args []string) {
+			want, err := strconv.Atoi(args[0])
+			ts.Check(err)
+			got := 0
+			if err := ts.Exec(args[1], args[2:]...); err != nil {
+				exit := new(exec.ExitError)
+				if !errors.As(err, &exit) {
+					ts.Fatalf("run %s: %v", args[1], err)
+				}
+				got = exit.ExitCode()
+			}
+			if got != want {
+				ts.Fatalf("exit code %d, want %d", got, want)
+			}
+		},
+		// ready: the service of the script answers.
+		"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
+			ts.Check(untilReady(ts))
+		},
+		// fill: make sample data.
+		"fill": func(ts *testscript.TestScript, _ bool, _ []string) {
+			withConn(ts, func(ctx context.Context, nc *nats.Conn) error {
+				return sample.Fill(ctx, nc, sample.Size{Orders: 2000, Keys: 60, Object: 2 << 20, WorkJobs: 200}, 1)
+			})
+		},
+		// publish SUBJECT TEXT
+		"publish": func(ts *testscript.TestScript, _ bool, args []string) {
+			withConn(ts, func(ctx context.Context, nc *nats.Conn) error {
+				js, err := jetstream.New(nc)
+				if err != nil {
+					return err
+				}
+				_, err = js.Publish(ctx, args[0], []byte(args[1]))
+				return err
+			})
+		},
+		// stream NAME SUBJECT: make a stream.
+		"stream": func(ts *testscript.TestScript, _ bool, args []string) {
+			withConn(ts, func(ctx context.Context, nc *nats.Conn) error {
+				js, err := jetstream.New(nc)
+				if err != nil {
+					return err
+				}
+				_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: args[0], Subjects: args[1:]})
+				return err
+			})
+		},
+		// delete STREAM...: delete streams; all that are not the service's if
+		// none is named.
+		"delete": scriptDelete,
+		// record NAME: record the account.
+		"record": func(ts *testscript.TestScript, _ bool, args []string) {
+			all := ts.Value(recordings{}).(map[string]*compare.Account)
+			withConn(ts, func(ctx context.Context, nc *nats.Conn) (err error) {
+				all[args[0]], err = compare.Take(ctx, nc, ts.MkAbs("recording-"+args[0]), ours)
+				return err
+			})
+		},
+		// same NAME NAME: two recordings are equal.
+		"same": func(ts *testscript.TestScript, neg bool, args []string) {
+			all := ts.Value(recordings{}).(map[string]*compare.Account)
+			diff, err := compare.Diff(all[args[0]], all[args[1]])
+			ts.Check(err)
+			for _, d := range diff.Differences {
+				ts.Logf("%s", d)
+			}
+			if diff.Equal() == neg {
+				ts.Fatalf("equal: %v", diff.Equal())
+			}
+		},
+		// capture NAME: set an environment variable to the word of the last
+		// standard output that looks like a session's id.
+		"capture": func(ts *testscript.TestScript, _ bool, args []string) {
+			id := sessionID.FindString(ts.ReadFile("stdout"))
+			if id == "" {
+				ts.Fatalf("no session id in the output")
+			}
+			ts.Setenv(args[0], id)
+		},
+		// await FILE: a file appears.
+		"await": func(ts *testscript.TestScript, _ bool, args []string) {
+			for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+					return
+				}
+				if time.Now().After(deadline) {
+					ts.Fatalf("%s does not appear", args[0])
+				}
+			}
+		},
+		// empty DIR: a directory has no entries.
+		"empty": func(ts *testscript.TestScript, _ bool, args []string) {
+			entries, err := os.ReadDir(ts.MkAbs(args[0]))
+			ts.Check(err)
+			if len(entries) > 0 {
+				ts.Fatalf("%s holds %v", args[0], entries)
+			}
+		},
+		// damage DIR: overwrite the middle of every file of at least 100 kB
+		// below a directory, which are the packs of a repository.
+		"damage": scriptDamage,
+	}
+}
+
+func untilReady(ts *testscript.TestScript) error {
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		nc, err := nats.Connect(ts.Getenv("NATS_URL"))
+		if err == nil {
+			_, err = nc.Request("jetkeep.v1.target.list", nil, time.Second)
+			nc.Close()
+		}
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the service does not answer: %w", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func withConn(ts *testscript.TestScript, do func(context.Context, *nats.Conn) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	nc, err := nats.Connect(ts.Getenv("NATS_URL"))
+	ts.Check(err)
+	defer nc.Close()
+	ts.Check(do(ctx, nc))
+}
+
+func scriptDelete(ts *testscript.TestScript, _ bool, args []string) {
+	withConn(ts, func(ctx context.Context, nc *nats.Conn) error {
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return err
+		}
+		names := slices.Clone(args)
+		if len(names) == 0 {
+			list := js.StreamNames(ctx)
+			for name := range list.Name() {
+				if ours(name) {
+					names = append(names, name)
+				}
+			}
+			if err := list.Err(); err != nil {
+				return err
+			}
+		}
+		for _, name := range names {
+			if err := js.DeleteStream(ctx, name); err != nil {
+				return fmt.Errorf("delete %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+func scriptDamage(ts *testscript.TestScript, _ bool, args []string) {
+	damaged := 0
+	err := filepath.WalkDir(ts.MkAbs(args[0]), func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil || len(data) < 100_000 {
+			return err
+		}
+		data[len(data)/2] ^= 0xff
+		damaged++
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		return os.WriteFile(path, data, 0o600)
+	})
+	ts.Check(err)
+	if damaged == 0 {
+		ts.Fatalf("nothing to damage in %s", args[0])
+	}
+	ts.Logf("%s", strings.Repeat("damaged ", damaged))
+}

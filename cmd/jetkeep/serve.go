@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"jetkeep/service/embedded"
+)
+
+func addServe(c *cli) {
+	var (
+		conn  connection
+		o     instanceOptions
+		level string
+	)
+	cmd := c.command(c.app.Command("serve", "Run the service"), func(ctx context.Context, std stdio) error {
+		target, err := conn.resolve()
+		if err != nil {
+			return err
+		}
+		o.Target, o.Prefix = target, conn.prefix
+		if o.Port == 0 {
+			o.Port = embedded.RandomPort
+		}
+		if o.Log, err = newLog(std.err, level); err != nil {
+			return err
+		}
+		return serve(ctx, o, std)
+	})
+	cmd.Flag("data", "Directory of the repository, of staging and of the embedded server").Required().PlaceHolder("DIR").StringVar(&o.Data)
+	cmd.Flag("embedded", "Run a NATS server with JetStream inside, and use that").UnNegatableBoolVar(&o.Embedded)
+	cmd.Flag("host", "Where the embedded server listens").Default("127.0.0.1").PlaceHolder("HOST").StringVar(&o.Host)
+	cmd.Flag("port", "Port of the embedded server, 0 for any free one").Default(fmt.Sprint(embedded.DefaultPort)).PlaceHolder("PORT").IntVar(&o.Port)
+	cmd.Flag("log-level", "debug, info, warn or error").Default("info").PlaceHolder("LEVEL").StringVar(&level)
+	conn.flags(cmd)
+}
+
+func newLog(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("--log-level: unknown level %q", level)
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+}
+
+// serve runs until the context ends, which is an orderly end, or until the
+// service cannot go on.
+func serve(ctx context.Context, o instanceOptions, std stdio) (err error) {
+	i, err := startInstance(ctx, o)
+	if err != nil {
+		return startHint(err, o)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		if err = errors.Join(err, i.Close(ctx)); err == nil {
+			_, err = fmt.Fprintln(std.out, "jetkeep stopped")
+		}
+	}()
+	if _, err := fmt.Fprintf(std.out, "jetkeep serves %s at %s, repository local in %s\n", i.Prefix(), i.URL(), i.Repository()); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-i.Done():
+		return i.Err()
+	}
+}
+
+// startHint adds what can be done about a server that did not start.
+func startHint(err error, o instanceOptions) error {
+	switch {
+	case errors.Is(err, embedded.ErrPortTaken):
+		return fmt.Errorf("%w; choose another with --port, or use the server that runs there with --server", err)
+	case errors.Is(err, embedded.ErrDirInUse):
+		return fmt.Errorf("%w; another jetkeep serves %s", err, o.Data)
+	}
+	return err
+}
