@@ -1,0 +1,495 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"jetkeep/service/api"
+	"jetkeep/service/natstest"
+	"jetkeep/service/queue"
+	"jetkeep/service/session"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// lease of the tests: short, so that failover is quick, and long enough for a
+// loaded machine.
+const lease = 1500 * time.Millisecond
+
+type handlerFunc func(ctx context.Context, t session.Task, run Run) (session.Result, error)
+
+func (f handlerFunc) Run(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+	return f(ctx, t, run)
+}
+
+// recorder keeps the events that are published.
+type recorder struct {
+	mu     sync.Mutex
+	events []api.Event
+}
+
+func (r *recorder) Publish(_ context.Context, e api.Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	return nil
+}
+
+func (r *recorder) PublishProgress(e api.Event) { _ = r.Publish(context.Background(), e) }
+
+func (r *recorder) names(session string) []api.EventName {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []api.EventName
+	for _, e := range r.events {
+		if e.Session == session && e.Event != api.EventProgress {
+			out = append(out, e.Event)
+		}
+	}
+	return out
+}
+
+type bench struct {
+	t      *testing.T
+	server *natstest.Server
+	store  *session.Store
+	events *recorder
+}
+
+func newBench(t *testing.T) *bench {
+	server := natstest.Start(t)
+	b := &bench{t: t, server: server, events: new(recorder)}
+	b.store = b.deps("test", server.Connect(), nil).Store
+	return b
+}
+
+func (b *bench) deps(name string, nc *nats.Conn, h Handler) Deps {
+	b.t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	store, err := session.Open(b.t.Context(), js, session.Options{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	subjects, err := api.NewSubjects("")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	q, err := queue.Open(b.t.Context(), js, subjects, queue.Options{Lease: lease})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return Deps{
+		Store: store, Queue: q, Events: b.events, Handlers: map[api.Kind]Handler{api.KindBackup: h}, Instance: name,
+		SweepInterval: 100 * time.Millisecond,
+		MapError:      func(err error) *api.Error { return api.Errorf(api.CodeInternal, "%v", err) },
+		Log:           slog.New(slog.NewTextHandler(logWriter{b.t, name}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+}
+
+type logWriter struct {
+	t    *testing.T
+	name string
+}
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s: %s", w.name, p)
+	return len(p), nil
+}
+
+// start runs a worker; the returned function stops it as SIGTERM does.
+func (b *bench) start(name string, nc *nats.Conn, h Handler) (w *Worker, stop func()) {
+	b.t.Helper()
+	w = New(b.deps(name, nc, h))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("run %s: %v", name, err)
+		}
+	})
+	b.t.Cleanup(stop)
+	return w, stop
+}
+
+// create writes a session of streams; after names what each waits for.
+func (b *bench) create(after map[string]string, streams ...string) (*session.Session, []*session.Task) {
+	b.t.Helper()
+	s := &session.Session{
+		ID: session.NewID(time.Now()), Kind: api.KindBackup, State: api.StatePending, Target: "t", Repository: "r",
+		Created: time.Now(), Tasks: len(streams),
+	}
+	byStream := map[string]string{}
+	var tasks []*session.Task
+	for i, name := range streams {
+		t := &session.Task{ID: session.TaskID(s.ID, i+1), Session: s.ID, Kind: s.Kind, State: api.StatePending, Stream: name}
+		if a := after[name]; a != "" {
+			t.After = []string{byStream[a]}
+		}
+		byStream[name] = t.ID
+		tasks = append(tasks, t)
+	}
+	if err := b.store.Create(b.t.Context(), s, tasks); err != nil {
+		b.t.Fatal(err)
+	}
+	return s, tasks
+}
+
+func (b *bench) submit(tasks []*session.Task) {
+	b.t.Helper()
+	if err := New(b.deps("submitter", b.server.Connect(), nil)).Conductor.Start(b.t.Context(), tasks); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) await(id string, want api.State) *session.Session {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 15*time.Second)
+	defer cancel()
+	var last *session.Session
+	err := b.store.WatchSession(ctx, id, func(s *session.Session) bool {
+		last = s
+		return !s.State.Final() || !s.Announced
+	})
+	if err != nil {
+		b.t.Fatalf("session did not end: %v, last %+v", err, last)
+	}
+	if last.State != want {
+		b.t.Fatalf("session is %s, not %s: %v", last.State, want, last.Error)
+	}
+	return last
+}
+
+func (b *bench) task(id string) *session.Task {
+	b.t.Helper()
+	t, err := b.store.Task(b.t.Context(), id)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return t
+}
+
+func succeed(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+	run.Progress.Add(7, 700)
+	return session.Result{RestorePoint: t.ID}, run.Fence(ctx)
+}
+
+func TestSessionRunsToItsEnd(t *testing.T) {
+	b := newBench(t)
+	var mu sync.Mutex
+	var order []string
+	b.start("a", b.server.Connect(), handlerFunc(func(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+		mu.Lock()
+		order = append(order, t.Stream)
+		mu.Unlock()
+		return succeed(ctx, t, run)
+	}))
+	s, tasks := b.create(map[string]string{"MIRROR": "ORIGIN", "SECOND": "MIRROR"}, "ORIGIN", "OTHER", "MIRROR", "SECOND")
+	b.submit(tasks)
+	s = b.await(s.ID, api.StateSucceeded)
+	if s.Counts.Succeeded != 4 || s.Progress.Messages != 28 {
+		t.Errorf("sums: %+v %+v", s.Counts, s.Progress)
+	}
+	if slices.Index(order, "MIRROR") < slices.Index(order, "ORIGIN") || slices.Index(order, "SECOND") < slices.Index(order, "MIRROR") {
+		t.Errorf("order: %v", order)
+	}
+	want := []api.EventName{api.EventTaskCompleted, api.EventTaskCompleted, api.EventTaskCompleted, api.EventTaskCompleted, api.EventCompleted}
+	got := b.events.names(s.ID)
+	got = slices.DeleteFunc(got, func(e api.EventName) bool { return e == api.EventStarted })
+	if !slices.Equal(got, want) {
+		t.Errorf("events: %v", got)
+	}
+}
+
+func TestFailuresMakeASessionPartial(t *testing.T) {
+	b := newBench(t)
+	b.start("a", b.server.Connect(), handlerFunc(func(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+		switch t.Stream {
+		case "BAD":
+			return session.Result{}, api.Errorf(api.CodeDiskFull, "it is full")
+		case "PANIC":
+			panic("on purpose")
+		}
+		return succeed(ctx, t, run)
+	}))
+	s, tasks := b.create(nil, "BAD", "GOOD", "PANIC")
+	b.submit(tasks)
+	s = b.await(s.ID, api.StatePartial)
+	if s.Error == nil || s.Error.ErrCode != api.CodeTasksFailed {
+		t.Errorf("error: %+v", s.Error)
+	}
+	if e := b.task(tasks[0].ID).Error; e == nil || e.ErrCode != api.CodeDiskFull {
+		t.Errorf("task's error: %+v", e)
+	}
+	if e := b.task(tasks[2].ID).Error; e == nil || e.ErrCode != api.CodeInternal {
+		t.Errorf("error of the task that panics: %+v", e)
+	}
+}
+
+// TestCrash cuts an instance off in the middle of a task, as kill -9 does for
+// everybody else, and lets its handler go on as if nothing had happened.
+func TestCrash(t *testing.T) {
+	b := newBench(t)
+	begun, goOn, fenced := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	doomed := b.server.Connect(nats.NoReconnect())
+	_, stop := b.start("doomed", doomed, handlerFunc(func(_ context.Context, t session.Task, run Run) (session.Result, error) {
+		close(begun)
+		<-goOn
+		// A zombie's context may be anything; it is the fence that counts.
+		fenced <- run.Fence(context.Background())
+		return session.Result{}, nil
+	}))
+	s, tasks := b.create(nil, "ORDERS")
+	b.submit(tasks)
+	<-begun
+	doomed.Close()
+	b.start("heir", b.server.Connect(), handlerFunc(succeed))
+	b.await(s.ID, api.StateSucceeded)
+	close(goOn)
+	if err := <-fenced; err == nil {
+		t.Error("the zombie passed the fence")
+	}
+	stop()
+	got := b.task(tasks[0].ID)
+	if got.Instance != "heir" || got.Attempt != 2 {
+		t.Errorf("task: %+v", got)
+	}
+}
+
+// TestTakenOver lets another instance take a task from one that is alive and
+// connected.
+func TestTakenOver(t *testing.T) {
+	b := newBench(t)
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	b.start("slow", b.server.Connect(), handlerFunc(func(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+		if t.Attempt > 1 {
+			return session.Result{}, nil // its message comes again, but not to this test
+		}
+		close(begun)
+		<-ctx.Done()
+		ended <- run.Fence(context.WithoutCancel(ctx))
+		return session.Result{}, nil
+	}))
+	_, tasks := b.create(nil, "ORDERS")
+	b.submit(tasks)
+	<-begun
+	_, err := b.store.UpdateTask(t.Context(), tasks[0].ID, func(x *session.Task) error { return x.Claim("quick", 3, time.Now()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if !isLost(err) {
+			t.Errorf("fence: %v", err)
+		}
+	case <-time.After(2 * lease):
+		t.Error("the old owner did not notice")
+	}
+}
+
+func TestTooManyDeaths(t *testing.T) {
+	b := newBench(t)
+	s, tasks := b.create(nil, "ORDERS")
+	for range 3 {
+		_, err := b.store.UpdateTask(t.Context(), tasks[0].ID, func(x *session.Task) error { return x.Claim("dead", 3, time.Now()) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.submit(tasks)
+	b.start("a", b.server.Connect(), handlerFunc(func(context.Context, session.Task, Run) (session.Result, error) {
+		t.Error("the task was tried again")
+		return session.Result{}, nil
+	}))
+	if s = b.await(s.ID, api.StateFailed); s.Error.ErrCode != api.CodeTaskAbandoned {
+		t.Errorf("error: %+v", s.Error)
+	}
+}
+
+func TestCancelReachesARunningTask(t *testing.T) {
+	b := newBench(t)
+	begun := make(chan struct{}, 2)
+	w, _ := b.start("a", b.server.Connect(), handlerFunc(func(ctx context.Context, _ session.Task, _ Run) (session.Result, error) {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return session.Result{}, ctx.Err()
+	}))
+	s, tasks := b.create(map[string]string{"LATER": "NOW"}, "NOW", "LATER")
+	b.submit(tasks)
+	<-begun
+	at := time.Now()
+	if _, err := b.store.UpdateSession(t.Context(), s.ID, func(x *session.Session) error { return x.RequestCancel("enough") }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Conductor.Advance(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if state := b.task(tasks[1].ID).State; state != api.StateCancelled {
+		t.Errorf("the pending task is %s", state)
+	}
+	s = b.await(s.ID, api.StateCancelled)
+	if took := time.Since(at); took > time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if s.Error == nil || s.Error.Description != "enough" {
+		t.Errorf("error: %+v", s.Error)
+	}
+	if names := b.events.names(s.ID); names[len(names)-1] != api.EventCancelled {
+		t.Errorf("events: %v", names)
+	}
+}
+
+// TestFenceRefusesACancelledSession cancels between the handler's work and its
+// commit, with nobody watching but the fence.
+func TestFenceRefusesACancelledSession(t *testing.T) {
+	b := newBench(t)
+	s, tasks := b.create(nil, "ORDERS")
+	b.start("a", b.server.Connect(), handlerFunc(func(ctx context.Context, _ session.Task, run Run) (session.Result, error) {
+		_, err := b.store.UpdateSession(ctx, s.ID, func(x *session.Session) error { return x.RequestCancel("") })
+		if err != nil {
+			return session.Result{}, err
+		}
+		if err := run.Fence(context.Background()); !errors.Is(err, errCancelled) {
+			t.Errorf("fence: %v", err)
+		}
+		return session.Result{}, errCancelled
+	}))
+	b.submit(tasks)
+	b.await(s.ID, api.StateCancelled)
+}
+
+func TestStopHandsOver(t *testing.T) {
+	b := newBench(t)
+	begun := make(chan struct{})
+	_, stop := b.start("old", b.server.Connect(), handlerFunc(func(ctx context.Context, _ session.Task, _ Run) (session.Result, error) {
+		close(begun)
+		<-ctx.Done()
+		return session.Result{}, ctx.Err()
+	}))
+	s, tasks := b.create(nil, "ORDERS")
+	b.submit(tasks)
+	<-begun
+	stop()
+	if got := b.task(tasks[0].ID); got.State != api.StatePending || got.Released != 1 {
+		t.Fatalf("task: %+v", got)
+	}
+	at := time.Now()
+	b.start("new", b.server.Connect(), handlerFunc(succeed))
+	b.await(s.ID, api.StateSucceeded)
+	if took := time.Since(at); took > lease {
+		t.Errorf("the new instance got it after %s only, not at once", took)
+	}
+}
+
+// TestLostMessages has a session whose maker died before it submitted
+// anything, and one whose message was purged while its instance died.
+func TestLostMessages(t *testing.T) {
+	b := newBench(t)
+	never, _ := b.create(map[string]string{"B": "A"}, "A", "B")
+	lost, tasks := b.create(nil, "C")
+	_, err := b.store.UpdateTask(t.Context(), tasks[0].ID, func(x *session.Task) error { return x.Claim("dead", 3, time.Now()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.start("a", b.server.Connect(), handlerFunc(succeed))
+	b.await(never.ID, api.StateSucceeded)
+	b.await(lost.ID, api.StateSucceeded)
+}
+
+// TestEndIsAnnounced finds a session that ended without its event.
+func TestEndIsAnnounced(t *testing.T) {
+	b := newBench(t)
+	s, _ := b.create(nil, "A")
+	_, err := b.store.UpdateSession(t.Context(), s.ID, func(x *session.Session) error {
+		return x.Abort(api.Errorf(api.CodeInternal, "made for the test"), time.Now())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.start("a", b.server.Connect(), handlerFunc(succeed))
+	b.await(s.ID, api.StateFailed)
+	if names := b.events.names(s.ID); !slices.Equal(names, []api.EventName{api.EventFailed}) {
+		t.Errorf("events: %v", names)
+	}
+}
+
+// TestUnreadySession has a session whose maker died before all tasks were
+// written.
+func TestUnreadySession(t *testing.T) {
+	b := newBench(t)
+	s, _ := b.create(nil, "A")
+	_, err := b.store.UpdateSession(t.Context(), s.ID, func(x *session.Session) error {
+		x.Ready = false
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, _ := b.start("a", b.server.Connect(), handlerFunc(succeed))
+	if err := natstest.Eventually(5*time.Second, func() error {
+		w.Conductor.mu.Lock()
+		defer w.Conductor.mu.Unlock()
+		a := w.Conductor.active[s.ID]
+		if a == nil {
+			return errors.New("not seen yet")
+		}
+		a.since = a.since.Add(-unreadyPatience)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if s = b.await(s.ID, api.StateFailed); s.Error.ErrCode != api.CodeTaskAbandoned {
+		t.Errorf("error: %+v", s.Error)
+	}
+}
+
+// TestSeveralInstances spreads a session over three workers and looks that each
+// task was done once.
+func TestSeveralInstances(t *testing.T) {
+	b := newBench(t)
+	var mu sync.Mutex
+	done := map[string][]string{}
+	for _, name := range []string{"a", "b", "c"} {
+		b.start(name, b.server.Connect(), handlerFunc(func(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+			mu.Lock()
+			done[t.Stream] = append(done[t.Stream], name)
+			mu.Unlock()
+			return succeed(ctx, t, run)
+		}))
+	}
+	var streams []string
+	for i := range 60 {
+		streams = append(streams, string(rune('A'+i%26))+string(rune('a'+i/26)))
+	}
+	s, tasks := b.create(nil, streams...)
+	b.submit(tasks)
+	b.await(s.ID, api.StateSucceeded)
+	names := b.events.names(s.ID)
+	finals := slices.DeleteFunc(slices.Clone(names), func(e api.EventName) bool { return !e.Final() })
+	distinct := map[string]bool{}
+	for stream, by := range done {
+		if len(by) != 1 {
+			t.Errorf("stream %s was done by %v", stream, by)
+		}
+		distinct[by[0]] = true
+	}
+	if len(done) != 60 || len(distinct) < 2 {
+		t.Errorf("%d streams by %v", len(done), distinct)
+	}
+	if len(finals) == 0 {
+		t.Errorf("events: %v", names)
+	}
+}
