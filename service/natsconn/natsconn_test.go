@@ -1,0 +1,291 @@
+package natsconn_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"jetkeep/service/jsapi"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+	"jetkeep/store/record"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Dial ends in time whatever is at the other end, and leaves nothing running.
+func TestDialEnds(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = gone.Close()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	for name, tc := range map[string]struct {
+		ctx  context.Context
+		o    natsconn.Options
+		want error
+	}{
+		"nobody there":    {t.Context(), natsconn.Options{URL: "nats://" + gone.Addr().String()}, nats.ErrNoServers},
+		"silent":          {t.Context(), natsconn.Options{URL: "nats://" + mute.Addr().String(), Timeout: 300 * time.Millisecond}, nil},
+		"silent, context": {soon, natsconn.Options{URL: "nats://" + mute.Addr().String()}, context.DeadlineExceeded},
+		"over before":     {cancelled, natsconn.Options{URL: "nats://" + mute.Addr().String()}, context.Canceled},
+	} {
+		start := time.Now()
+		c, err := natsconn.Dial(tc.ctx, tc.o)
+		if err == nil {
+			c.Close()
+			t.Errorf("%s: connected", name)
+			continue
+		}
+		if tc.want != nil && !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("%s: ended after %s", name, d)
+		}
+	}
+}
+
+func TestLogin(t *testing.T) {
+	srv := natstest.StartVersion(t, natstest.Latest, natstest.Config(`authorization { users: [ {user: u, password: s3cret} ] }`))
+	ctx := t.Context()
+	_, err := natsconn.Dial(ctx, natsconn.Options{URL: srv.URL(), User: "u", Password: "wr0ng"})
+	if !natsconn.IsAuthorization(err) || strings.Contains(err.Error(), "wr0ng") {
+		t.Errorf("wrong password: %v", err)
+	}
+	host := strings.TrimPrefix(srv.URL(), "nats://")
+	_, err = natsconn.Dial(ctx, natsconn.Options{URL: "nats://u:wr0ng@" + host})
+	if !natsconn.IsAuthorization(err) || strings.Contains(err.Error(), "wr0ng") || !strings.Contains(err.Error(), host) {
+		t.Errorf("wrong password in address: %v", err)
+	}
+	c, err := natsconn.Dial(ctx, natsconn.Options{URL: srv.URL(), User: "u", Password: "s3cret", Name: "first"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if c.ServerVersion() != natstest.Latest {
+		t.Errorf("version %s", c.ServerVersion())
+	}
+	other, err := c.Another(ctx, "second")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if other.NC == c.NC || other.NC.Opts.Name != "second" {
+		t.Error("not another connection")
+	}
+	if _, err := other.API.AccountInfo(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A connection for transfers is closed when it breaks; one that may reconnect
+// comes back.
+func TestReconnect(t *testing.T) {
+	srv := natstest.StartVersion(t, natstest.Latest)
+	once, err := natsconn.Dial(t.Context(), natsconn.Options{URL: srv.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer once.Close()
+	again, err := natsconn.Dial(t.Context(), natsconn.Options{URL: srv.URL(), Reconnect: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	srv.Restart()
+	err = natstest.Eventually(10*time.Second, func() error {
+		if !once.NC.IsClosed() {
+			return errors.New("not closed")
+		}
+		_, err := again.API.AccountInfo(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := once.API.AccountInfo(t.Context()); !errors.Is(err, jsapi.ErrConnectionLost) {
+		t.Error(err)
+	}
+}
+
+// Contexts of the nats command line give address, login, domain and inbox;
+// what the options have comes first.
+func TestContext(t *testing.T) {
+	srv := natstest.StartVersion(t, natstest.Latest, natstest.Domain("HUB"),
+		natstest.Config(`authorization { users: [ {user: u, password: s3cret}, {user: v, password: other} ] }`))
+	home := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", home)
+	dir := filepath.Join(home, "nats", "context")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"url":%q,"user":"u","password":"s3cret","jetstream_domain":"HUB","inbox_prefix":"_IN.u"}`, srv.URL())
+	file := filepath.Join(dir, "prod.json")
+	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"prod", file} {
+		c, err := natsconn.Dial(t.Context(), natsconn.Options{Context: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := c.API.Subject("INFO"); s != "$JS.HUB.API.INFO" {
+			t.Errorf("subject %s", s)
+		}
+		if s := c.NC.NewInbox(); !strings.HasPrefix(s, "_IN.u.") {
+			t.Errorf("inbox %s", s)
+		}
+		if _, err := c.API.AccountInfo(t.Context()); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+	}
+	c, err := natsconn.Dial(t.Context(), natsconn.Options{Context: "prod", User: "v", Password: "other", APIPrefix: "my.js."})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if s := c.API.Subject("INFO"); s != "my.js.INFO" {
+		t.Errorf("subject %s", s)
+	}
+	if _, err := natsconn.Dial(t.Context(), natsconn.Options{Context: "nowhere"}); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("unknown context: %v", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for field, o := range map[string]natsconn.Options{
+		"creds, nkey": {User: "u", Token: "t"},
+		"password":    {Password: "p"},
+		"tls.cert":    {TLS: natsconn.TLS{Cert: "c"}},
+		"api_prefix":  {APIPrefix: "a b"},
+		"domain and":  {Domain: "D", APIPrefix: "x"},
+		"domain \"":   {Domain: "a.b"},
+		"inbox":       {InboxPrefix: "a.>"},
+	} {
+		if err := o.Validate(); !errors.Is(err, natsconn.ErrInvalidOptions) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if err := (&natsconn.Options{URL: "nats://h", User: "u", Password: "p", Domain: "D"}).Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSecret(t *testing.T) {
+	o := natsconn.Options{User: "u", Password: "s3cret", Token: "t0ken"}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "password", o.Password, "options", o)
+	j, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, shown := range []string{log.String(), string(j), fmt.Sprint(o), fmt.Sprintf("%+v %#v %s %v", o, o, o.Password, &o)} {
+		if strings.Contains(shown, "s3cret") || strings.Contains(shown, "t0ken") {
+			t.Errorf("secret shows in %s", shown)
+		}
+	}
+	var back natsconn.Options
+	if err := json.Unmarshal([]byte(`{"password":"s3cret"}`), &back); err != nil || back.Password.Reveal() != "s3cret" {
+		t.Errorf("%v, %v", back, err)
+	}
+}
+
+// TLS with a client certificate, for both the client library's connection and
+// the raw one that reads streams.
+func TestTLS(t *testing.T) {
+	dir := t.TempDir()
+	ca, cert, key := certificates(t, dir)
+	for name, extra := range map[string]string{"after greeting": "", "first": `handshake_first: "300ms"`} {
+		conf := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true\n%s }", cert, key, ca, extra)
+		port := natstest.StartVersion(t, natstest.Latest, natstest.Config(conf)).Port()
+		files := natsconn.TLS{CA: ca, Cert: cert, Key: key, First: extra != ""}
+		c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: fmt.Sprintf("nats://localhost:%d", port), TLS: files})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		natstest.MakeStream(t, c.NC, `{"name":"S","subjects":["s"]}`)
+		natstest.PublishTo(t, c.NC, "s", 10, 10)
+		n := 0
+		if err := c.API.ReadStream(t.Context(), "S", 1, 10, func(*record.Record) error { n++; return nil }); err != nil || n != 10 {
+			t.Errorf("%s: %d messages, %v", name, n, err)
+		}
+		c.Close()
+		if c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: fmt.Sprintf("nats://localhost:%d", port), TLS: natsconn.TLS{CA: ca, First: extra != ""}}); err == nil {
+			c.Close()
+			t.Errorf("%s: connected without a certificate", name)
+		}
+	}
+}
+
+// certificates makes one authority and one certificate for both sides.
+func certificates(t *testing.T, dir string) (ca, cert, key string) {
+	t.Helper()
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	der, err := x509.CreateCertificate(rand.Reader, root, root, &caKey.PublicKey, caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca = write("ca.pem", "CERTIFICATE", der)
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{"localhost"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   root.NotBefore, NotAfter: root.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if der, err = x509.CreateCertificate(rand.Reader, leaf, root, &leafKey.PublicKey, caKey); err != nil {
+		t.Fatal(err)
+	}
+	cert = write("cert.pem", "CERTIFICATE", der)
+	if der, err = x509.MarshalECPrivateKey(leafKey); err != nil {
+		t.Fatal(err)
+	}
+	return ca, cert, write("key.pem", "EC PRIVATE KEY", der)
+}
