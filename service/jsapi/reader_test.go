@@ -1,13 +1,16 @@
 package jsapi_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -223,6 +226,34 @@ func TestReadStreamRestarts(t *testing.T) {
 	}
 }
 
+// A message that is lost between server and reader, in the middle or as the
+// last one, is noticed by the consumer's numbers and read again.
+func TestReadStreamNoticesLoss(t *testing.T) {
+	srv := natstest.StartVersion(t, natstest.Latest)
+	direct := dial(t, natsconn.Options{URL: srv.URL()})
+	sample(t, direct, "file")
+	want := natstest.Records(t, direct.NC, "S")
+	for _, drop := range []int64{1, 1000, int64(len(want))} {
+		p := newCutter(t, direct.NC.ConnectedAddr())
+		p.drop.Store(drop)
+		conn := dial(t, natsconn.Options{URL: p.url()})
+		var got []record.Record
+		err := conn.API.ReadStream(t.Context(), "S", 1, 5000, func(r *record.Record) error {
+			got = append(got, clone(r))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := natstest.Diff(want, got); d != "" {
+			t.Errorf("message %d lost: %s", drop, d)
+		}
+		if p.drop.Load() >= 0 {
+			t.Errorf("message %d was not lost", drop)
+		}
+	}
+}
+
 const readerAuth = `
 accounts { A { jetstream: enabled
   users: [ {user: all, password: pw},
@@ -312,12 +343,13 @@ func TestReadStreamLogins(t *testing.T) {
 	}
 }
 
-// cutter passes connections on and cuts each after a number of bytes from the
-// server, the first one excepted.
+// cutter passes connections on. It cuts each after a number of bytes from the
+// server, if one is given when it begins, and drops one delivered message.
 type cutter struct {
 	l        net.Listener
 	cutAfter atomic.Int64
 	cuts     atomic.Int64
+	drop     atomic.Int64 // counts down to the message to drop
 }
 
 func newCutter(t *testing.T, target string) *cutter {
@@ -352,27 +384,51 @@ func (c *cutter) pass(in net.Conn, target string, limit int64) {
 	}
 	defer out.Close()
 	go func() {
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := in.Read(buf)
-			if _, werr := out.Write(buf[:n]); err != nil || werr != nil {
-				_ = out.Close()
-				return
-			}
-		}
+		_, _ = io.Copy(out, in)
+		_ = out.Close()
 	}()
-	buf := make([]byte, 8<<10)
+	r := bufio.NewReaderSize(out, 64<<10)
 	for total := int64(0); ; {
-		n, err := out.Read(buf)
+		frame, dropped, err := c.frame(r)
 		if err != nil {
 			return
 		}
-		if total += int64(n); limit > 0 && total > limit {
+		if total += int64(len(frame)); limit > 0 && total > limit {
 			c.cuts.Add(1)
 			return
 		}
-		if _, err := in.Write(buf[:n]); err != nil {
+		if dropped {
+			continue
+		}
+		if _, err := in.Write(frame); err != nil {
 			return
 		}
 	}
+}
+
+// frame reads one control line with what belongs to it.
+func (c *cutter) frame(r *bufio.Reader) (frame []byte, drop bool, err error) {
+	line, err := r.ReadBytes('\n')
+	if err != nil {
+		return nil, false, err
+	}
+	if !bytes.HasPrefix(line, []byte("MSG ")) && !bytes.HasPrefix(line, []byte("HMSG ")) {
+		return line, false, nil
+	}
+	f := bytes.Fields(line)
+	size, err := strconv.Atoi(string(f[len(f)-1]))
+	if err != nil {
+		return nil, false, err
+	}
+	body := make([]byte, size+2)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, false, err
+	}
+	if bytes.Contains(line, []byte("$JS.ACK.")) {
+		drop = c.drop.Add(-1) == 0
+		if drop {
+			c.drop.Add(-1)
+		}
+	}
+	return append(line, body...), drop, nil
 }
