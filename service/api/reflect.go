@@ -182,3 +182,13 @@ func enum(t reflect.Type) any {
 	}
 	return nil
 }
+
+// FieldNames returns the names of a type's fields as they are in JSON, given a
+// zero value of it.
+func FieldNames(v any) []string {
+	var out []string
+	for _, f := range jsonFields(reflect.TypeOf(v)) {
+		out = append(out, f.name)
+	}
+	return out
+}
