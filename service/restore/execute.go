@@ -85,15 +85,16 @@ func Execute(ctx context.Context, j Job) (Result, error) {
 
 type execution struct {
 	Job
-	stream string
-	began  time.Time
-	plan   StreamPlan
-	cfg    streamConfig
-	target Target
-	info   *jsapi.StreamInfo // of the restored stream
-	first  *record.Record    // the first message given to the server
-	whole  atomic.Bool       // the whole archive was given to the server
-	result Result
+	stream  string
+	began   time.Time
+	plan    StreamPlan
+	cfg     streamConfig
+	target  Target
+	info    *jsapi.StreamInfo // of the restored stream
+	first   *record.Record    // the first message given to the server
+	whole   atomic.Bool       // the whole archive was given to the server
+	arrived atomic.Bool       // the server acknowledged a part of it
+	result  Result
 }
 
 func (x *execution) warn(code string, messages uint64, format string, args ...any) {
@@ -177,7 +178,7 @@ func (x *execution) surroundings(ctx context.Context) (there *jsapi.StreamInfo, 
 		Now:           time.Now(),
 	}
 	for _, name := range append([]string{x.stream}, x.cfg.origins()...) {
-		info, err := x.Conn.API.StreamInfo(ctx, name, jsapi.InfoOptions{})
+		info, err := x.ask(ctx, name)
 		if errors.Is(err, jsapi.ErrStreamNotFound) {
 			continue
 		}
@@ -192,6 +193,20 @@ func (x *execution) surroundings(ctx context.Context) (there *jsapi.StreamInfo, 
 		}
 	}
 	return there, nil
+}
+
+// asks bounds how often a stream is asked for. A cluster does not answer while
+// the stream has no leader, or is just being deleted.
+const asks = 3
+
+func (x *execution) ask(ctx context.Context, stream string) (info *jsapi.StreamInfo, err error) {
+	for range asks {
+		info, err = x.Conn.API.StreamInfo(ctx, stream, jsapi.InfoOptions{})
+		if !errors.Is(err, jsapi.ErrNoReply) {
+			break
+		}
+	}
+	return info, err
 }
 
 // pinSources makes sure that no source begins at its origin's first message.

@@ -32,8 +32,8 @@ func makeOrders(t *testing.T, nc *nats.Conn, config string) {
 	consumer(t, nc, "ORDERS", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":60000000000,"max_ack_pending":100}`)
 	pull(t, nc, "ORDERS", "WORK", 20, func(i int) bool { return i < 5 || i%3 == 0 })
 	if err := natstest.Eventually(5*time.Second, func() error {
-		if c := natstest.Consumers(t, nc, "ORDERS"); c[0].NumAckPending != 10 {
-			return fmt.Errorf("acks are not processed: %+v", c[0])
+		if c := natstest.Consumers(t, nc, "ORDERS"); len(c) != 1 || c[0].NumAckPending != 10 {
+			return fmt.Errorf("acks are not processed: %+v", c)
 		}
 		return nil
 	}); err != nil {
@@ -46,10 +46,7 @@ func publishID(t *testing.T, nc *nats.Conn, id string, known bool) {
 	t.Helper()
 	m := nats.NewMsg("orders.id")
 	m.Header.Set("Nats-Msg-Id", id)
-	r, err := nc.RequestMsg(m, 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := request(t, nc, m)
 	var ack struct{ Duplicate bool }
 	if err := json.Unmarshal(r.Data, &ack); err != nil {
 		t.Fatal(err)

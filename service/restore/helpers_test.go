@@ -146,7 +146,9 @@ func create(t testing.TB, nc *nats.Conn, config string) {
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		t.Fatal(err)
 	}
-	natstest.MustRequest(t, nc, "STREAM.CREATE."+c.Name, config, nil)
+	if err := natstest.Eventually(20*time.Second, func() error { return natstest.Request(nc, "STREAM.CREATE."+c.Name, config, nil) }); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func consumer(t testing.TB, nc *nats.Conn, stream, config string) {
@@ -161,6 +163,19 @@ func consumer(t testing.TB, nc *nats.Conn, stream, config string) {
 		fmt.Sprintf(`{"stream_name":%q,"config":%s}`, stream, config), nil)
 }
 
+// request sends a message to a stream. That of a cluster has not always a leader.
+func request(t testing.TB, nc *nats.Conn, m *nats.Msg) *nats.Msg {
+	t.Helper()
+	var r *nats.Msg
+	if err := natstest.Eventually(15*time.Second, func() (err error) {
+		r, err = nc.RequestMsg(m, 5*time.Second)
+		return err
+	}); err != nil {
+		t.Fatalf("publish to %s: %v", m.Subject, err)
+	}
+	return r
+}
+
 // publish sends n messages and waits until the last is stored.
 func publish(t testing.TB, nc *nats.Conn, subject string, n int) {
 	t.Helper()
@@ -168,10 +183,7 @@ func publish(t testing.TB, nc *nats.Conn, subject string, n int) {
 		m := nats.NewMsg(subject)
 		m.Data = fmt.Appendf(nil, "%s %d %d", subject, i, time.Now().UnixNano())
 		m.Header.Set("Number", fmt.Sprint(i))
-		r, err := nc.RequestMsg(m, 5*time.Second)
-		if err != nil {
-			t.Fatalf("publish to %s: %v", subject, err)
-		}
+		r := request(t, nc, m)
 		if err := jsapi.ReplyError(r.Data); err != nil {
 			t.Fatalf("publish to %s: %v", subject, err)
 		}

@@ -39,8 +39,8 @@ func (x *execution) byMirror(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("encode configuration: %w", err)
 	}
-	if _, err := x.upload(ctx, tmp, config, MethodV1); err != nil {
-		return x.cleanUp(ctx, tmp, err)
+	if _, err := x.tryUpload(ctx, tmp, config, MethodV1); err != nil {
+		return err
 	}
 	made, err := x.mirror(ctx, tmp)
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)

@@ -127,7 +127,7 @@ func (b *builder) method(e *entry) {
 				"server %s cannot take over a stream with deleted messages between its first and its last, as %s can", b.version, gaps)
 		}
 		if b.target.Clustered {
-			e.warn(CodeCreatedLost, 0, "a cluster gives the stream the time of the restore as its created time")
+			e.warn(CodeCreatedLost, 0, "in a cluster the stream may get the time of the restore as its created time")
 		}
 		return
 	case !b.version.before(archiveV2):

@@ -220,8 +220,8 @@ func TestMirror(t *testing.T) {
 func awaitPending(t *testing.T, nc *nats.Conn, stream string, want int) {
 	t.Helper()
 	if err := natstest.Eventually(5*time.Second, func() error {
-		if c := natstest.Consumers(t, nc, stream); c[0].NumAckPending != want {
-			return fmt.Errorf("acks are not processed: %+v", c[0])
+		if c := natstest.Consumers(t, nc, stream); len(c) != 1 || c[0].NumAckPending != want {
+			return fmt.Errorf("acks are not processed: %+v", c)
 		}
 		return nil
 	}); err != nil {

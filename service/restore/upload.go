@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,12 +27,32 @@ func (x *execution) bring(ctx context.Context) error {
 	if x.plan.Method == MethodMirror {
 		return x.byMirror(ctx)
 	}
-	info, err := x.upload(ctx, x.stream, x.plan.config, x.plan.Method)
+	info, err := x.tryUpload(ctx, x.stream, x.plan.config, x.plan.Method)
 	if err != nil {
-		return x.cleanUp(ctx, x.stream, err)
+		return err
 	}
 	x.info = info
 	return x.pushSequence(ctx)
+}
+
+// uploads bounds how often an upload is begun of which nothing arrived. In a
+// cluster the server that we are connected to may not know yet where chunks are
+// listened to when the first comes.
+const uploads = 3
+
+// tryUpload uploads and cleans up after a failure.
+func (x *execution) tryUpload(ctx context.Context, stream string, config json.RawMessage, m Method) (*jsapi.StreamInfo, error) {
+	for n := 1; ; n++ {
+		info, err := x.upload(ctx, stream, config, m)
+		if err == nil {
+			return info, nil
+		}
+		left := x.cleanUp(ctx, stream, err)
+		if n == uploads || left != err || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
+			return nil, left
+		}
+		x.Log.Info("nothing of the upload arrived, it is repeated", "reason", err)
+	}
 }
 
 // pushSequence lets an empty stream go on where it was. Servers of 2.9 drop the
@@ -65,7 +86,9 @@ func (x *execution) upload(ctx context.Context, stream string, config json.RawMe
 	var info *jsapi.StreamInfo
 	g.Go(func() error {
 		var err error
-		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{})
+		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{
+			Progress: func(_, acked uint64) { x.arrived.Store(acked > 0) },
+		})
 		pr.CloseWithError(errors.Join(errUploadEnded, err))
 		return err
 	})
@@ -77,6 +100,8 @@ func (x *execution) upload(ctx context.Context, stream string, config json.RawMe
 	}
 	return info, nil
 }
+
+var errUnsettled = errors.New("the server does not say whether it ended the restore")
 
 // errUploadEnded is what the writer of an archive sees if the server stops
 // taking it; the server's reason is the other goroutine's error.
@@ -205,14 +230,12 @@ func (x *execution) appears(ctx context.Context, conn *natsconn.Conn, stream str
 		if err != nil && !errors.Is(err, jsapi.ErrStreamNotFound) && !errors.Is(err, jsapi.ErrNoReply) {
 			return nil, err
 		}
-		if !time.Now().Before(deadline) {
-			if errors.Is(err, jsapi.ErrNoReply) {
-				return nil, err
-			}
+		// A cluster does not answer for a stream that is being restored.
+		if !time.Now().Before(deadline) && !errors.Is(err, jsapi.ErrNoReply) {
 			return info, nil
 		}
-		if err := sleep(ctx, poll); err != nil {
-			return nil, err
+		if sleep(ctx, poll) != nil {
+			return nil, cmp.Or(err, errUnsettled)
 		}
 	}
 }

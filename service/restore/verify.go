@@ -81,7 +81,7 @@ func (x *execution) verify(ctx context.Context) error {
 
 // readBack gives fn what the stream holds of the restore point's sequences.
 func (x *execution) readBack(ctx context.Context, fn func(*record.Record) error) error {
-	info, err := x.Conn.API.StreamInfo(ctx, x.stream, jsapi.InfoOptions{})
+	info, err := x.ask(ctx, x.stream)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (x *execution) compare(ctx context.Context) error {
 
 // observe learns what may have removed messages.
 func (x *execution) observe(ctx context.Context, e *explainer) error {
-	info, err := x.Conn.API.StreamInfo(ctx, x.stream, jsapi.InfoOptions{})
+	info, err := x.ask(ctx, x.stream)
 	if err != nil {
 		return fmt.Errorf("ask for stream: %w", err)
 	}

@@ -1,0 +1,142 @@
+package restore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+)
+
+// In a cluster, streams of both storages, replicated or not, come back with
+// their consumers, and a source does not begin again although a cluster gives
+// each restored stream a new life.
+func TestCluster(t *testing.T) {
+	for _, version := range []string{natstest.Latest, "2.14.5"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			c := natstest.StartCluster(t, 3, version)
+			conn := dial(t, c.URL())
+			storages := []string{"file", "memory"}
+			if version != natstest.Latest {
+				storages = storages[:1]
+			}
+			for _, storage := range storages {
+				for _, replicas := range []int{1, 3} {
+					clusterOrders(t, c, conn, storage, replicas)
+					clusterSources(t, c, conn, storage, replicas)
+				}
+			}
+		})
+	}
+}
+
+func clusterOrders(t *testing.T, c *natstest.Cluster, conn *natsconn.Conn, storage string, replicas int) {
+	t.Helper()
+	nc := c.Connect()
+	what := fmt.Sprintf("%s, %d replicas", storage, replicas)
+	makeOrders(t, nc, fmt.Sprintf(`{"name":"ORDERS","subjects":["orders.*"],"storage":%q,"num_replicas":%d}`, storage, replicas))
+	k := newKept()
+	p := k.capture(t, conn, "ORDERS")
+	want := k.consumers[p.ID][0].State
+	drop(t, nc, "ORDERS")
+	if r := mustExecute(t, c.URL(), k, p); !r.Verified || hasFinding(r.Warnings, CodeConfigChanged) {
+		t.Errorf("%s: result %+v", what, r)
+	}
+	wantRecords(t, nc, "ORDERS", k.records[p.ID])
+	is := natstest.Consumers(t, nc, "ORDERS")[0]
+	if is.Delivered.Stream != want.Delivered.Stream || is.AckFloor.Stream != want.AckFloor.Stream || is.NumAckPending != len(want.Pending) {
+		t.Errorf("%s: consumer %+v, want %+v", what, is, want)
+	}
+	if replicas > 1 {
+		c.AwaitReplicas(nc, "ORDERS")
+		c.StepDown(nc, "ORDERS")
+		wantRecords(t, nc, "ORDERS", k.records[p.ID])
+	}
+	drop(t, nc, "ORDERS")
+}
+
+func clusterSources(t *testing.T, c *natstest.Cluster, conn *natsconn.Conn, storage string, replicas int) {
+	t.Helper()
+	nc := c.Connect()
+	what := fmt.Sprintf("%s, %d replicas", storage, replicas)
+	create(t, nc, fmt.Sprintf(`{"name":"IN","subjects":["in.>"],"storage":%q,"num_replicas":%d}`, storage, replicas))
+	create(t, nc, fmt.Sprintf(`{"name":"ALL","storage":%q,"num_replicas":%d,"sources":[{"name":"IN"}]}`, storage, replicas))
+	publish(t, nc, "in.x", 20)
+	awaitMessages(t, nc, "ALL", 20)
+	k := newKept()
+	in, out := k.capture(t, conn, "IN"), k.capture(t, conn, "ALL")
+	drop(t, nc, "ALL", "IN")
+	mustExecute(t, c.URL(), k, in)
+	mustExecute(t, c.URL(), k, out)
+	time.Sleep(settled)
+	if n := messages(t, nc, "ALL"); n != 20 {
+		t.Errorf("%s: stream ALL has %d messages after the restore, want 20", what, n)
+	}
+	if replicas > 1 {
+		c.AwaitReplicas(nc, "ALL")
+		c.StepDown(nc, "ALL") // the new leader asks again where to begin
+		time.Sleep(settled)
+	}
+	publish(t, nc, "in.x", 5)
+	awaitMessages(t, nc, "ALL", 25)
+	drop(t, nc, "ALL", "IN")
+}
+
+// A server that is killed while it restores leaves nothing, or what it left is
+// deleted when it is back; the error never says that the stream is there.
+func TestServerDiesDuringRestore(t *testing.T) {
+	for _, storage := range []string{"file", "memory"} {
+		t.Run(storage, func(t *testing.T) {
+			t.Parallel()
+			s := natstest.StartVersion(t, natstest.Latest)
+			k, p := big(t, s, dial(t, s.URL()), storage, 12000)
+			died := make(chan struct{})
+			k.hook = func(n int) {
+				if n == 11000 {
+					go func() {
+						defer close(died)
+						s.Kill()
+					}()
+					<-died
+					s.Start()
+				}
+			}
+			_, err := execute(t, s.URL(), k, p)
+			if err == nil {
+				t.Fatal("restore succeeded")
+			}
+			t.Log(err)
+			k.hook = nil
+			nc := s.Connect()
+			if got := natstest.Streams(t, nc); len(got) > 0 {
+				t.Fatalf("streams %v are left after %v", got, err)
+			}
+			if r := mustExecute(t, s.URL(), k, p); !r.Verified {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
+// More replicas than there are servers are refused before anything is sent.
+func TestReplicasOnOneServer(t *testing.T) {
+	s := natstest.Start(t)
+	k, p := big(t, s, dial(t, s.URL()), "file", 10)
+	o, err := decodeObject(p.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o["num_replicas"] = []byte("3")
+	if p.Config, err = json.Marshal(o); err != nil {
+		t.Fatal(err)
+	}
+	_, err = execute(t, s.URL(), k, p)
+	var refused *RefusedError
+	if !errors.As(err, &refused) || refused.Problems[0].Code != CodeReplicas {
+		t.Errorf("error %v, want %s", err, CodeReplicas)
+	}
+}
