@@ -2,16 +2,16 @@ package store
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
-	"encoding/json"
-
 	"jetkeep/store/object"
 	"jetkeep/store/object/mem"
+	"jetkeep/store/record"
 	"jetkeep/store/seqset"
 )
 
@@ -239,5 +239,88 @@ func TestContentThatDoesNotMatch(t *testing.T) {
 		if _, err := load(t.Context(), r, p); !isTyped(err) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// segmentsOf reads the tables of a restore point.
+func segmentsOf(t *testing.T, r *Repository, p Point) []located {
+	t.Helper()
+	var out []located
+	for _, ref := range p.Content.Tables.List {
+		segments, err := r.table(t.Context(), p, ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, segments...)
+	}
+	return out
+}
+
+func withTable(p Point, segments []located) Point {
+	ref := describeTable(segments)
+	ref.Data = appendTable(nil, segments)
+	p.Content.Tables = Tables{Count: 1, List: []TableRef{ref}}
+	return p
+}
+
+// A table that is well formed and refers to what exists, but not to what it says.
+func TestTableThatDoesNotMatch(t *testing.T) {
+	r, _ := newRepo(t)
+	p := mustSave(t, r, "b.0001", steps(rising(500, 30)), nil)
+	good := segmentsOf(t, r, p)
+	if _, err := load(t.Context(), r, withTable(p, good)); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*segment){
+		"hash":   func(s *segment) { s.hash[7] ^= 1 },
+		"raw":    func(s *segment) { s.raw++ },
+		"first":  func(s *segment) { s.first++ },
+		"last":   func(s *segment) { s.last++ },
+		"count":  func(s *segment) { s.count-- },
+		"stored": func(s *segment) { s.stored-- },
+		"offset": func(s *segment) { s.offset++ },
+	} {
+		segments := slices.Clone(good)
+		change(&segments[0].segment)
+		if _, err := load(t.Context(), r, withTable(p, segments)); !isTyped(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Two segments that hold the same sequence, summed up as if that were right.
+func TestSequenceStoredTwiceIsFound(t *testing.T) {
+	r, _ := newRepo(t)
+	all, some := rising(100, 30), []*record.Record{makeRecord(50, 99), makeRecord(60, 99)}
+	some[0].Data = []byte("another")
+	p := mustSave(t, r, "b.0001", steps(all), nil)
+	q := mustSave(t, r, "b.0002", steps(some), nil)
+	both := withTable(p, append(segmentsOf(t, r, p), segmentsOf(t, r, q)...))
+	a, err := p.Content.sum()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := q.Content.sum()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Merge(b)
+	both.Content.Messages, both.Content.Digest, both.Content.Bytes = a.Count(), a.String(), p.Content.Bytes+q.Content.Bytes
+	if got, err := load(t.Context(), r, both); !isTyped(err) || !strings.Contains(err.Error(), "stored twice") || len(got) != 50 {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+}
+
+func TestCommitOfAnotherRepositoryIsRefused(t *testing.T) {
+	r, d := newRepo(t)
+	other, od := newRepo(t)
+	mustSave(t, r, "b.0001", steps(rising(5, 5)), nil)
+	var commit []byte
+	d.Corrupt(commitName("b.0001"), func(b []byte) []byte { commit = slices.Clone(b); return b })
+	if err := object.NewBucket(od).PutBytes(t.Context(), commitName("b.0001"), commit); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Point(t.Context(), "b.0001"); !isTyped(err) || !strings.Contains(err.Error(), r.Marker().ID) {
+		t.Errorf("got %v", err)
 	}
 }
