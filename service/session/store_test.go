@@ -1,0 +1,223 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"jetkeep/service/api"
+	"jetkeep/service/natstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func openStore(t *testing.T, nc *nats.Conn, o Options) *Store {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s *Store
+	// A cluster that just started may not place a stream at once.
+	err = natstest.Eventually(20*time.Second, func() error {
+		s, err = Open(t.Context(), js, o)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func newSession(n int) (*Session, []*Task) {
+	s := &Session{ID: NewID(time.Now()), Kind: api.KindBackup, State: api.StatePending, Tasks: n, Created: noon}
+	var tasks []*Task
+	for i := range n {
+		tasks = append(tasks, &Task{ID: TaskID(s.ID, i+1), Session: s.ID, State: api.StatePending, Stream: fmt.Sprint("S", i)})
+	}
+	return s, tasks
+}
+
+func TestStore(t *testing.T) {
+	testStore(t, openStore(t, natstest.Start(t).Connect(), Options{}))
+}
+
+// TestStoreReplicated does the same on three replicas, where the server has
+// another code for a conflict.
+func TestStoreReplicated(t *testing.T) {
+	c := natstest.StartCluster(t, 3, natstest.Latest)
+	testStore(t, openStore(t, c.Connect(), Options{Replicas: 3}))
+}
+
+func testStore(t *testing.T, store *Store) {
+	ctx := t.Context()
+	s, tasks := newSession(150)
+	if err := store.Create(ctx, s, tasks); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Create(ctx, &Session{ID: s.ID, Tasks: 1}, tasks[:1]); !errors.Is(err, ErrExists) {
+		t.Errorf("create it again: %v", err)
+	}
+	// A replica that answers may lag behind for a moment.
+	if err := natstest.Eventually(5*time.Second, func() error {
+		all, err := store.Tasks(ctx, s.ID)
+		if err == nil && (len(all) != 150 || all[149].Stream != "S149" || all[0].Revision == 0) {
+			err = fmt.Errorf("%d tasks", len(all))
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	stale := *tasks[0]
+	if err := tasks[0].Claim("a", 3, noon); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.PutTask(ctx, tasks[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := stale.Claim("b", 3, noon); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.PutTask(ctx, &stale); !errors.Is(err, ErrConflict) {
+		t.Errorf("two owners: %v", err)
+	}
+	if err := store.PutTask(ctx, &Task{ID: tasks[1].ID}); err == nil {
+		t.Error("a task that was never read was written")
+	}
+	testUpdate(t, store, s.ID)
+	if _, err := store.Session(ctx, NewID(noon)); !errors.Is(err, ErrNotFound) {
+		t.Errorf("session that is not there: %v", err)
+	}
+	if _, err := store.Task(ctx, s.ID+".9999"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("task that is not there: %v", err)
+	}
+	testList(t, store, s)
+}
+
+// testUpdate has many writers of one session, none of whose changes is lost.
+func testUpdate(t *testing.T, store *Store, id string) {
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			_, err := store.UpdateSession(t.Context(), id, func(x *Session) error {
+				if x.Tags == nil {
+					x.Tags = map[string]string{}
+				}
+				x.Tags[fmt.Sprint(i)] = "x"
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := natstest.Eventually(5*time.Second, func() error {
+		x, err := store.Session(t.Context(), id)
+		if err == nil && len(x.Tags) != 10 {
+			err = fmt.Errorf("tags: %v", x.Tags)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func testList(t *testing.T, store *Store, s *Session) {
+	other, tasks := newSession(1)
+	other.ID = NewID(time.Now().Add(-time.Hour))
+	tasks[0].ID = TaskID(other.ID, 1)
+	if err := store.Create(t.Context(), other, tasks); err != nil {
+		t.Fatal(err)
+	}
+	if err := natstest.Eventually(5*time.Second, func() error {
+		all, err := store.Sessions(t.Context())
+		if err == nil && (len(all) != 2 || all[0].ID != s.ID || all[1].ID != other.ID) {
+			err = fmt.Errorf("sessions: %+v", all)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	store := openStore(t, natstest.Start(t).Connect(), Options{})
+	for name, spoil := range map[string]func(*Session, []*Task){
+		"wrong count":     func(s *Session, _ []*Task) { s.Tasks++ },
+		"wrong id":        func(s *Session, _ []*Task) { s.ID = "x" },
+		"wrong task id":   func(_ *Session, tasks []*Task) { tasks[1].ID = "x.0002" },
+		"waits for later": func(_ *Session, tasks []*Task) { tasks[0].After = []string{tasks[1].ID} },
+		"waits for other": func(_ *Session, tasks []*Task) { tasks[1].After = []string{"x.0001"} },
+	} {
+		s, tasks := newSession(2)
+		spoil(s, tasks)
+		if err := store.Create(t.Context(), s, tasks); err == nil {
+			t.Errorf("%s: was created", name)
+		}
+	}
+	if all, err := store.Sessions(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("sessions: %v %v", all, err)
+	}
+}
+
+// TestOpenTakesWhatIsThere has an operator who made the bucket with settings of
+// his own.
+func TestOpenTakesWhatIsThere(t *testing.T) {
+	nc := natstest.Start(t).Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: api.BucketSessions, Storage: jetstream.MemoryStorage, History: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := openStore(t, nc, Options{Replicas: 1})
+	s, tasks := newSession(1)
+	if err := store.Create(t.Context(), s, tasks); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.PutSession(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := store.Sessions(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("sessions: %v %v", all, err)
+	}
+}
+
+func TestWatchSeesChanges(t *testing.T) {
+	store := openStore(t, natstest.Start(t).Connect(), Options{})
+	s, tasks := newSession(1)
+	if err := store.Create(t.Context(), s, tasks); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	first := true
+	err := store.WatchSession(ctx, s.ID, func(x *Session) bool {
+		if first {
+			first = false
+			go func() {
+				if _, err := store.UpdateSession(ctx, s.ID, func(y *Session) error { return y.RequestCancel("") }); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		return !x.Cancel
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := store.WatchSession(ctx, s.ID, func(*Session) bool { return true }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a watch that was cancelled: %v", err)
+	}
+}
