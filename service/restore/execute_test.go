@@ -282,11 +282,8 @@ func TestNothingIsRestoredOver(t *testing.T) {
 		if name != "HERE" {
 			want = ErrReserved
 		}
-		for _, repeated := range []bool{false} {
-			_, err := execute(t, s.URL(), k, p, func(j *Job) { j.Repeated = repeated })
-			if !errors.Is(err, want) || !errors.Is(err, ErrRefused) {
-				t.Errorf("%s: error %v, want %v", name, err, want)
-			}
+		if _, err := execute(t, s.URL(), k, p); !errors.Is(err, want) || !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: error %v, want %v", name, err, want)
 		}
 		wantRecords(t, nc, name, before)
 		if name == "HERE" {
@@ -395,16 +392,23 @@ func TestRepeatedRestore(t *testing.T) {
 			t.Errorf("%s: result %+v", storage, r)
 		}
 		drop(t, nc, "BIG")
-		// A partial stream, as a killed service leaves it on 2.15.
+		// A partial stream, as a killed service leaves it of a memory stream.
 		part := p
 		part.State.LastSeq, part.State.Messages = 100, 100
 		part = k.put(part, k.records[p.ID][:100], nil)
 		part.Created = time.Now()
 		mustExecute(t, s.URL(), k, part)
-		if r := mustExecute(t, s.URL(), k, p, repeated); !r.Verified {
-			t.Errorf("%s: result %+v", storage, r)
+		if storage == "file" {
+			if _, err := execute(t, s.URL(), k, p, repeated); !errors.Is(err, ErrExists) {
+				t.Errorf("part of a file stream: error %v, want %v", err, ErrExists)
+			}
+			wantRecords(t, nc, "BIG", k.records[part.ID])
+		} else {
+			if r := mustExecute(t, s.URL(), k, p, repeated); !r.Verified {
+				t.Errorf("%s: result %+v", storage, r)
+			}
+			wantRecords(t, nc, "BIG", k.records[p.ID])
 		}
-		wantRecords(t, nc, "BIG", k.records[p.ID])
 		drop(t, nc, "BIG")
 		create(t, nc, fmt.Sprintf(`{"name":"BIG","subjects":["other"],"storage":%q,"num_replicas":1}`, storage))
 		publish(t, nc, "other", 600)

@@ -287,8 +287,8 @@ func (x *execution) takeUp(ctx context.Context, info *jsapi.StreamInfo) (done bo
 		return false, fmt.Errorf("examine stream %s: %w", x.stream, err)
 	}
 	whole := info.State.LastSeq >= x.Point.State.LastSeq
-	if !ours || !whole && info.Created.Equal(x.Point.Created) {
-		return false, nil // the plan refuses it as existing
+	if !ours || !whole && x.cfg.Storage != "memory" {
+		return false, nil // the plan refuses it as existing; we leave no part of a file stream
 	}
 	x.forget(x.stream)
 	if whole {
