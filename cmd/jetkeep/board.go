@@ -72,30 +72,31 @@ func (b *board) task(t api.TaskView) bool {
 // sums adds up the tasks.
 func (b *board) sums() (p api.Progress, ended int, fraction float64) {
 	byBytes, parts := true, 0.0
-	var done uint64
 	for _, t := range b.tasks {
 		x := t.Progress
 		p.Bytes += x.Bytes
 		p.Messages += x.Messages
-		p.TotalBytes += max(x.TotalBytes, x.Bytes)
-		done += min(x.Bytes, max(x.TotalBytes, x.Bytes))
 		parts += max(taskFraction(t), 0)
 		if t.State.Final() {
+			// What was to do was an estimate; now it is known.
 			ended++
+			p.TotalBytes += x.Bytes
 			continue
 		}
+		p.TotalBytes += max(x.TotalBytes, x.Bytes)
 		p.BytesPerSecond += x.BytesPerSecond
-		if x.TotalBytes == 0 {
-			byBytes = false
-		}
+		byBytes = byBytes && x.TotalBytes > 0
+	}
+	if !byBytes {
+		p.TotalBytes = 0
 	}
 	switch {
 	case len(b.tasks) == 0:
 		return p, 0, -1
 	case ended == len(b.tasks):
 		return p, ended, 1
-	case byBytes:
-		return p, ended, min(float64(done)/float64(p.TotalBytes), 0.999)
+	case byBytes && p.TotalBytes > 0:
+		return p, ended, min(float64(p.Bytes)/float64(p.TotalBytes), 0.999)
 	}
 	return p, ended, min(parts/float64(len(b.tasks)), 0.999)
 }

@@ -46,6 +46,7 @@ type served struct {
 	t      testing.TB
 	cmd    *exec.Cmd
 	url    string
+	first  string // line of the output
 	exited chan struct{}
 	err    error
 
@@ -67,14 +68,14 @@ func startServe(t testing.TB, command, data string, args ...string) *served {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.signal(syscall.SIGKILL); <-s.exited })
-	started := make(chan string, 1)
+	started := make(chan []string, 1)
 	go func() {
 		defer close(s.exited)
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {
 			_, _ = s.add(append(lines.Bytes(), '\n'))
 			if url := startupURL.FindString(lines.Text()); url != "" {
 				select {
-				case started <- url:
+				case started <- []string{url, lines.Text()}:
 				default:
 				}
 			}
@@ -82,7 +83,8 @@ func startServe(t testing.TB, command, data string, args ...string) *served {
 		s.err = s.cmd.Wait()
 	}()
 	select {
-	case s.url = <-started:
+	case line := <-started:
+		s.url, s.first = line[0], line[1]
 	case <-s.exited:
 		t.Fatalf("serve ended: %v\n%s", s.err, s.log())
 	case <-time.After(60 * time.Second):
