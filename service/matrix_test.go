@@ -98,8 +98,14 @@ func (m *matrix) backUp(i int) {
 
 // expectRefused says which streams a server cannot take over as they were.
 func expectRefused(stream, version string) bool {
-	// Buckets need rollups.
-	return version == "2.6.1" && (stream == "KV_settings" || stream == "OBJ_files")
+	bucket := stream == "KV_settings" || stream == "OBJ_files"
+	switch version {
+	case "2.6.1": // has no rollups, which buckets need, and see below
+		return bucket || stream == "ORDERS" || stream == "WORK"
+	case "2.8.2": // cannot take over deleted messages between others
+		return bucket || stream == "ORDERS" || stream == "WORK"
+	}
+	return false
 }
 
 // move restores what server i's backup holds into server j and returns the

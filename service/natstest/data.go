@@ -2,6 +2,7 @@ package natstest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -117,7 +118,7 @@ func MakeConsumer(t testing.TB, nc *nats.Conn, stream, name string, config map[s
 func Take(t testing.TB, nc *nats.Conn, stream, consumer string, n int, ack func(i int) bool) {
 	t.Helper()
 	for i := range n {
-		m, err := nc.Request("$JS.API.CONSUMER.MSG.NEXT."+stream+"."+consumer, nil, 10*time.Second)
+		m, err := ask(nc, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+consumer, nil)
 		if err != nil {
 			t.Fatalf("take message %d of %s of %s: %v", i, consumer, stream, err)
 		}
@@ -127,10 +128,22 @@ func Take(t testing.TB, nc *nats.Conn, stream, consumer string, n int, ack func(
 		if !ack(i) {
 			continue
 		}
-		if _, err := nc.Request(m.Reply, []byte("+ACK"), 10*time.Second); err != nil {
+		if _, err := ask(nc, m.Reply, []byte("+ACK")); err != nil {
 			t.Fatalf("acknowledge message %d of %s of %s: %v", i, consumer, stream, err)
 		}
 	}
+}
+
+// ask sends a request that may come before the cluster's nodes know who listens.
+func ask(nc *nats.Conn, subject string, body []byte) (m *nats.Msg, err error) {
+	err = Eventually(10*time.Second, func() error {
+		m, err = nc.Request(subject, body, 10*time.Second)
+		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+			return permanentError{err}
+		}
+		return err
+	})
+	return m, err
 }
 
 // Sample makes a few small streams of every common kind and returns their
@@ -224,9 +237,12 @@ func sampleObjects(t testing.TB, nc *nats.Conn) {
 		t.Fatalf("make object store: %v", err)
 	}
 	random := rand.New(rand.NewPCG(3, 4))
-	for name, size := range map[string]int{"large": 700_000, "small": 10, "gone": 200_000} {
-		if _, err := objects.PutBytes(name, Text(random, size)); err != nil {
-			t.Fatalf("put object %s: %v", name, err)
+	for _, o := range []struct {
+		name string
+		size int
+	}{{"large", 700_000}, {"gone", 200_000}, {"small", 10}} {
+		if _, err := objects.PutBytes(o.name, Text(random, o.size)); err != nil {
+			t.Fatalf("put object %s: %v", o.name, err)
 		}
 	}
 	if err := objects.Delete("gone"); err != nil {
