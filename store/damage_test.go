@@ -21,7 +21,7 @@ func smallRepo(t *testing.T) (*mem.Driver, []string) {
 	t.Helper()
 	r, d := newRepo(t)
 	for i, task := range []string{"b.0001", "b.0002"} {
-		recs := rising(60+i, 20)
+		recs := rising(24+i, 20)
 		w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: task})
 		if err != nil {
 			t.Fatal(err)
@@ -41,7 +41,7 @@ func smallRepo(t *testing.T) (*mem.Driver, []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.Content.Tables.List[0].Blob, _, err = r.putBlob(t.Context(), kindTable, appendTable(nil, segments), 0); err != nil {
+		if p.Content.Tables.List[0].Blob, _, err = r.putBlob(t.Context(), kindTable, encodeTable(segments), 0); err != nil {
 			t.Fatal(err)
 		}
 		list, err := marshal(p.Content.Tables.List)
@@ -106,7 +106,7 @@ func readBoth(t *testing.T, d *mem.Driver) error {
 		if err != nil {
 			return err
 		}
-		want := without(rising(60+i, 20), seqset.Of(3, 9).Contains)
+		want := without(rising(24+i, 20), seqset.Of(3, 9).Contains)
 		if len(got) != len(want) {
 			t.Errorf("%d records were read without an error, want %d", len(got), len(want))
 			continue
@@ -150,7 +150,7 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 			n++
 		}
 	}
-	if err := readBoth(t, d); err != nil || n < 5000 {
+	if err := readBoth(t, d); err != nil || n < 4000 {
 		t.Errorf("%d bytes flipped, afterwards %v", n, err)
 	}
 }
@@ -258,7 +258,7 @@ func segmentsOf(t *testing.T, r *Repository, p Point) []located {
 
 func withTable(p Point, segments []located) Point {
 	ref := describeTable(segments)
-	ref.Data = appendTable(nil, segments)
+	ref.Data = encodeTable(segments)
 	p.Content.Tables = Tables{Count: 1, List: []TableRef{ref}}
 	return p
 }

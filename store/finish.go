@@ -113,7 +113,7 @@ func (w *Writer) putTables(ctx context.Context, c *Content) error {
 		if last && len(refs) == 0 {
 			inline = maxInlineTable // spares small streams an object
 		}
-		blob, n, err := w.repo.putBlob(ctx, kindTable, appendTable(nil, part), inline)
+		blob, n, err := w.repo.putBlob(ctx, kindTable, encodeTable(part), inline)
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,7 @@ func makeGolden(t *testing.T) {
 		kind    kind
 		payload func() []byte
 	}{
-		{&p.Content.Tables.List[0].Blob, kindTable, func() []byte { return appendTable(nil, segments) }},
+		{&p.Content.Tables.List[0].Blob, kindTable, func() []byte { return encodeTable(segments) }},
 		{&p.Content.Tables.Blob, kindTables, func() []byte { b, _ := marshal(p.Content.Tables.List); return b }},
 		{&p.Content.Deleted.Blob, kindDeleted, func() []byte { return dead.AppendBinary(nil) }},
 		{&p.Consumers.Blob, kindConsumers, func() []byte { return []byte(`[{"name":"worker"}]`) }},

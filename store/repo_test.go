@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"jetkeep/store/object"
 	"jetkeep/store/object/faulty"
@@ -286,6 +288,28 @@ func TestReaderEnds(t *testing.T) {
 	if _, err := rd.Next(); !errors.Is(err, ErrClosed) {
 		t.Errorf("after close: %v", err)
 	}
+}
+
+// A store that hangs: the context, or Close, ends the reader all the same.
+func TestReaderOfAHangingStore(t *testing.T) {
+	r, d := newRepo(t)
+	p := mustSave(t, r, "b.0001", steps(rising(100, 10)), nil)
+	f := faulty.New(t, d, faulty.Fault{Op: faulty.Get, Prefix: "packs/", Kind: faulty.Hang, Times: -1})
+	stuck := &Repository{bucket: object.NewBucket(f), marker: r.marker}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := load(ctx, stuck, p); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	rd, err := stuck.NewReader(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { rd.cancel(ErrClosed) })
+	if _, err := rd.Next(); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	rd.Close()
 }
 
 // Restoring by hand: sha256sum and zstd are all it takes.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"math"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -131,12 +130,4 @@ func (r *Repository) readSegment(ctx context.Context, pack hash256, s *segment, 
 		return damaged(name, err, "segment %d-%d", s.first, s.last)
 	}
 	return nil
-}
-
-// span returns how many sequences the segment reaches over.
-func (s *segment) span() uint64 {
-	if s.last-s.first == math.MaxUint64 {
-		return math.MaxUint64
-	}
-	return s.last - s.first + 1
 }

@@ -20,9 +20,9 @@ type located struct {
 	pack packRef
 }
 
-// appendTable appends the payload of a table: the packs in order of first use,
+// encodeTable encodes the payload of a table: the packs in order of first use,
 // then the segments in order of first sequence.
-func appendTable(b []byte, segments []located) []byte {
+func encodeTable(segments []located) []byte {
 	index := map[hash256]uint64{}
 	var packs []packRef
 	for i := range segments {
@@ -32,7 +32,7 @@ func appendTable(b []byte, segments []located) []byte {
 			packs = append(packs, p)
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(packs)))
+	b := binary.AppendUvarint(nil, uint64(len(packs)))
 	for _, p := range packs {
 		b = append(b, p.hash[:]...)
 		b = binary.AppendUvarint(b, p.size)
@@ -47,7 +47,7 @@ func appendTable(b []byte, segments []located) []byte {
 	return b
 }
 
-// decodeTable decodes the payload of a table and refuses what appendTable
+// decodeTable decodes the payload of a table and refuses what encodeTable
 // would have written otherwise.
 func decodeTable(b []byte) ([]located, error) {
 	f := fields{b: b}

@@ -39,7 +39,7 @@ func TestRoundTripOfAnyStream(t *testing.T) {
 			h := mix64(seed + uint64(i))
 			seq += 1 + h%uint64(sparse)
 			size := sizes[i%len(sizes)]
-			if total += size; total > 12<<20 {
+			if total += size; total > 6<<20 {
 				size = 10
 			}
 			rec := makeRecord(seq, size)
