@@ -187,6 +187,21 @@ func TestDoctoredV1(t *testing.T) {
 	refused(t, "another stream's", d.pack(t, d.first), "T")
 }
 
+// TestWrongNames gives archives whose names are wrong and checksums right, as a
+// bad attempt at renaming makes them.
+func TestWrongNames(t *testing.T) {
+	d := newDoctor(t)
+	for what, meta := range map[string]string{"of another stream": `{"Created":"2020-01-01T00:00:00Z","name":"T"}`, "of none": `{}`, "with a number": `{"name":1}`, "and more": `{"name":"S"} {}`, "a list": `["name","S"]`} {
+		sum := part{"meta.sum", archive.MetaSum([]byte(meta), "S", "")}
+		refused(t, "meta.inf "+what, pack(t, part{"meta.inf", []byte(meta)}, sum), "S")
+	}
+	for what, meta := range map[string]string{"of another consumer": `{"Name":"other"}`, "with a number": `{"Name":1}`, "with a bad time": `{"Name":"busy","Created":"today"}`} {
+		dir := "obs/busy/"
+		parts := []part{{dir + "meta.inf", []byte(meta)}, {dir + "meta.sum", archive.MetaSum([]byte(meta), "S", "busy")}, d.consumers[2]}
+		refused(t, "consumer's meta.inf "+what, pack(t, d.meta, d.sum, parts[0], parts[1], parts[2]), "S")
+	}
+}
+
 // TestIndex checks the list of blocks against doctored archives whose index.db
 // a real server made.
 func TestIndex(t *testing.T) {

@@ -4,3 +4,11 @@ package archive
 func SetBlock(v *V1Writer, index uint32) {
 	v.index, v.key = index, blockKey(v.stream, index)
 }
+
+// MetaSum is the checksum of a meta.inf, of a stream or of one of its consumers.
+func MetaSum(meta []byte, stream, consumer string) []byte {
+	if consumer == "" {
+		return []byte(metaSum(meta, streamKey(stream)))
+	}
+	return []byte(metaSum(meta, consumerKey(stream, consumer)))
+}

@@ -138,6 +138,7 @@ func fillGold(s *testServer) {
 	for i := range 20 {
 		s.publish("gold.tail", nil, fmt.Appendf(nil, "tail %d", i))
 	}
+	s.publish("gold.once", nil, []byte("once"))
 	s.api("STREAM.MSG.DELETE.GOLD", `{"seq":415,"no_erase":true}`, nil)
 	addConsumers(s)
 }
