@@ -88,7 +88,7 @@ func (s *Service) makeEndpoints() []*endpoint {
 
 // addMicro registers the micro service. The channel is closed when it stops,
 // for whatever reason.
-func (s *Service) addMicro(ctx context.Context) (micro.Service, <-chan struct{}, error) {
+func (s *Service) addMicro(ctx context.Context) (registration, <-chan struct{}, error) {
 	stopped := make(chan struct{})
 	byName := map[string]*endpoint{}
 	for _, e := range s.endpoints {

@@ -130,7 +130,7 @@ func failed(t *testing.T, server *natstest.Server) *api.Error {
 type memory struct{ repo *store.Repository }
 
 func (m memory) List() []api.RepositoryView {
-	return []api.RepositoryView{{Repository: "memory", Kind: "memory"}}
+	return []api.RepositoryView{{Repository: "default", Kind: "memory"}}
 }
 
 func (m memory) Open(context.Context, string) (*store.Repository, error) { return m.repo, nil }

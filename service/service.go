@@ -20,9 +20,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
 	"jetkeep/service/api"
 	"jetkeep/service/config"
+	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/queue"
 	"jetkeep/service/session"
@@ -39,6 +41,9 @@ const (
 	maxRestarts   = 10
 	restartWindow = time.Minute
 	restartDelay  = 200 * time.Millisecond
+	// refusalCheck is how often refused subscriptions are looked for: the
+	// server reports them whenever it gets to it.
+	refusalCheck = 500 * time.Millisecond
 )
 
 // Deps is what can be handed in. Everything has a default.
@@ -68,8 +73,10 @@ type Service struct {
 	endpoints    []*endpoint
 	slots        chan struct{}
 	requests     sync.WaitGroup
-	ready        chan struct{}
-	closers      []func()
+	// register registers the micro service; the channel closes when it stops.
+	register func(context.Context) (registration, <-chan struct{}, error)
+	ready    chan struct{}
+	closers  []func()
 }
 
 // New connects to the control account, makes or binds jetkeep's streams and
@@ -99,6 +106,7 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s.endpoints = s.makeEndpoints()
+	s.register = s.addMicro
 	return s, nil
 }
 
@@ -225,31 +233,33 @@ func (s *Service) Run(ctx context.Context) error {
 	return errors.Join(serveErr, workErr)
 }
 
-// serve keeps the micro service registered. An error that the server reports
-// for one of its subscriptions stops it as a whole, so it is started again;
-// what keeps stopping it is an error.
+// A registration is the micro service while it is registered.
+type registration interface{ Stop() error }
+
+// serve keeps the micro service registered. Whatever stops it, it is started
+// again; what keeps stopping it is an error, as is a refused subscription,
+// which would leave an endpoint that nobody hears.
 func (s *Service) serve(ctx context.Context) error {
 	var restarts []time.Time
+	check := time.NewTicker(refusalCheck)
+	defer check.Stop()
 	for {
-		svc, stopped, err := s.addMicro(ctx)
+		svc, stopped, err := s.register(ctx)
 		if err != nil {
 			return err
 		}
 		if err := s.conn.NC.FlushTimeout(openTimeout); err != nil && ctx.Err() == nil {
 			s.log.Warn("flush subscriptions", "error", err)
 		}
+		if err := s.refused(); err != nil {
+			return err
+		}
 		if len(restarts) == 0 {
 			close(s.ready)
 			s.log.Info("service is ready", "prefix", s.config.Prefix, "server", s.conn.ServerVersion())
 		}
-		select {
-		case <-ctx.Done():
-			_ = svc.Stop() // the connection's end would stop it, too
-			return nil
-		case <-stopped:
-		}
-		if s.conn.NC.IsClosed() {
-			return errors.New("connection to the control account is closed")
+		if err := s.whileRegistered(ctx, svc, stopped, check.C); err != nil || ctx.Err() != nil {
+			return err
 		}
 		restarts = append(restarts, time.Now())
 		if n := len(restarts); n >= maxRestarts && time.Since(restarts[n-maxRestarts]) < restartWindow {
@@ -262,4 +272,38 @@ func (s *Service) serve(ctx context.Context) error {
 		case <-time.After(restartDelay):
 		}
 	}
+}
+
+// whileRegistered returns when the micro service has stopped, or an error if
+// it is of no use any more.
+func (s *Service) whileRegistered(ctx context.Context, svc registration, stopped <-chan struct{}, check <-chan time.Time) error {
+	for {
+		select {
+		case <-ctx.Done():
+			_ = svc.Stop() // the connection's end would stop it, too
+			return nil
+		case <-stopped:
+			if s.conn.NC.IsClosed() {
+				return errors.New("connection to the control account is closed")
+			}
+			return nil
+		case <-check:
+			if err := s.refused(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// refused returns an error if the server refused a subscription of an endpoint
+// or of micro.
+func (s *Service) refused() error {
+	p := s.conn.API.Violations().Refused(func(p *jsapi.PermissionError) bool {
+		return p.Op == jsapi.OpSubscribe &&
+			(strings.HasPrefix(p.Subject, s.config.Prefix+".") || strings.HasPrefix(p.Subject, micro.APIPrefix+"."))
+	})
+	if p == nil {
+		return nil
+	}
+	return fmt.Errorf("control account: %w", p)
 }

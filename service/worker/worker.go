@@ -106,6 +106,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	consumers := map[api.Kind]*queue.Consumer{}
 	for kind := range w.Handlers {
 		c, err := w.Queue.Consumer(ctx, kind)
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
