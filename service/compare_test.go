@@ -27,8 +27,9 @@ func look(t testing.TB, nc *nats.Conn, name string) seen {
 }
 
 // compare says in what a restored stream differs from its original. dropped
-// are the descriptions of what the plan said would be lost.
-func compare(want, got seen, dropped []string) string {
+// are the descriptions of what the plan said would be lost, version is that of
+// the server which has the stream now.
+func compare(want, got seen, dropped []string, version string) string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if d := natstest.Diff(want.records, got.records); d != "" {
@@ -53,13 +54,18 @@ func compare(want, got seen, dropped []string) string {
 	}
 	for i, w := range want.consumers {
 		g := got.consumers[i]
+		old := version == "2.6.1" || version == "2.8.2"
+		if old && w.Delivered.Consumer == 0 && w.Delivered.Stream < want.info.State.FirstSeq {
+			// Nothing delivered yet: these show the sequence before the first.
+			w.Delivered.Stream, w.AckFloor.Stream = g.Delivered.Stream, g.AckFloor.Stream
+		}
 		if w.Name != g.Name || w.Delivered != g.Delivered || w.AckFloor != g.AckFloor ||
 			w.NumAckPending != g.NumAckPending || w.NumRedelivered != g.NumRedelivered {
 			say("consumer %s: %s, want %s: %s", g.Name, state(g), w.Name, state(w))
 		}
-		// Not compared with the original's count, which 2.10 gets wrong after
-		// deletes.
-		if n := toCome(g, got.records); g.NumPending != n {
+		// Compared with the messages and not with the original's count, which
+		// 2.10 gets wrong after deletes; the oldest get it wrong in any case.
+		if n := toCome(g, got.records); g.NumPending != n && !old {
 			say("consumer %s: %d messages to come, the stream has %d", g.Name, g.NumPending, n)
 		}
 		if d := compareConfig(w.Config, g.Config, dropped); d != "" {
