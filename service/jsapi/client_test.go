@@ -1,6 +1,7 @@
 package jsapi_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -193,6 +194,54 @@ func TestMessagesOverStepDown(t *testing.T) {
 	})
 	if err != nil || !got.Equal(all) {
 		t.Fatalf("%s, %v", got, err)
+	}
+}
+
+// Requests that nobody answered are repeated, and answers in any order are
+// delivered in order. No server can be told to lose requests, so a responder of
+// the test's own answers, over a real server without JetStream.
+func TestMessagesAskAgain(t *testing.T) {
+	srv := natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream())
+	conn := dial(t, natsconn.Options{URL: srv.URL()})
+	nc := srv.Connect()
+	asked := map[uint64]int{}
+	var held *nats.Msg
+	_, err := nc.Subscribe("$JS.API.STREAM.MSG.GET.S", func(m *nats.Msg) {
+		var req struct{ Seq uint64 }
+		_ = json.Unmarshal(m.Data, &req)
+		asked[req.Seq]++
+		if req.Seq%100 == 7 && req.Seq < 250 && asked[req.Seq] == 1 {
+			return // lost
+		}
+		answer := fmt.Sprintf(`{"message":{"subject":"s","seq":%d,"data":"eA==","time":"2026-01-02T03:04:05.000000%03dZ"}}`, req.Seq, req.Seq)
+		if req.Seq%10 == 3 {
+			held = m // after the next one
+			return
+		}
+		_ = m.Respond([]byte(answer))
+		if held != nil {
+			_ = held.Respond(bytes.ReplaceAll([]byte(answer), []byte(fmt.Sprintf(`"seq":%d`, req.Seq)), []byte(fmt.Sprintf(`"seq":%d`, req.Seq-1))))
+			held = nil
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	all := new(seqset.Set)
+	all.AddRange(1, 900)
+	last := uint64(0)
+	err = conn.API.Messages(t.Context(), "S", all, func(seq uint64, r *record.Record) error {
+		if seq != last+1 || r == nil || r.Sequence != seq || string(r.Data) != "x" {
+			return fmt.Errorf("%d after %d: %+v", seq, last, r)
+		}
+		last = seq
+		return nil
+	})
+	if err != nil || last != 900 {
+		t.Errorf("ended at %d: %v", last, err)
 	}
 }
 
