@@ -54,28 +54,38 @@ func (x *execution) fewer(got jsapi.StreamState) error {
 
 // checkConfig tells of settings that the server did not take as they were sent.
 func (x *execution) checkConfig() error {
-	want, err := decodeObject(x.plan.config)
-	if err != nil {
-		return err
-	}
-	got, err := decodeObject(x.info.Config)
+	diff, err := differences(x.plan.config, x.info.Config)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", x.stream, err)
 	}
-	for _, o := range []map[string]json.RawMessage{want, got} {
-		if err := filterMetadata(o, func(key, _ string) bool { return !strings.HasPrefix(key, "_nats.") }); err != nil {
-			return err
-		}
-	}
-	for _, field := range sortedKeys(want) {
-		if isZero(want[field]) && isZero(got[field]) {
-			continue
-		}
-		if !sameJSON(want[field], got[field]) {
-			x.warn(CodeConfigChanged, 0, "the server has %s %s instead of %s", field, orNothing(got[field]), want[field])
-		}
+	for _, d := range diff {
+		x.warn(CodeConfigChanged, 0, "the server has %s", d)
 	}
 	return nil
+}
+
+// differences lists where a stream's configuration is not what was wanted.
+func differences(want, got json.RawMessage) ([]string, error) {
+	w, err := decodeObject(want)
+	if err != nil {
+		return nil, err
+	}
+	g, err := decodeObject(got)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range []map[string]json.RawMessage{w, g} {
+		if err := filterMetadata(o, func(key, _ string) bool { return !strings.HasPrefix(key, "_nats.") }); err != nil {
+			return nil, err
+		}
+	}
+	var diff []string
+	for _, field := range sortedKeys(w) {
+		if (!isZero(w[field]) || !isZero(g[field])) && !sameJSON(w[field], g[field]) {
+			diff = append(diff, fmt.Sprintf("%s %s instead of %s", field, orNothing(g[field]), w[field]))
+		}
+	}
+	return diff, nil
 }
 
 func orNothing(v json.RawMessage) string {

@@ -9,6 +9,7 @@ import (
 
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store/record"
 )
 
 // In a cluster, streams of both storages, replicated or not, come back with
@@ -28,6 +29,7 @@ func TestCluster(t *testing.T) {
 				for _, replicas := range []int{1, 3} {
 					clusterOrders(t, c, conn, storage, replicas)
 					clusterSources(t, c, conn, storage, replicas)
+					clusterFailure(t, c, storage, replicas)
 				}
 			}
 		})
@@ -57,6 +59,29 @@ func clusterOrders(t *testing.T, c *natstest.Cluster, conn *natsconn.Conn, stora
 		wantRecords(t, nc, "ORDERS", k.records[p.ID])
 	}
 	drop(t, nc, "ORDERS")
+}
+
+// clusterFailure checks that a restore which fails leaves the name free.
+func clusterFailure(t *testing.T, c *natstest.Cluster, storage string, replicas int) {
+	t.Helper()
+	nc := c.Connect()
+	records := numbered(1, 3000, func(r *record.Record) { r.Data = make([]byte, 1000) })
+	in := point("HALF", fmt.Sprintf(`"subjects":["half"],"storage":%q,"num_replicas":%d`, storage, replicas))
+	in.Point.State.Messages, in.Point.State.LastSeq = 3000, 3000
+	k := newKept()
+	p := k.put(in.Point, records, nil)
+	k.cut[p.ID] = 2000
+	if _, err := execute(t, c.URL(), k, p); !errors.Is(err, errCut) {
+		t.Errorf("%s, %d replicas: error %v, want %v", storage, replicas, err, errCut)
+	}
+	if got := natstest.Streams(t, nc); len(got) > 0 {
+		t.Errorf("%s, %d replicas: names %v are occupied", storage, replicas, got)
+	}
+	delete(k.cut, p.ID)
+	if r := mustExecute(t, c.URL(), k, p); !r.Verified {
+		t.Errorf("%s, %d replicas: result %+v", storage, replicas, r)
+	}
+	drop(t, nc, "HALF")
 }
 
 func clusterSources(t *testing.T, c *natstest.Cluster, conn *natsconn.Conn, storage string, replicas int) {

@@ -154,8 +154,14 @@ func (x *execution) prepare(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if there != nil && x.Repeated {
-		if done, err = x.takeUp(ctx, there); err != nil {
+	if x.Repeated {
+		if there == nil {
+			err = x.dropName(ctx, x.Conn, x.stream)
+		} else {
+			x.plan = BuildPlan(x.Request, []Input{in}, x.target).Streams[0] // for its configuration
+			done, err = x.takeUp(ctx, there)
+		}
+		if err != nil {
 			return false, err
 		}
 	}

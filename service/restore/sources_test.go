@@ -69,20 +69,26 @@ func sourcedPoints(t *testing.T, s *natstest.Server, origin, all, more string) (
 func TestSources(t *testing.T) {
 	everyVersion(t, func(t *testing.T, s *natstest.Server, version string) {
 		t.Parallel()
-		sourcesInEveryOrder(t, s, "file", "file")
+		orders := []string{"origin first"}
+		if version == "2.9.25" || version == "2.14.5" || version == natstest.Latest {
+			orders = everyOrder // what differs lies between these
+		}
+		sourcesInOrders(t, s, "file", "file", orders)
 	})
 	for _, st := range [][2]string{{"memory", "file"}, {"file", "memory"}, {"memory", "memory"}} {
 		t.Run(natstest.Latest+"/"+st[0]+"/"+st[1], func(t *testing.T) {
 			t.Parallel()
-			sourcesInEveryOrder(t, natstest.Start(t), st[0], st[1])
+			sourcesInOrders(t, natstest.Start(t), st[0], st[1], everyOrder)
 		})
 	}
 }
 
-func sourcesInEveryOrder(t *testing.T, s *natstest.Server, origin, all string) {
+var everyOrder = []string{"origin first", "origin later", "origin stays"}
+
+func sourcesInOrders(t *testing.T, s *natstest.Server, origin, all string, orders []string) {
 	k, in, out := sourcedPoints(t, s, origin, all, "")
 	nc := s.Connect()
-	for _, order := range []string{"origin first", "origin later", "origin stays"} {
+	for _, order := range orders {
 		if order != "origin stays" {
 			drop(t, nc, "IN")
 		}

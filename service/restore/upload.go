@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -184,6 +185,9 @@ func (x *execution) cleanUp(ctx context.Context, stream string, failure error) e
 	case err != nil:
 		return fmt.Errorf("%w; whether the server holds a part of stream %s is unknown: %w", failure, stream, err)
 	case info == nil:
+		if err := x.dropName(ctx, conn, stream); err != nil {
+			return fmt.Errorf("%w; %w", failure, err)
+		}
 		return failure
 	}
 	ours, err := x.ours(ctx, conn, info)
@@ -199,6 +203,30 @@ func (x *execution) cleanUp(ctx context.Context, stream string, failure error) e
 		return fmt.Errorf("%w; the part of stream %s that was restored could not be deleted: %w", failure, stream, err)
 	}
 	return failure
+}
+
+// dropName frees the name of a stream that is not there. A cluster of 2.15 keeps
+// it after a failed restore: it lists the stream, knows nothing else of it, and
+// lets nobody make one of that name until it is deleted.
+func (x *execution) dropName(ctx context.Context, conn *natsconn.Conn, stream string) error {
+	if !x.target.Clustered {
+		return nil
+	}
+	names, err := conn.API.StreamNames(ctx)
+	if err != nil {
+		return fmt.Errorf("whether the name %s is free again is unknown: %w", stream, err)
+	}
+	if !slices.Contains(names, stream) {
+		return nil
+	}
+	if _, err := conn.API.StreamInfo(ctx, stream, jsapi.InfoOptions{}); !errors.Is(err, jsapi.ErrStreamNotFound) {
+		return fmt.Errorf("a stream %s was made meanwhile, it is left", stream)
+	}
+	x.Log.Info("free the name that a failed restore occupies", "name", stream)
+	if err := conn.API.DeleteStream(ctx, stream); err != nil && !errors.Is(err, jsapi.ErrStreamNotFound) {
+		return fmt.Errorf("name %s remains occupied: delete: %w", stream, err)
+	}
+	return nil
 }
 
 // reconnect dials a connection for cleaning up: the job's may be what failed.
@@ -241,12 +269,16 @@ func (x *execution) appears(ctx context.Context, conn *natsconn.Conn, stream str
 }
 
 // ours tells whether a stream is what this restore point makes: its first
-// message is the point's first, in time and content, or it is as empty and as
-// far as the point's.
+// message is the point's first, in time and content, or it has none and is as
+// far as the point's, or never had one and is configured like the point's.
 func (x *execution) ours(ctx context.Context, conn *natsconn.Conn, info *jsapi.StreamInfo) (bool, error) {
 	s, p := info.State, x.Point.State
-	if s.Messages == 0 {
-		return s.FirstSeq > 1 && (s.FirstSeq == p.FirstSeq || s.LastSeq == p.LastSeq), nil
+	switch {
+	case s.Messages == 0 && s.LastSeq == 0:
+		diff, err := differences(x.plan.config, info.Config)
+		return len(diff) == 0, err
+	case s.Messages == 0:
+		return s.FirstSeq == p.FirstSeq || s.LastSeq == p.LastSeq, nil
 	}
 	want := x.first
 	if want == nil {
@@ -287,7 +319,7 @@ func (x *execution) takeUp(ctx context.Context, info *jsapi.StreamInfo) (done bo
 		return false, fmt.Errorf("examine stream %s: %w", x.stream, err)
 	}
 	whole := info.State.LastSeq >= x.Point.State.LastSeq
-	if !ours || !whole && x.cfg.Storage != "memory" {
+	if !ours || !whole && x.cfg.Storage != "memory" && info.State.Messages > 0 {
 		return false, nil // the plan refuses it as existing; we leave no part of a file stream
 	}
 	x.forget(x.stream)
