@@ -263,6 +263,7 @@ func TestDoctoredV2(t *testing.T) {
 		"consumer missing":           v2(magic, state, m2, m5, m9, end),
 		"consumer missing, no more":  v2(magic, state, end),
 		"one consumer more":          v2(magic, state, con, con, m2, end),
+		"consumer under no prefix":   v2(magic, state, entry("other/c", 0, `{"config":{},"state":{}}`), end),
 		"consumer without a name":    v2(magic, state, entry("consumers/", 0, `{"config":{},"state":{}}`), end),
 		"consumer without a config":  v2(magic, state, entry("consumers/c", 0, `{"state":{}}`), end),
 		"consumer without a state":   v2(magic, state, entry("consumers/c", 0, `{"config":{}}`), end),
@@ -283,6 +284,22 @@ func TestDoctoredV2(t *testing.T) {
 		"subject of a GiB":           v2(magic, binary.AppendUvarint(nil, 1<<30), []byte{2, 0, 0, 0}),
 	} {
 		refused(t, what, b, "S")
+	}
+}
+
+// TestLongGap writes for a server that needs a record for each sequence of a
+// block: a gap of millions must cost a block, not millions of records.
+func TestLongGap(t *testing.T) {
+	s := stream{config: json.RawMessage(`{"name":"S"}`), last: 9e6}
+	for _, seq := range []uint64{1, 3, 4e6} {
+		s.records = append(s.records, record.Record{Sequence: seq, Subject: []byte("s")})
+	}
+	b := writeV1(t, "S", s, "2.8.2")
+	if n := len(unpack(t, b)); n > 64<<10 {
+		t.Errorf("archive of three messages takes %d bytes", n)
+	}
+	if c, _ := read(t, b, "S"); c.sum != sumOf(s.records) {
+		t.Errorf("read %d records", len(c.records))
 	}
 }
 

@@ -25,8 +25,13 @@ const (
 
 // Meta describes the stream of a V1 archive.
 type Meta struct {
-	Stream  string          // the name to restore it under
-	Config  json.RawMessage // its name is replaced by Stream
+	Stream string // the name to restore it under
+	// Config must be the configuration that the restore request has, as the
+	// server completes it with defaults (max_msgs_per_subject -1, not 0). If
+	// they differ, servers of 2.10 to 2.14 update the stream, and after
+	// their next start it is created at the time of the restore. Its name is
+	// replaced by Stream.
+	Config  json.RawMessage
 	Created time.Time
 	// LastTime is the time of the last sequence if that has no message any
 	// more. Zero means the time of the last message.
