@@ -120,7 +120,7 @@ func taskFraction(t api.TaskView) float64 {
 // lines draws the board for a terminal.
 func (b *board) lines(width int) []string {
 	p, ended, fraction := b.sums()
-	bar := min(max(width-60, 8), 30)
+	bar := min(max(width-74, 6), 30) // the words beside it need up to 74
 	total := fmt.Sprintf("%s %s  %d of %s", b.session.Kind, term.Bar(bar, fraction), ended, term.Plural(len(b.tasks), "stream"))
 	total = strings.Join(append([]string{total, term.Percent(fraction)}, amounts(p)...), "  ")
 	lines := []string{total}

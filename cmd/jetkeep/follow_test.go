@@ -184,7 +184,7 @@ func TestBoard(t *testing.T) {
 	running := taskOf("S1.0001", "ORDERS", api.StateRunning, 750, 1000)
 	running.Progress.BytesPerSecond = 250
 	b.apply(progressOf(running))
-	got := strings.Join(b.lines(80), "\n")
+	got := strings.Join(b.lines(94), "\n")
 	want := "backup ███████░░░░░░░░░░░░░  1 of 3 streams   35%  1.7 KiB of 4.9 KiB  250 B/s  13.0s left\n" +
 		"  ORDERS ███████████████░░░░░   75%  750 B of 1000 B  250 B/s  1.00s left"
 	if got != want {

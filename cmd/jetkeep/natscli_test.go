@@ -68,7 +68,7 @@ func TestNatsCommandLine(t *testing.T) {
 	defer cancel()
 	s := startServe(t, binary(t), filepath.Join(t.TempDir(), "data"))
 	nc := s.connect()
-	if err := sample.Fill(ctx, nc, sample.Size{Orders: 2000, Keys: 60, Object: 2 << 20, WorkJobs: 200}, 1); err != nil {
+	if err := sample.Fill(ctx, nc, sample.Size{Orders: 1000, Keys: 60, Object: 2 << 20, WorkJobs: 100}, 1); err != nil {
 		t.Fatal(err)
 	}
 	n := natsCLI{t, s.url, natstest.Tool(t, "nats")}

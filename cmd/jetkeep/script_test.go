@@ -82,7 +82,7 @@ func scriptCommands() map[string]scriptCommand {
 		// fill: make sample data.
 		"fill": func(ts *testscript.TestScript, _ bool, _ []string) {
 			withConn(ts, func(ctx context.Context, nc *nats.Conn) error {
-				return sample.Fill(ctx, nc, sample.Size{Orders: 2000, Keys: 60, Object: 2 << 20, WorkJobs: 200}, 1)
+				return sample.Fill(ctx, nc, sample.Size{Orders: 1000, Keys: 60, Object: 2 << 20, WorkJobs: 100}, 1)
 			})
 		},
 		// publish SUBJECT TEXT

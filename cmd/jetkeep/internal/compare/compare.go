@@ -25,6 +25,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -243,6 +244,9 @@ func shown(facet, key string) string {
 
 func (d *differ) entries(facet string, a, b entry) {
 	d.compared++
+	if reflect.DeepEqual(a.Fields, b.Fields) {
+		return
+	}
 	x, y := map[string]string{}, map[string]string{}
 	flatten(x, "", a.Fields)
 	flatten(y, "", b.Fields)

@@ -14,8 +14,8 @@ import (
 // Messages are asked for one by one, because that works on every kind of
 // stream and leaves no trace; several ranges at a time hide the round trips.
 const (
-	rangeLength = 256
-	inFlight    = 16
+	rangeLength = 32
+	inFlight    = 64
 )
 
 // noMessage is the server's code for "there is none at or after this sequence".
