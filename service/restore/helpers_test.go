@@ -200,13 +200,22 @@ func pull(t testing.TB, nc *nats.Conn, stream, durable string, n int, ack func(i
 		t.Fatal(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := nc.PublishRequest(fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable), inbox, fmt.Appendf(nil, `{"batch":%d}`, n)); err != nil {
-		t.Fatal(err)
+	var first *nats.Msg
+	if err := natstest.Eventually(10*time.Second, func() (err error) { // a cluster's consumer has no leader at once
+		if err := nc.PublishRequest(fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable), inbox, fmt.Appendf(nil, `{"batch":%d}`, n)); err != nil {
+			return err
+		}
+		first, err = sub.NextMsg(5 * time.Second)
+		return err
+	}); err != nil {
+		t.Fatalf("pull from consumer %s: %v", durable, err)
 	}
 	for i := range n {
-		m, err := sub.NextMsg(5 * time.Second)
-		if err != nil {
-			t.Fatal(err)
+		m := first
+		if i > 0 {
+			if m, err = sub.NextMsg(5 * time.Second); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if ack(i) {
 			if err := m.Respond([]byte("+ACK")); err != nil {

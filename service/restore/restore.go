@@ -13,7 +13,8 @@
 //
 // # What Execute guarantees
 //
-// Execute never touches a stream that it did not make itself. It returns
+// Execute never touches a stream that holds a message which it did not put
+// there, nor one that was there when it began. It returns
 // without an error only if the server reported success, if its state has the
 // messages and the sequences of the restore point, if every consumer is there
 // with its state, and, unless verification is switched off, if every message
@@ -31,9 +32,14 @@
 //
 // # When it fails
 //
-// After a failure nothing half-done remains, or the error says what remains: a
-// stream that this execution made is deleted again if that can be known, which
-// it can if the stream did not exist right before and was created since.
+// After a failed upload nothing half-done remains, or the error says what
+// remains. A stream that was not there before the upload and is there after it
+// is deleted if its first message is the restore point's, in time and content,
+// or if it has had no message and is configured like the restore point; any
+// other is somebody else's. In a cluster of 2.15 a failed restore occupies the
+// stream's name even though there is no stream; that name is freed. A stream
+// that was restored and does not pass the checks stays for people to look at,
+// and the error says so.
 package restore
 
 import (
