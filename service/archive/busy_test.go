@@ -3,6 +3,7 @@ package archive_test
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +47,30 @@ func TestBusy(t *testing.T) {
 					t.Errorf("stream did not grow after %d", last)
 				}
 				last = sum.LastSequence
+			}
+		})
+	}
+}
+
+// TestEncrypted reads snapshots of servers that encrypt what they store. They
+// send it in plain, and make the checksums anew.
+func TestEncrypted(t *testing.T) {
+	for _, version := range []string{"2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5"} {
+		t.Run(version, func(t *testing.T) {
+			s := &testServer{t: t, version: version, dir: t.TempDir(), port: -1, config: `key: "secret of the test"`}
+			s.start()
+			t.Cleanup(s.stop)
+			fillGold(s)
+			e := expect(s, "GOLD")
+			stored, err := filepath.Glob(filepath.Join(s.dir, "jetstream", "$G", "streams", "GOLD", "msgs", "*.key"))
+			check(t, err)
+			if len(stored) == 0 {
+				t.Error("server does not encrypt")
+			}
+			for range 2 {
+				b, err := s.snapshot("GOLD")
+				check(t, err)
+				checkGolden(t, version, e, b)
 			}
 		})
 	}

@@ -42,6 +42,7 @@ type testServer struct {
 	t       testing.TB
 	version string
 	dir     string
+	config  string // of JetStream
 	port    int
 	stopped func()
 	nc      *nats.Conn
@@ -111,6 +112,11 @@ func (s *testServer) startEmbedded() {
 func (s *testServer) startProgram() {
 	s.t.Helper()
 	cmd := exec.Command(program(s.t, s.version), "-js", "-sd", s.dir, "-a", "127.0.0.1", "-p", fmt.Sprint(s.port))
+	if s.config != "" {
+		file := filepath.Join(s.t.TempDir(), "server.conf")
+		check(s.t, os.WriteFile(file, fmt.Appendf(nil, "listen: %q\njetstream { store_dir: %q, %s }\n", "127.0.0.1:"+fmt.Sprint(s.port), s.dir, s.config), 0o600))
+		cmd.Args = []string{cmd.Path, "-c", file}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StderrPipe()
 	check(s.t, err)
