@@ -80,12 +80,23 @@ func (h restoreHandler) Run(ctx context.Context, t session.Task, run worker.Run)
 	}
 	defer conn.Close()
 	run.Progress.SetTotal(p.Content.Messages, p.Content.Bytes)
+	turn := h.s.turn(t.Target, conn)
+	defer turn.end()
 	r, err := restore.Execute(ctx, restore.Job{
 		Conn: conn, Repo: source{repo}, Point: p, Request: restore.Request{SkipVerify: t.SkipVerify},
-		ReadBack: readBack, Repeated: t.Attempt > 1, Fence: run.Fence, Log: run.Log,
+		ReadBack: readBack, Repeated: t.Attempt > 1, Log: run.Log,
+		Fence: func(ctx context.Context) error {
+			if err := turn.begin(ctx); err != nil {
+				return err
+			}
+			return run.Fence(ctx)
+		},
 		Progress: func(x restore.Progress) {
-			if x.Stage == restore.StageUpload {
+			switch x.Stage {
+			case restore.StageUpload:
 				run.Progress.Set(x.Messages, x.Bytes)
+			case restore.StageCheck:
+				turn.end()
 			}
 		},
 	})

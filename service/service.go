@@ -73,6 +73,7 @@ type Service struct {
 	endpoints    []*endpoint
 	slots        chan struct{}
 	requests     sync.WaitGroup
+	turns        turns
 	// register registers the micro service; the channel closes when it stops.
 	register func(context.Context) (registration, <-chan struct{}, error)
 	ready    chan struct{}

@@ -42,7 +42,10 @@ type Options struct {
 }
 
 // A Store keeps sessions and tasks in the bucket JETKEEP_SESSIONS.
-type Store struct{ kv jetstream.KeyValue }
+type Store struct {
+	kv     jetstream.KeyValue
+	stream jetstream.Stream // the one behind the bucket
+}
 
 // Open binds the bucket and makes it if it is not there. A bucket that is
 // there is taken as it is, whatever its replicas or storage: an operator may
@@ -61,8 +64,18 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", api.BucketSessions, err)
 	}
-	return &Store{kv}, nil
+	stream, err := js.Stream(ctx, streamSessions)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", api.BucketSessions, err)
+	}
+	return &Store{kv: kv, stream: stream}, nil
 }
+
+// The stream of the bucket and its subjects, as ADR-8 has them.
+const (
+	streamSessions = "KV_" + api.BucketSessions
+	subjectPrefix  = "$KV." + api.BucketSessions + "."
+)
 
 // Create writes a session and its tasks and makes it ready. With ErrExists
 // nothing was written. After another error the session may be there without
@@ -205,7 +218,10 @@ func (s *Store) get(ctx context.Context, key string, v any, revision *uint64) er
 // UpdateSession changes a session, reading it again as long as others change
 // it at the same time. An error of change ends it and nothing is written.
 func (s *Store) UpdateSession(ctx context.Context, id string, change func(*Session) error) (*Session, error) {
-	for range maxConflicts {
+	for try := range maxConflicts {
+		if err := pause(ctx, try); err != nil {
+			return nil, fmt.Errorf("update session %s: %w", id, err)
+		}
 		ses, err := s.Session(ctx, id)
 		if err != nil {
 			return nil, err
@@ -223,7 +239,10 @@ func (s *Store) UpdateSession(ctx context.Context, id string, change func(*Sessi
 
 // UpdateTask changes a task as UpdateSession does a session.
 func (s *Store) UpdateTask(ctx context.Context, id string, change func(*Task) error) (*Task, error) {
-	for range maxConflicts {
+	for try := range maxConflicts {
+		if err := pause(ctx, try); err != nil {
+			return nil, fmt.Errorf("update task %s: %w", id, err)
+		}
 		t, err := s.Task(ctx, id)
 		if err != nil {
 			return nil, err
@@ -237,6 +256,22 @@ func (s *Store) UpdateTask(ctx context.Context, id string, change func(*Task) er
 		}
 	}
 	return nil, fmt.Errorf("update task %s: %w", id, ErrConflict)
+}
+
+// pause waits before a try that is not the first one: the replica that answers
+// a read may need a moment to catch up with the leader that refused the write.
+func pause(ctx context.Context, try int) error {
+	if try == 0 {
+		return nil
+	}
+	t := time.NewTimer(min(time.Duration(try)*2*time.Millisecond, 100*time.Millisecond))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
 
 // Sessions reads all sessions, newest first.
@@ -277,8 +312,51 @@ func (s *Store) Tasks(ctx context.Context, session string) ([]*Task, error) {
 	return out, nil
 }
 
-// each calls fn for the present value of every key that matches.
+// each calls fn once for every key that matches. A watch alone is no listing:
+// a key that is written while it begins is left out of the values that it
+// begins with. So the leader's list of keys says what there is, and what the
+// watch left out is read by itself.
 func (s *Store) each(ctx context.Context, keys string, fn func(jetstream.KeyValueEntry) error) error {
+	info, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(subjectPrefix+keys))
+	if err != nil {
+		return err
+	}
+	missing := make(map[string]bool, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		missing[strings.TrimPrefix(subject, subjectPrefix)] = true
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	seen := make(map[string]bool, len(missing))
+	err = s.snapshot(ctx, keys, func(e jetstream.KeyValueEntry) error {
+		if seen[e.Key()] {
+			return nil
+		}
+		seen[e.Key()] = true
+		delete(missing, e.Key())
+		return fn(e)
+	})
+	if err != nil {
+		return err
+	}
+	for key := range missing {
+		e, err := s.kv.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := fn(e); err != nil {
+			return fmt.Errorf("decode %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// snapshot calls fn for the values that a watch begins with.
+func (s *Store) snapshot(ctx context.Context, keys string, fn func(jetstream.KeyValueEntry) error) error {
 	w, err := s.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
 	if err != nil {
 		return err

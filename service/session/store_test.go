@@ -221,3 +221,51 @@ func TestWatchSeesChanges(t *testing.T) {
 		t.Errorf("a watch that was cancelled: %v", err)
 	}
 }
+
+// TestListIsCompleteWhileKeysChange lists tasks and sessions that others write
+// all the time: a key whose value is replaced at that moment must not be
+// missing.
+func TestListIsCompleteWhileKeysChange(t *testing.T) {
+	nc := natstest.Start(t).Connect()
+	store := openStore(t, nc, Options{})
+	const n = 40
+	s, tasks := newSession(n)
+	if err := store.Create(t.Context(), s, tasks); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for k := i; ctx.Err() == nil; k = (k + 4) % n {
+				_, err := store.UpdateTask(ctx, tasks[k].ID, func(x *Task) error {
+					x.Progress.Messages++
+					return nil
+				})
+				if err == nil && k == i {
+					_, err = store.UpdateSession(ctx, s.ID, func(x *Session) error {
+						x.Reason = fmt.Sprint(k)
+						return nil
+					})
+				}
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 300 {
+		got, err := store.Tasks(ctx, s.ID)
+		if err != nil || len(got) != n {
+			t.Errorf("%d tasks: %v", len(got), err)
+			break
+		}
+		all, err := store.Sessions(ctx)
+		if err != nil || len(all) != 1 {
+			t.Errorf("%d sessions: %v", len(all), err)
+			break
+		}
+	}
+	cancel()
+	wg.Wait()
+}

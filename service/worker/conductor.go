@@ -62,6 +62,8 @@ type Conductor struct {
 	dirty  map[string]bool
 	wake   chan struct{}
 	active map[string]*watched // sessions that are not done with
+	// missing is since when a session's tasks are not all to be seen.
+	missing map[string]time.Time
 }
 
 // watched is what a conductor remembers of a session between sweeps.
@@ -82,6 +84,7 @@ func newConductor(d Deps) *Conductor {
 		store: d.Store, queue: d.Queue, events: d.Events, instance: d.Instance,
 		lease: d.Queue.Lease(), sweep: d.SweepInterval, now: d.Now, log: d.Log,
 		dirty: map[string]bool{}, wake: make(chan struct{}, 1), active: map[string]*watched{},
+		missing: map[string]time.Time{},
 	}
 }
 
@@ -143,6 +146,9 @@ func (c *Conductor) advance(ctx context.Context, id string, filter func(*session
 		if err != nil {
 			return nil, err
 		}
+		if err := c.complete(ses, tasks); err != nil {
+			return nil, err
+		}
 		a := session.Advance(ses, tasks)
 		again, err := c.act(ctx, ses, tasks, a, queued, filter)
 		if err != nil {
@@ -153,6 +159,26 @@ func (c *Conductor) advance(ctx context.Context, id string, filter func(*session
 		}
 	}
 	return nil, fmt.Errorf("advance session %s: %w", id, session.ErrConflict)
+}
+
+// complete fails if tasks are missing. Only if that stays so for long are they
+// taken for deleted: a replica that lags behind must not end a session.
+func (c *Conductor) complete(ses *session.Session, tasks []*session.Task) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(tasks) >= ses.Tasks {
+		delete(c.missing, ses.ID)
+		return nil
+	}
+	since, ok := c.missing[ses.ID]
+	if !ok {
+		since = time.Now()
+		c.missing[ses.ID] = since
+	}
+	if ses.Ready && time.Since(since) < unreadyPatience {
+		return fmt.Errorf("session %s: KV shows %d of its %d tasks", ses.ID, len(tasks), ses.Tasks)
+	}
+	return nil
 }
 
 // act carries out actions and tells whether to look again.
@@ -318,6 +344,7 @@ func (c *Conductor) note(s *session.Session) {
 	switch {
 	case s.State.Final() && s.Announced:
 		delete(c.active, s.ID)
+		delete(c.missing, s.ID)
 	case !known || w.ready != s.Ready:
 		c.active[s.ID] = &watched{ready: s.Ready, since: time.Now(), tasks: map[string]seen{}}
 	}

@@ -493,3 +493,39 @@ func TestSeveralInstances(t *testing.T) {
 		t.Errorf("events: %v", names)
 	}
 }
+
+// TestTaskThatVanished has somebody delete a task's key: the session waits for
+// a while and then ends without it, but never as succeeded.
+func TestTaskThatVanished(t *testing.T) {
+	b := newBench(t)
+	s, tasks := b.create(nil, "A", "B")
+	js, err := jetstream.New(b.server.Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.KeyValue(t.Context(), api.BucketSessions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kv.Delete(t.Context(), tasks[1].ID); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := b.start("a", b.server.Connect(), handlerFunc(succeed))
+	b.submit(tasks[:1])
+	if err := natstest.Eventually(5*time.Second, func() error {
+		w.Conductor.mu.Lock()
+		defer w.Conductor.mu.Unlock()
+		since, ok := w.Conductor.missing[s.ID]
+		if !ok || !b.task(tasks[0].ID).State.Final() {
+			return errors.New("not noticed yet")
+		}
+		w.Conductor.missing[s.ID] = since.Add(-unreadyPatience)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.store.Session(t.Context(), s.ID); err != nil || got.State.Final() {
+		t.Errorf("session ended at once: %+v %v", got, err)
+	}
+	b.await(s.ID, api.StatePartial)
+}
