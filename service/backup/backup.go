@@ -236,22 +236,39 @@ func (c *capture) info(ctx context.Context) (*jsapi.StreamInfo, error) {
 	return info, nil
 }
 
-// completeDeleted adds the last sequence to the deleted ones if it is one and
-// the server left it out, as 2.8 and 2.9 do for streams in memory.
+// completeDeleted adds deleted sequences that the server counts and does not
+// name: 2.8 and 2.9 leave out the last one of a stream in memory, 2.6 the first
+// one of a block. A server says of a message that is asked for whether it is
+// there; so the likely ones are asked for, and if those are not it, all.
 func (c *capture) completeDeleted(ctx context.Context, info *jsapi.StreamInfo) error {
-	set := alive(info)
-	if set.Len() != info.State.Messages+1 || set.Last() != info.State.LastSeq {
+	suspects := alive(info)
+	if suspects.Len() <= info.State.Messages {
 		return nil
 	}
-	last := seqset.Of(info.State.LastSeq)
-	return c.t.Messages(ctx, c.stream, last, func(seq uint64, r *record.Record) error {
+	if err := c.probe(ctx, info, seqset.Of(info.State.LastSeq)); err != nil {
+		return err
+	}
+	if suspects = alive(info); suspects.Len() == info.State.Messages {
+		return nil
+	}
+	c.log.Warn("server does not name all deleted messages, asking for each", "messages", info.State.Messages, "named_alive", suspects.Len())
+	return c.probe(ctx, info, suspects)
+}
+
+// probe adds to the deleted sequences those of the given ones that are.
+func (c *capture) probe(ctx context.Context, info *jsapi.StreamInfo, seqs *seqset.Set) error {
+	deleted := info.State.Deleted.Clone()
+	err := c.t.Messages(ctx, c.stream, seqs, func(seq uint64, r *record.Record) error {
 		if r == nil {
-			deleted := info.State.Deleted.Clone()
 			deleted.Add(seq)
-			info.State.Deleted = deleted
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("ask for messages of stream %s: %w", c.stream, err)
+	}
+	info.State.Deleted = deleted
+	return nil
 }
 
 // add gives one record to the sink unless it was given before.

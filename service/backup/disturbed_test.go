@@ -438,3 +438,38 @@ func TestCaptureOfForkedStream(t *testing.T) {
 		t.Fatalf("error is %v", err)
 	}
 }
+
+// TestCaptureWithUnnamedDeletions deletes the messages that old servers leave
+// out of their lists of deleted ones.
+func TestCaptureWithUnnamedDeletions(t *testing.T) {
+	for _, version := range append(natstest.Versions(), natstest.Latest) {
+		t.Run(version, func(t *testing.T) {
+			srv := natstest.StartVersion(t, version)
+			nc := srv.Connect()
+			createStream(t, srv, "UNNAMED", nil)
+			// Enough for a few blocks; one in a hundred is deleted, so that some
+			// are the first of theirs.
+			publish(t, nc, "UNNAMED", "unnamed", 4000, 8000)
+			for seq := 1; seq <= 4000; seq++ {
+				if seq%100 == 0 || blockStart(seq) {
+					request(t, nc, "STREAM.MSG.DELETE.UNNAMED", object{"seq": seq, "no_erase": seq%200 == 0})
+				}
+			}
+			got := collect()
+			out, err := Capture(t.Context(), OfConn(dial(t, srv.URL())), "UNNAMED", got, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := natstest.Diff(natstest.Records(t, nc, "UNNAMED"), got.live(out)); d != "" {
+				t.Fatal(d)
+			}
+		})
+	}
+}
+
+// blockStart says whether a message of 8,000 bytes is near the first of a block
+// of 8 MiB, which depends on the version by a few messages.
+func blockStart(seq int) bool {
+	n := seq % 1044
+	return n < 10 || n > 1035
+}
