@@ -311,8 +311,16 @@ func (c *Client) Replay(ctx context.Context, session string, fn func(api.Event) 
 		return fmt.Errorf("replay events: %w", err)
 	}
 	left := cons.CachedInfo().NumPending
+	if left == 0 {
+		return nil
+	}
+	msgs, err := cons.Messages()
+	if err != nil {
+		return fmt.Errorf("replay events: %w", err)
+	}
+	defer msgs.Stop()
 	for left > 0 {
-		msg, err := cons.Next(jetstream.FetchContext(ctx))
+		msg, err := msgs.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return fmt.Errorf("replay events: %w", err)
 		}
@@ -320,6 +328,7 @@ func (c *Client) Replay(ctx context.Context, session string, fn func(api.Event) 
 		if err != nil {
 			return fmt.Errorf("replay events: %w", err)
 		}
+		// What expires meanwhile is not waited for.
 		left = min(left-1, md.NumPending)
 		if e, ok := decodeEvent(msg.Data()); ok {
 			if err := fn(e); err != nil {

@@ -94,6 +94,8 @@ func (t *Task) Succeed(o Owner, r Result, p api.Progress, now time.Time) error {
 	if err := t.owned(o); err != nil {
 		return fmt.Errorf("finish task %s: %w", t.ID, err)
 	}
+	// What was to be done was an estimate, and is known now.
+	p.TotalMessages, p.TotalBytes, p.Remaining = p.Messages, p.Bytes, 0
 	t.State, t.Ended, t.Progress = api.StateSucceeded, now, p
 	t.note(r.Notes...)
 	r.Notes = nil

@@ -1,0 +1,175 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"jetkeep/service/api"
+	"jetkeep/service/natstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const session = "20260101T000000Z-aaaaaaaa"
+
+// setup returns a client, and a connection to play the service on.
+func setup(t *testing.T, o Options) (*Client, *nats.Conn) {
+	t.Helper()
+	server := natstest.Start(t)
+	c, err := New(server.Connect(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, server.Connect()
+}
+
+// answer makes the connection answer an endpoint.
+func answer(t *testing.T, nc *nats.Conn, endpoint string, fn func() *nats.Msg) {
+	t.Helper()
+	_, err := nc.Subscribe(api.DefaultPrefix+"."+endpoint, func(m *nats.Msg) {
+		if r := fn(); r != nil {
+			if err := m.RespondMsg(r); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func body(v any) *nats.Msg {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return &nats.Msg{Data: b, Header: nats.Header{}}
+}
+
+func TestErrors(t *testing.T) {
+	c, nc := setup(t, Options{Timeout: 200 * time.Millisecond})
+	ctx := t.Context()
+	if _, err := c.TargetList(ctx); !errors.Is(err, ErrNoService) {
+		t.Errorf("without a service: %v", err)
+	}
+	answer(t, nc, api.TargetList, func() *nats.Msg { return nil })
+	if _, err := c.TargetList(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without an answer: %v", err)
+	}
+	answer(t, nc, api.TargetInfo, func() *nats.Msg {
+		m := body(api.ErrorResponse{Error: api.Errorf(api.CodePermission, "no").WithHint("ask")})
+		m.Header.Set(api.HeaderError, "no")
+		m.Header.Set(api.HeaderErrorCode, "403")
+		return m
+	})
+	_, err := c.TargetInfo(ctx, api.TargetInfoRequest{})
+	var e *api.Error
+	if !errors.As(err, &e) || e.ErrCode != api.CodePermission || e.Code != 403 || e.Hint != "ask" {
+		t.Errorf("error of the service: %v", err)
+	}
+	answer(t, nc, api.RepositoryList, func() *nats.Msg {
+		m := &nats.Msg{Header: nats.Header{}}
+		m.Header.Set(api.HeaderError, "proxy is tired")
+		return m
+	})
+	if _, err := c.RepositoryList(ctx); !api.HasCode(err, api.CodeInternal) {
+		t.Errorf("error of something else: %v", err)
+	}
+	answer(t, nc, api.SessionList, func() *nats.Msg { return &nats.Msg{Data: []byte("{")} })
+	if _, err := c.SessionList(ctx, api.SessionListRequest{}); err == nil {
+		t.Error("an answer that is cut was taken")
+	}
+	if _, err := New(nc, Options{Prefix: "a.>"}); err == nil {
+		t.Error("a prefix with a wildcard was taken")
+	}
+}
+
+// TestWaitOutlastsTheService has the service away for a while, and the final
+// event lost.
+func TestWaitOutlastsTheService(t *testing.T) {
+	c, nc := setup(t, Options{})
+	var asked atomic.Int32
+	answer(t, nc, api.SessionInfo, func() *nats.Msg {
+		r := api.SessionInfoResponse{SessionView: api.SessionView{Session: session, State: api.StateRunning}}
+		switch asked.Add(1) {
+		case 1:
+		case 2:
+			m := body(api.ErrorResponse{Error: api.Errorf(api.CodeNoJetStream, "restarting")})
+			m.Header.Set(api.HeaderError, "restarting")
+			return m
+		default:
+			r.State = api.StateSucceeded
+		}
+		return body(r)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r, err := c.Wait(ctx, session, nil)
+	if err != nil || r.State != api.StateSucceeded || asked.Load() != 3 {
+		t.Errorf("%+v %v after %d requests", r, err, asked.Load())
+	}
+}
+
+func TestWaitHeedsEventsAndErrors(t *testing.T) {
+	c, nc := setup(t, Options{})
+	var ended atomic.Bool
+	answer(t, nc, api.SessionInfo, func() *nats.Msg {
+		r := api.SessionInfoResponse{SessionView: api.SessionView{Session: session, State: api.StateRunning}}
+		if ended.Load() {
+			r.State = api.StateFailed
+		}
+		return body(r)
+	})
+	subjects, err := api.NewSubjects("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(e api.EventName) {
+		v := api.Event{Type: e.Type(), Event: e, Session: session}
+		if err := nc.PublishMsg(&nats.Msg{Subject: subjects.Event(api.KindBackup, session, e), Data: body(v).Data}); err != nil {
+			t.Error(err)
+		}
+	}
+	time.AfterFunc(200*time.Millisecond, func() {
+		publish(api.EventProgress)
+		ended.Store(true)
+		publish(api.EventFailed)
+	})
+	begin := time.Now()
+	var seen []api.EventName
+	r, err := c.Wait(t.Context(), session, func(e api.Event) { seen = append(seen, e.Event) })
+	if err != nil || r.State != api.StateFailed || len(seen) != 2 {
+		t.Errorf("%+v %v, events %v", r, err, seen)
+	}
+	if took := time.Since(begin); took > pollInterval {
+		t.Errorf("the event was not heeded, it took %s", took)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended.Store(false)
+	time.AfterFunc(100*time.Millisecond, cancel)
+	if _, err := c.Wait(ctx, session, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("wait that was cancelled: %v", err)
+	}
+}
+
+func TestWaitForNothing(t *testing.T) {
+	c, nc := setup(t, Options{})
+	answer(t, nc, api.SessionInfo, func() *nats.Msg {
+		m := body(api.ErrorResponse{Error: api.Errorf(api.CodeSessionNotFound, "none")})
+		m.Header.Set(api.HeaderError, "none")
+		return m
+	})
+	if _, err := c.Wait(t.Context(), session, nil); !api.HasCode(err, api.CodeSessionNotFound) {
+		t.Errorf("wait: %v", err)
+	}
+}
