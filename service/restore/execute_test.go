@@ -282,8 +282,10 @@ func TestNothingIsRestoredOver(t *testing.T) {
 		if name != "HERE" {
 			want = ErrReserved
 		}
-		if _, err := execute(t, s.URL(), k, p); !errors.Is(err, want) || !errors.Is(err, ErrRefused) {
-			t.Errorf("%s: error %v, want %v", name, err, want)
+		for _, repeated := range []bool{false, name != "HERE"} {
+			if _, err := execute(t, s.URL(), k, p, func(j *Job) { j.Repeated = repeated }); !errors.Is(err, want) || !errors.Is(err, ErrRefused) {
+				t.Errorf("%s: error %v, want %v", name, err, want)
+			}
 		}
 		wantRecords(t, nc, name, before)
 		if name == "HERE" {

@@ -1,6 +1,8 @@
 package restore
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -8,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"jetkeep/service/archive"
+	"jetkeep/service/jsapi"
 	"jetkeep/service/natstest"
 	"jetkeep/store/record"
 	"jetkeep/store/seqset"
@@ -71,6 +75,34 @@ func TestExplanations(t *testing.T) {
 				t.Errorf("%s: %q explains %q, want %q", name, why, got, test.want[why])
 			}
 		}
+	}
+}
+
+// Without a read-back, the server's own count is held against the restore
+// point, and a consumer that is not as far as it was is found.
+func TestStateIsChecked(t *testing.T) {
+	s := natstest.Start(t)
+	k, p := big(t, s, dial(t, s.URL()), "file", 50)
+	p.Content.Messages++
+	if _, err := execute(t, s.URL(), k, p, func(j *Job) { j.SkipVerify = true }); !errors.Is(err, ErrState) {
+		t.Errorf("error %v, want %v", err, ErrState)
+	}
+	c := archive.Consumer{Name: "C", Config: json.RawMessage(`{"durable_name":"C"}`)}
+	c.State.Delivered.Stream, c.State.AckFloor.Stream = 9, 5
+	is := func(delivered, floor uint64) []*jsapi.ConsumerInfo {
+		return []*jsapi.ConsumerInfo{{Name: "C", Delivered: jsapi.SequencePair{Stream: delivered}, AckFloor: jsapi.SequencePair{Stream: floor}}}
+	}
+	for _, test := range []struct {
+		got []*jsapi.ConsumerInfo
+		ok  bool
+	}{{is(9, 5), true}, {is(12, 12), true}, {is(8, 5), false}, {is(9, 4), false}, {nil, false}} {
+		if diff, _ := compareConsumers([]archive.Consumer{c}, test.got); (diff == "") != test.ok {
+			t.Errorf("%+v: difference %q", test.got, diff)
+		}
+	}
+	c.Config = json.RawMessage(`{"name":"C"}`)
+	if diff, gone := compareConsumers([]archive.Consumer{c}, nil); diff != "" || len(gone) != 1 {
+		t.Errorf("ephemeral consumer: difference %q, gone %v", diff, gone)
 	}
 }
 
