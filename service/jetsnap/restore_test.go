@@ -191,7 +191,11 @@ func TestRestoreCancelled(t *testing.T) {
 	for _, version := range restoreVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			_, c, _, config, data := archived(t, version)
+			_, c, conn, config, data := archived(t, version)
+			ended, err := conn.NC.SubscribeSync("$JS.EVENT.ADVISORY.STREAM.RESTORE_COMPLETE.S")
+			if err != nil {
+				t.Fatal(err)
+			}
 			ctx, cancel := context.WithCancelCause(t.Context())
 			reason := errors.New("enough")
 			r, w := io.Pipe()
@@ -203,11 +207,15 @@ func TestRestoreCancelled(t *testing.T) {
 					t.Errorf("writer of the pipe got %v", err)
 				}
 			})
-			_, err := c.Restore(ctx, "S", config, r, jetsnap.RestoreOptions{})
+			_, err = c.Restore(ctx, "S", config, r, jetsnap.RestoreOptions{})
 			if !errors.Is(err, reason) {
 				t.Errorf("got %v", err)
 			}
 			wg.Wait()
+			// A server that runs out of patience, after 5 s, tells nobody.
+			if _, err := ended.NextMsg(4 * time.Second); err != nil {
+				t.Errorf("the server did not end the restore: %v", err)
+			}
 			if version == natstest.Latest {
 				return
 			}

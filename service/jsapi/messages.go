@@ -22,8 +22,12 @@ const (
 	// them one after the other; more hide round trips of up to some 20 ms.
 	inFlight = 256
 	// inFlightBytes bounds the replies that may be on their way, estimated from
-	// those that came. A server drops a connection with 64 MiB pending.
+	// those that came.
 	inFlightBytes = 8 << 20
+	// mostPending bounds them even if all are as large as messages can be: a
+	// server cuts a connection that has 64 MiB pending, and on a busy machine
+	// small messages followed by large ones came to that.
+	mostPending = 48 << 20
 	// firstEstimate is the size of a reply assumed before the first one came.
 	firstEstimate = 128 << 10
 	// resendAfter is when an unanswered request is repeated: a leader that
@@ -147,7 +151,7 @@ func (f *fetch) run(ctx context.Context, fn func(uint64, *record.Record) error) 
 // fill sends requests while the bounds allow; it returns false when there are
 // no more to send.
 func (f *fetch) fill() (bool, error) {
-	window := uint64(min(inFlight, max(1, int(inFlightBytes/f.estimate))))
+	window := f.window()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// Requests go out in bursts, so that they share writes.
@@ -166,6 +170,15 @@ func (f *fetch) fill() (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// window is how many requests may be under way.
+func (f *fetch) window() uint64 {
+	n := min(inFlight, inFlightBytes/f.estimate)
+	if largest := f.c.nc.MaxPayload(); largest > 0 {
+		n = min(n, mostPending/(float64(largest)*4/3)) // base64
+	}
+	return uint64(max(1, n))
 }
 
 func (f *fetch) send(n uint64) error {
