@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -72,7 +73,16 @@ func makeGolden(t *testing.T) {
 }
 
 func goldenRecords() ([]*record.Record, *seqset.Set) {
-	return rising(400, 40), seqset.Of(1, 77, 250, 400)
+	var recs []*record.Record
+	for seq := range uint64(400) {
+		r := rand.New(rand.NewPCG(seq+1, 42))
+		data := make([]byte, 40)
+		for i := range data {
+			data[i] = "abcdefghijklmnop"[r.Uint32()&15]
+		}
+		recs = append(recs, recordOf(seq+1, data))
+	}
+	return recs, seqset.Of(1, 77, 250, 400)
 }
 
 // golden loads the golden repository into memory, so that a test cannot change it.

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,13 +56,27 @@ func newStaging(t testing.TB, limit int64) *staging.Area {
 	return a
 }
 
-// makeRecord makes a record that depends on its sequence alone.
-func makeRecord(seq uint64, size int) *record.Record {
-	r := rand.New(rand.NewPCG(seq, 42))
-	data := make([]byte, size)
-	for i := range data {
-		data[i] = "abcdefghijklmnop"[r.Uint32()&15]
+// noise is what records are cut from: it compresses to half.
+var noise = sync.OnceValue(func() []byte {
+	r := rand.New(rand.NewPCG(1, 42))
+	b := make([]byte, 8<<20)
+	for i := 0; i < len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], r.Uint64()&0x0f0f0f0f0f0f0f0f|0x4040404040404040)
 	}
+	return b
+})
+
+// makeRecord makes a record that depends on its sequence and size alone.
+func makeRecord(seq uint64, size int) *record.Record {
+	data := make([]byte, 0, size)
+	for at := mix64(seq); len(data) < size; at++ {
+		from := noise()[at%(4<<20):]
+		data = append(data, from[:min(len(from), size-len(data))]...)
+	}
+	return recordOf(seq, data)
+}
+
+func recordOf(seq uint64, data []byte) *record.Record {
 	rec := &record.Record{
 		Sequence: seq, Time: 1_700_000_000_000_000_000 + int64(seq)*1_000_003,
 		Subject: fmt.Appendf(nil, "orders.%d.new", seq%17), Data: data,

@@ -264,9 +264,9 @@ func TestDeletedButNeverStoredIsNotReadAgain(t *testing.T) {
 // Whatever write fails, nothing is committed, nothing is left in staging, and
 // the next run uploads only what lacks.
 func TestCrashAtEveryWrite(t *testing.T) {
-	recs := rising(6000, 2000)
+	recs := rising(3500, 2000)
 	clean, cleanDriver := newRepo(t)
-	if _, err := save(t, clean, newStaging(t, 6<<20), "b.0001", steps(recs), seqset.Of(9)); err != nil {
+	if _, err := save(t, clean, newStaging(t, 4<<20), "b.0001", steps(recs), seqset.Of(9)); err != nil {
 		t.Fatal(err)
 	}
 	writes := len(objects(t, cleanDriver, "")) - 1 // without the marker
@@ -278,7 +278,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 			r, d := newRepo(t)
 			f := faulty.New(t, d, faulty.Fault{Op: faulty.Put, Skip: n, Kind: kind})
 			broken := &Repository{bucket: object.NewBucket(f), marker: r.marker}
-			if _, err := save(t, broken, newStaging(t, 6<<20), "b.0001", steps(recs), seqset.Of(9)); !errors.Is(err, faulty.ErrInjected) {
+			if _, err := save(t, broken, newStaging(t, 4<<20), "b.0001", steps(recs), seqset.Of(9)); !errors.Is(err, faulty.ErrInjected) {
 				t.Fatalf("kind %d, write %d: %v", kind, n, err)
 			}
 			commits := len(objects(t, d, commitPrefix))
@@ -288,7 +288,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 			before := objects(t, d, "")
 			again := faulty.New(t, d)
 			second := &Repository{bucket: object.NewBucket(again), marker: r.marker}
-			p, err := save(t, second, newStaging(t, 6<<20), "b.0001", steps(recs), seqset.Of(9))
+			p, err := save(t, second, newStaging(t, 4<<20), "b.0001", steps(recs), seqset.Of(9))
 			if err != nil && (kind != faulty.LoseReply || !errors.Is(err, ErrPointExists)) {
 				t.Fatalf("kind %d, write %d, second run: %v", kind, n, err)
 			}
