@@ -1,7 +1,6 @@
 package jetsnap_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -78,5 +77,3 @@ func gone(t *testing.T, c *natsconn.Conn, stream string) {
 		t.Fatal(err)
 	}
 }
-
-var _ = bytes.NewReader

@@ -102,9 +102,8 @@ func (p *proxy) cut() {
 
 // On a connection with long round trips many chunks are under way at a time.
 func TestRestoreIsPipelined(t *testing.T) {
-	srv, _, conn, config, data := archived(t, "2.14.5")
+	_, _, conn, config, data := archived(t, "2.14.5")
 	c, _ := client(t, natsconn.Options{URL: startProxy(t, conn.NC.ConnectedAddr(), 10*time.Millisecond).url()})
-	_ = srv
 	var most uint64
 	info, err := c.Restore(t.Context(), "S", config, bytes.NewReader(data), jetsnap.RestoreOptions{
 		ChunkSize: 256 << 10,
@@ -122,11 +121,10 @@ func TestRestoreIsPipelined(t *testing.T) {
 // A connection that breaks and comes back by itself has lost chunks, and the
 // transfer fails in spite of it.
 func TestReconnectIsNotHidden(t *testing.T) {
-	srv, c, conn, config, data := archived(t, natstest.Latest)
+	_, c, conn, config, data := archived(t, natstest.Latest)
 	if _, err := c.Restore(t.Context(), "S", config, bytes.NewReader(data), jetsnap.RestoreOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	_ = srv
 	p := startProxy(t, conn.NC.ConnectedAddr(), 0)
 	c, through := client(t, natsconn.Options{URL: p.url(), Reconnect: true})
 	s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10})
