@@ -152,7 +152,7 @@ func TestSilence(t *testing.T) {
 	}
 	one := seqset.Of(1, 2)
 	start := time.Now()
-	err = conn.API.Messages(t.Context(), "S", one, func(uint64, *record.Record) error { return nil })
+	err := conn.API.Messages(t.Context(), "S", one, func(uint64, *record.Record) error { return nil })
 	if !errors.Is(err, jsapi.ErrNoReply) || time.Since(start) > 5*time.Second {
 		t.Errorf("no answer to messages: %v after %s", err, time.Since(start))
 	}
