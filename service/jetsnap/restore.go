@@ -3,7 +3,6 @@ package jetsnap
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
