@@ -357,8 +357,8 @@ func TestCancelReachesARunningTask(t *testing.T) {
 func TestFenceRefusesACancelledSession(t *testing.T) {
 	b := newBench(t)
 	s, tasks := b.create(nil, "ORDERS")
-	b.start("a", b.server.Connect(), handlerFunc(func(ctx context.Context, _ session.Task, run Run) (session.Result, error) {
-		_, err := b.store.UpdateSession(ctx, s.ID, func(x *session.Session) error { return x.RequestCancel("") })
+	b.start("a", b.server.Connect(), handlerFunc(func(_ context.Context, _ session.Task, run Run) (session.Result, error) {
+		_, err := b.store.UpdateSession(context.Background(), s.ID, func(x *session.Session) error { return x.RequestCancel("") })
 		if err != nil {
 			return session.Result{}, err
 		}
