@@ -95,8 +95,8 @@ func (n *narrow) pass(from, to net.Conn) {
 // throughput of the proxies, and the size of the stream they carry: some
 // seconds, and more than a server sends ahead.
 const (
-	throughput = 8 << 20
-	bulk       = 32_000 // messages of 1 KiB
+	throughput = 5 << 20
+	bulk       = 20_000 // messages of 1 KiB
 )
 
 // A clustered is a cluster of binaries as a target, behind narrow proxies, with
