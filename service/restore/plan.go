@@ -122,10 +122,6 @@ func (b *builder) method(e *entry) {
 	switch {
 	case e.cfg.Storage != "memory":
 		e.Method = MethodV1
-		if c := e.in.Point.Content; b.version.before(gaps) && c.Messages > 0 && c.Messages < c.LastSeq-c.FirstSeq+1 {
-			e.problem(CodeFeature, "Restore into a newer server.",
-				"server %s cannot take over a stream with deleted messages between its first and its last, as %s can", b.version, gaps)
-		}
 		if b.target.Clustered {
 			e.warn(CodeCreatedLost, 0, "in a cluster the stream may get the time of the restore as its created time")
 		}

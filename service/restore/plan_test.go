@@ -83,8 +83,6 @@ func TestPlanFindings(t *testing.T) {
 			problems: []string{CodeMemoryOld}},
 		"memory with trailing gap on 2.14": {in: with(memory(point("S", `"subjects":["s"]`)), func(p *store.Point) { p.State.LastSeq++ }),
 			target: Target{ServerVersion: "2.14.5"}, problems: []string{CodeMemoryOld}},
-		"gaps on 2.8": {in: with(point("S", `"subjects":["s"]`), func(p *store.Point) { p.Content.Messages-- }), target: Target{ServerVersion: "2.8.2"},
-			problems: []string{CodeFeature}},
 		"all expired":     {in: point("S", `"max_age":3600000000000`), warnings: []string{CodeExpire}},
 		"some expired":    {in: point("S", `"max_age":180000000000000`), warnings: []string{CodeExpire}},
 		"none expired":    {in: point("S", `"max_age":1800000000000000`)},

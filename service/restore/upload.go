@@ -124,7 +124,9 @@ func (x *execution) write(ctx context.Context, w io.Writer, stream string, confi
 
 func (x *execution) writeV1(ctx context.Context, w io.Writer, stream string, config json.RawMessage) error {
 	created := x.Point.Created
-	a := archive.NewV1Writer(w, archive.Meta{Stream: stream, Config: config, Created: created, LastTime: x.Point.State.LastTime})
+	a := archive.NewV1Writer(w, archive.Meta{
+		Stream: stream, Config: config, Created: created, LastTime: x.Point.State.LastTime, Server: x.target.ServerVersion,
+	})
 	if err := x.each(ctx, StageUpload, x.keepFirst(a.Record)); err != nil {
 		return err
 	}

@@ -13,8 +13,6 @@ type version struct{ major, minor, patch int }
 var (
 	// minimum is the oldest server whose restores were tried.
 	minimum = version{2, 6, 0}
-	// gaps is the first that finds the messages after a gap in an archive.
-	gaps = version{2, 9, 0}
 	// archiveV2 is the first that takes the new format, and with it memory
 	// streams.
 	archiveV2 = version{2, 15, 0}
