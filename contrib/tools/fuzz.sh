@@ -10,7 +10,11 @@ for package in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}
 	grep -qs '^func Fuzz' "$(go list -f '{{.Dir}}' "$package")"/*_test.go || continue
 	for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
 		echo "fuzz $package $target for $time"
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -parallel 2 "$package" | tail -n 3
+		if ! output=$(go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -parallel 2 "$package" 2>&1); then
+			echo "$output"
+			exit 1
+		fi
+		tail -n 3 <<<"$output"
 		ran=$((ran + 1))
 	done
 done
