@@ -2,10 +2,11 @@ package main
 
 import (
 	"bufio"
-	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -13,87 +14,153 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/api"
 )
 
-// playDemo starts the demo in a process of its own, with a temporary directory
-// of its own, and returns once a line of its output matches.
-func playDemo(t *testing.T, until *regexp.Regexp, args ...string) (match string, tmp string, stop func(os.Signal) (int, string)) {
+// A played demo runs in a process of its own, with a temporary directory of
+// its own.
+type played struct {
+	t      *testing.T
+	tmp    string
+	cmd    *exec.Cmd
+	lines  *bufio.Scanner
+	output strings.Builder
+}
+
+func playDemo(t *testing.T, args ...string) *played {
 	t.Helper()
-	tmp = t.TempDir()
-	cmd := exec.Command(binary(t), append([]string{"demo"}, args...)...)
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	p := &played{t: t, tmp: t.TempDir(), cmd: exec.Command(binary(t), append([]string{"demo"}, args...)...)}
+	p.cmd.Env = append(os.Environ(), "TMPDIR="+p.tmp)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
+	p.cmd.Stdout, p.cmd.Stderr = w, w
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	timer := time.AfterFunc(90*time.Second, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { timer.Stop(); _ = cmd.Process.Kill(); _ = r.Close() })
-	var output bytes.Buffer
-	lines := bufio.NewScanner(r)
-	for match == "" && lines.Scan() {
-		output.WriteString(lines.Text() + "\n")
-		match = until.FindString(lines.Text())
-	}
-	if match == "" {
-		t.Fatalf("no line of the output matches %s:\n%s", until, output.String())
-	}
-	return match, tmp, func(sig os.Signal) (int, string) {
-		_ = cmd.Process.Signal(sig)
-		for lines.Scan() {
-			output.WriteString(lines.Text() + "\n")
+	timer := time.AfterFunc(4*time.Minute, func() { _ = p.cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop(); _ = p.cmd.Process.Kill(); _ = r.Close() })
+	p.lines = bufio.NewScanner(r)
+	return p
+}
+
+// until reads the output to the line that matches and returns the match.
+func (p *played) until(pattern string) string {
+	p.t.Helper()
+	want := regexp.MustCompile(pattern)
+	for p.lines.Scan() {
+		p.output.WriteString(p.lines.Text() + "\n")
+		if match := want.FindString(p.lines.Text()); match != "" {
+			return match
 		}
-		exit := new(exec.ExitError)
-		if err := cmd.Wait(); errors.As(err, &exit) {
-			return exit.ExitCode(), output.String()
+	}
+	p.t.Fatalf("no line of the output matches %s:\n%s", pattern, p.output.String())
+	return ""
+}
+
+// end waits for the end, checks that nothing is left behind, and returns the
+// exit code and all output.
+func (p *played) end() (int, string) {
+	p.t.Helper()
+	for p.lines.Scan() {
+		p.output.WriteString(p.lines.Text() + "\n")
+	}
+	code := 0
+	if err := p.cmd.Wait(); err != nil {
+		code = -1
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			code = exit.ExitCode()
 		}
-		return 0, output.String()
+	}
+	entries, err := os.ReadDir(p.tmp)
+	if err != nil || len(entries) > 0 {
+		p.t.Errorf("the demo left %v, %v", entries, err)
+	}
+	return code, p.output.String()
+}
+
+// TestDemoComparesEverything: the README's test sees the table, this one what
+// programs are given.
+func TestDemoComparesEverything(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "mine")
+	code, output := playDemo(t, "--json", "--dir", dir).end()
+	var result demoResult
+	start := strings.Index(output, "{\n")
+	if code != exitOK || start < 0 || json.Unmarshal([]byte(output[start:]), &result) != nil {
+		t.Fatalf("exit code %d:\n%s", code, output)
+	}
+	if !result.Equal || result.Differences == nil || len(result.Differences) > 0 || len(result.Streams) != len(sample.Streams()) {
+		t.Errorf("the result is %+v", result)
+	}
+	for _, s := range result.Streams {
+		if s.Messages == 0 || s.StoredBytes == 0 || s.BackupSeconds <= 0 || s.RestoreSeconds <= 0 || s.Compared <= int(s.Messages) {
+			t.Errorf("the result of %s is %+v", s.Stream, s)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "repository")); err != nil {
+		t.Errorf("the directory that was named is not kept: %v", err)
 	}
 }
 
-func wantEmpty(t *testing.T, dir string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
+// TestDemoFindsADifference changes a restored stream before it is compared.
+func TestDemoFindsADifference(t *testing.T) {
+	p := playDemo(t)
+	nc, err := nats.Connect(p.until(`nats://[0-9.:]+`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(entries) > 0 {
-		t.Errorf("the demo left %v", entries)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.until(`restore .* succeeded`)
+	// WORK is compared last, after more than 30,000 messages.
+	stream, err := js.Stream(t.Context(), "WORK")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), stream.CachedInfo().State.LastSeq-1); err != nil {
+		t.Fatal(err)
+	}
+	code, output := p.end()
+	if code != exitFailed || !strings.Contains(output, "WORK: message 1999: was present, is absent") || !strings.Contains(output, "DIFFERENT") {
+		t.Errorf("exit code %d:\n%s", code, output)
 	}
 }
 
 // TestKeptDemoLetsLookAround: the server stays and holds what the demo tells of.
 func TestKeptDemoLetsLookAround(t *testing.T) {
-	line, tmp, stop := playDemo(t, regexp.MustCompile(`export NATS_URL=.*`), "--keep")
+	p := playDemo(t, "--keep")
+	line := p.until(`export NATS_URL=.*`)
 	nc, err := nats.Connect(strings.TrimPrefix(line, "export NATS_URL="))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
 	list := request[api.BackupListResponse](t, nc, api.BackupList, `{}`)
-	if list.Total != 1 || list.Backups[0].Streams != 8 {
+	if list.Total != 1 || list.Backups[0].Streams != len(sample.Streams()) {
 		t.Errorf("backups: %+v", list)
 	}
-	code, output := stop(syscall.SIGINT)
-	if code != exitOK {
+	_ = p.cmd.Process.Signal(syscall.SIGINT)
+	if code, output := p.end(); code != exitOK {
 		t.Errorf("exit code %d:\n%s", code, output)
 	}
-	wantEmpty(t, tmp)
 }
 
 // TestInterruptedDemoLeavesNothing interrupts it while it works.
 func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	for _, line := range []string{"  backup ", "every stream deleted"} {
-		_, tmp, stop := playDemo(t, regexp.MustCompile(line))
-		if code, output := stop(syscall.SIGINT); code != exitInterrupted {
+		p := playDemo(t)
+		p.until(line)
+		_ = p.cmd.Process.Signal(syscall.SIGINT)
+		if code, output := p.end(); code != exitInterrupted {
 			t.Errorf("exit code %d after %q:\n%s", code, line, output)
 		}
-		wantEmpty(t, tmp)
 	}
 }

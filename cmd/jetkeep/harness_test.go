@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,23 +23,42 @@ import (
 )
 
 // TestMain lets the test binary be the command: under the name jetkeep it runs
-// main, so that tests have real processes without building anything.
+// main, so that scripts run it under the race detector if the tests do.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"jetkeep": func() { os.Exit(mainCode()) }})
+	testscript.Main(tests{m}, map[string]func(){"jetkeep": func() { os.Exit(mainCode()) }})
 }
+
+// tests removes what was built once for several tests.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	code := m.M.Run()
+	if dir, err := built(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+	return code
+}
+
+// built builds the command as its users do, in a temporary directory.
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "jetkeep-test-")
+	if err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "jetkeep"), ".").CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return dir, nil
+})
 
 // binary returns the path of the command.
 func binary(t testing.TB) string {
 	t.Helper()
-	self, err := os.Executable()
+	dir, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "jetkeep")
-	if err := os.Symlink(self, path); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return filepath.Join(dir, "jetkeep")
 }
 
 // A served is a running `jetkeep serve --embedded`.
@@ -87,7 +107,7 @@ func startServe(t testing.TB, command, data string, args ...string) *served {
 		s.url, s.first = line[0], line[1]
 	case <-s.exited:
 		t.Fatalf("serve ended: %v\n%s", s.err, s.log())
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatalf("serve did not start:\n%s", s.log())
 	}
 	return s

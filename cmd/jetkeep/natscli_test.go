@@ -32,7 +32,7 @@ func (n natsCLI) command(ctx context.Context, args ...string) *exec.Cmd {
 
 func (n natsCLI) run(args ...string) string {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 90*time.Second)
 	defer cancel()
 	out, err := n.command(ctx, args...).CombinedOutput()
 	if err != nil {
@@ -44,7 +44,7 @@ func (n natsCLI) run(args ...string) string {
 // req sends a request as `nats req SUBJECT BODY` does and reads the answer.
 func req[T any](n natsCLI, endpoint, body string) T {
 	n.t.Helper()
-	out := n.run("req", "--raw", "--timeout", "20s", api.DefaultPrefix+"."+endpoint, body)
+	out := n.run("req", "--raw", "--timeout", "60s", api.DefaultPrefix+"."+endpoint, body)
 	var answer T
 	if err := json.Unmarshal([]byte(out), &answer); err != nil {
 		n.t.Errorf("nats req %s %s: %v\n%s", endpoint, body, err, out)
@@ -64,7 +64,7 @@ func (n natsCLI) wants(out string, texts ...string) {
 
 // TestNatsCommandLine does everything with the nats command alone.
 func TestNatsCommandLine(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	s := startServe(t, binary(t), filepath.Join(t.TempDir(), "data"))
 	nc := s.connect()
@@ -172,7 +172,7 @@ func (n natsCLI) isRefused() {
 // none is wanted.
 func (n natsCLI) ended(session string, want api.State) {
 	n.t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		info := req[api.SessionInfoResponse](n, api.SessionInfo, `{"session":"`+session+`"}`)
 		switch {
@@ -216,7 +216,7 @@ func (n natsCLI) subscribe(ctx context.Context, subject string) func(texts ...st
 	return func(texts ...string) {
 		n.t.Helper()
 		var seen strings.Builder
-		limit := time.After(20 * time.Second)
+		limit := time.After(time.Minute)
 		for _, text := range texts {
 			for !strings.Contains(seen.String(), text) {
 				select {

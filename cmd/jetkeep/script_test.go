@@ -141,7 +141,7 @@ func scriptCommands() map[string]scriptCommand {
 		},
 		// await FILE: a file appears.
 		"await": func(ts *testscript.TestScript, _ bool, args []string) {
-			for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 				if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
 					return
 				}
@@ -165,7 +165,7 @@ func scriptCommands() map[string]scriptCommand {
 }
 
 func untilReady(ts *testscript.TestScript) error {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		nc, err := nats.Connect(ts.Getenv("NATS_URL"))
 		if err == nil {
@@ -183,7 +183,7 @@ func untilReady(ts *testscript.TestScript) error {
 }
 
 func withConn(ts *testscript.TestScript, do func(context.Context, *nats.Conn) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	nc, err := nats.Connect(ts.Getenv("NATS_URL"))
 	ts.Check(err)
