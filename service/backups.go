@@ -39,13 +39,9 @@ func (s *Service) backupCreate(ctx context.Context, q *api.BackupCreateRequest) 
 	if err != nil {
 		return nil, err
 	}
-	tasks := make([]*session.Task, len(streams))
-	for i, name := range streams {
-		tasks[i] = &session.Task{Stream: name}
-	}
 	return s.startSession(ctx, &session.Session{
 		Kind: api.KindBackup, Target: target, Repository: repository, Tags: q.Tags,
-	}, tasks)
+	}, s.backupTasks(ctx, conn.API, streams))
 }
 
 func (s *Service) backupList(ctx context.Context, q *api.BackupListRequest) (*api.BackupListResponse, error) {

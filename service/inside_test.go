@@ -242,3 +242,48 @@ func TestMicroThatKeepsStoppingIsAnError(t *testing.T) {
 		t.Errorf("run: %v", err)
 	}
 }
+
+// TestCaptureOrder: every stream once, and each before those that it takes
+// from, as long as they do not take from each other in a circle.
+func TestCaptureOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 8).Draw(t, "streams")
+		circles := rapid.Bool().Draw(t, "circles")
+		var streams []string
+		for i := range n {
+			streams = append(streams, string(rune('A'+i)))
+		}
+		origins := map[string][]string{}
+		for range rapid.IntRange(0, 12).Draw(t, "edges") {
+			from, to := rapid.IntRange(0, n-1).Draw(t, "from"), rapid.IntRange(0, n-1).Draw(t, "to")
+			if from > to || circles {
+				origins[streams[from]] = append(origins[streams[from]], streams[to])
+			}
+		}
+		tasks := captureOrder(streams, origins)
+		at := map[string]int{}
+		for i, task := range tasks {
+			at[task.Stream] = i + 1
+		}
+		if len(tasks) != n || len(at) != n {
+			t.Fatalf("%d tasks of %d streams for %d", len(tasks), len(at), n)
+		}
+		for _, task := range tasks {
+			for _, origin := range origins[task.Stream] {
+				if !circles && at[origin] <= at[task.Stream] {
+					t.Errorf("%s comes before %s, which takes from it", origin, task.Stream)
+				}
+				if origin != task.Stream && !slices.Contains(tasks[at[origin]-1].After, task.Stream) {
+					t.Errorf("%s does not wait for %s", origin, task.Stream)
+				}
+			}
+		}
+	})
+}
+
+func TestLocalOrigins(t *testing.T) {
+	got := localOrigins([]byte(`{"name":"X","mirror":{"name":"M"},"sources":[{"name":"A"},{"name":"B","external":{"api":"$JS.hub.API"}},{"name":"C","external":null}]}`))
+	if !slices.Equal(got, []string{"A", "C", "M"}) {
+		t.Errorf("origins %v", got)
+	}
+}

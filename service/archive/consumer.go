@@ -184,7 +184,7 @@ func (d *varints) pending(s *ConsumerState, old bool) {
 	s.Pending = make([]Pending, n)
 	for i := range s.Pending {
 		p := Pending{Stream: d.uvarint() + s.AckFloor.Stream}
-		seconds := int64(0)
+		var seconds int64
 		if old {
 			seconds = base + d.varint()
 		} else {

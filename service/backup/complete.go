@@ -127,9 +127,8 @@ func without(info *jsapi.StreamInfo, gone *seqset.Set) *jsapi.StreamInfo {
 
 // A fingerprint identifies the newest record that was captured.
 type fingerprint struct {
-	seq  uint64
-	hash [32]byte
-	buf  []byte
+	seq uint64
+	buf []byte
 }
 
 func (f *fingerprint) set(r *record.Record) {

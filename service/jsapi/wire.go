@@ -34,9 +34,6 @@ type wire struct {
 const (
 	wireBuffer    = 256 << 10
 	wireHandshake = 10 * time.Second
-	// maxLine is the protocol's own limit of a control line, and more than
-	// that for the server's greeting.
-	maxLine = 64 << 10
 )
 
 // A delivery is one message as it came; valid until the next one.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,7 +51,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 	c := &Conn{options: o, closed: make(chan struct{})}
 	violations := new(jsapi.Violations)
 	d := &dialer{ctx: ctx, timeout: o.timeout()}
-	opts := append(s.opts, c.natsOptions(&o, violations, d)...)
+	opts := slices.Concat(s.opts, c.natsOptions(&o, violations, d))
 	nc, err := nats.Connect(s.url, opts...)
 	d.finish()
 	if err == nil && ctx.Err() != nil {

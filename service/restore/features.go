@@ -13,8 +13,8 @@ import (
 type loss int
 
 const (
-	// known fields are as old as the oldest server we restore into.
-	known loss = iota
+	// The zero value is for fields as old as the oldest server we restore into.
+	_ loss = iota
 	// silent fields make no difference to a restored stream.
 	silent
 	// lessens: the stream goes without something that its messages and their

@@ -49,7 +49,8 @@ func (x *execution) tryUpload(ctx context.Context, stream string, config json.Ra
 			return info, nil
 		}
 		left := x.cleanUp(ctx, stream, err)
-		if n == uploads || left != err || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
+		same := left == err //nolint:errorlint // the clean-up had nothing to add
+		if n == uploads || !same || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
 			return nil, left
 		}
 		x.Log.Info("nothing of the upload arrived, it is repeated", "reason", err)
