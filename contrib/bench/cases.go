@@ -257,7 +257,7 @@ func (b *bench) print(w io.Writer) {
 			wall(slices.MinFunc(b.results[n], byWall)), wall(slices.MaxFunc(b.results[n], byWall)),
 			m.cpu.Seconds(), m.rss>>20, m.stored>>20)
 	}
-	t.Flush()
+	_ = t.Flush() // to a terminal or file; what follows fails too if it does
 	fmt.Fprintln(w)
 	for _, r := range []struct{ a, b, bound string }{
 		{"jetkeep backup", "nats + restic backup", "0.6"},
