@@ -324,7 +324,11 @@ func (f *filler) ticks(ctx context.Context) error {
 			return fmt.Errorf("delete message %d: %w", seq, err)
 		}
 	}
-	return nil
+	monitor, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "monitor", AckWait: time.Hour, FilterSubject: "tick.eu.*"})
+	if err != nil {
+		return err
+	}
+	return take(ctx, monitor, 20, func(i int) bool { return i%3 != 1 })
 }
 
 func (f *filler) mirror(ctx context.Context) error {
