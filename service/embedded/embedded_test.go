@@ -96,7 +96,7 @@ func TestListensOnLoopback(t *testing.T) {
 func TestDirectoryIsHeldByOneServer(t *testing.T) {
 	dir := t.TempDir()
 	first := mustStart(t, Options{Dir: dir, Port: RandomPort})
-	if _, err := Start(testContext(t), Options{Dir: dir, Port: RandomPort}); !errors.Is(err, ErrDirInUse) {
+	if _, err := Start(testContext(t), Options{Dir: dir, Port: RandomPort}); !errors.Is(err, ErrDirInUse) || errors.Is(err, ErrDirNotWritable) {
 		t.Errorf("second server in the directory: %v", err)
 	}
 	mustStop(t, first)
