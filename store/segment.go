@@ -67,7 +67,7 @@ func (s *segment) check(h hash.Hash, raw []byte, visit func(r *record.Record, en
 		}
 		count, last = count+1, r.Sequence
 		encoded := raw[off : off+n]
-		sum := sha256.Sum256(encoded)
+		sum := record.Hash(encoded)
 		h.Write(sum[:])
 		visit(&r, encoded, sum)
 		off += n

@@ -262,7 +262,7 @@ func (c *chunk) compress(enc *zstd.Encoder, h hash.Hash) {
 	h.Reset()
 	start := 0
 	for _, end := range c.ends {
-		sum := sha256.Sum256(c.raw[start:end])
+		sum := record.Hash(c.raw[start:end])
 		c.sum.AddHash(sum)
 		h.Write(sum[:])
 		start = end

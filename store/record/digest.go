@@ -1,15 +1,24 @@
 package record
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math/bits"
+
+	"github.com/minio/highwayhash"
 )
 
-// A Sum is the digest of a set of records: the SHA-256 hashes of their
-// encodings, read as little-endian 256-bit numbers, added modulo 2^256. The
+// HashKey is the key of the records' hashes. It is no secret.
+const HashKey = "jetkeep record digest, version 1"
+
+// Hash returns the HighwayHash-256 of a record's encoding under HashKey. It
+// costs a fifth of what SHA-256 costs, which is as much as the compression's
+// faster half, and it is asked to find accidents only.
+func Hash(encoded []byte) [32]byte { return highwayhash.Sum(encoded, []byte(HashKey)) }
+
+// A Sum is the digest of a set of records: the Hash of each, read as a
+// little-endian 256-bit number, added modulo 2^256. The
 // zero Sum is that of no records.
 //
 // It does not depend on order, so segments are summed in parallel and a
@@ -22,9 +31,9 @@ type Sum struct {
 }
 
 // Add adds one record by its encoding.
-func (s *Sum) Add(encoded []byte) { s.AddHash(sha256.Sum256(encoded)) }
+func (s *Sum) Add(encoded []byte) { s.AddHash(Hash(encoded)) }
 
-// AddHash adds one record by the SHA-256 of its encoding.
+// AddHash adds one record by its Hash.
 func (s *Sum) AddHash(h [32]byte) {
 	var c uint64
 	for i := range s.limbs {
@@ -35,7 +44,7 @@ func (s *Sum) AddHash(h [32]byte) {
 
 // Remove takes one record, by its encoding, out of the set.
 func (s *Sum) Remove(encoded []byte) {
-	h := sha256.Sum256(encoded)
+	h := Hash(encoded)
 	var c uint64
 	for i := range s.limbs {
 		s.limbs[i], c = bits.Sub64(s.limbs[i], binary.LittleEndian.Uint64(h[8*i:]), c)
