@@ -33,11 +33,14 @@ type tests struct{ *testing.M }
 
 func (m tests) Run() int {
 	code := m.M.Run()
-	if dir, err := built(); err == nil {
-		_ = os.RemoveAll(dir)
+	if builtDir != "" {
+		_ = os.RemoveAll(builtDir)
 	}
 	return code
 }
+
+// builtDir is the directory that built made.
+var builtDir string
 
 // built builds the command as its users do, in a temporary directory.
 var built = sync.OnceValues(func() (string, error) {
@@ -45,6 +48,7 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	builtDir = dir
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "jetkeep"), ".").CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build: %w\n%s", err, out)
 	}
