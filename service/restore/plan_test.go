@@ -299,3 +299,15 @@ func TestOverlap(t *testing.T) {
 		}
 	}
 }
+
+// Only to this machine itself nothing is gained by compressing.
+func TestCompression(t *testing.T) {
+	for addr, want := range map[string]archive.Compression{
+		"127.0.0.1:4222": archive.Stored, "[::1]:4222": archive.Stored,
+		"10.0.0.1:4222": archive.Compressed, "": archive.Compressed, "pipe": archive.Compressed,
+	} {
+		if got := compression(addr); got != want {
+			t.Errorf("%s: %v, want %v", addr, got, want)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"time"
 
@@ -127,6 +128,7 @@ func (x *execution) writeV1(ctx context.Context, w io.Writer, stream string, con
 	created := x.Point.Created
 	a := archive.NewV1Writer(w, archive.Meta{
 		Stream: stream, Config: config, Created: created, LastTime: x.Point.State.LastTime, Server: x.target.ServerVersion,
+		Compression: compression(x.Conn.NC.ConnectedAddr()),
 	})
 	if err := x.each(ctx, StageUpload, x.keepFirst(a.Record)); err != nil {
 		return err
@@ -140,11 +142,23 @@ func (x *execution) writeV1(ctx context.Context, w io.Writer, stream string, con
 }
 
 func (x *execution) writeV2(ctx context.Context, w io.Writer) error {
-	a := archive.NewV2Writer(w, x.state(), x.plan.consumers)
+	state := x.state()
+	state.Compression = compression(x.Conn.NC.ConnectedAddr())
+	a := archive.NewV2Writer(w, state, x.plan.consumers)
 	if err := x.each(ctx, StageUpload, x.keepFirst(a.Record)); err != nil {
 		return err
 	}
 	return a.Close()
+}
+
+// compression says how to send an archive to a server. On the same machine,
+// compressing costs more than what it saves.
+func compression(addr string) archive.Compression {
+	host, _, err := net.SplitHostPort(addr)
+	if err == nil && net.ParseIP(host).IsLoopback() {
+		return archive.Stored
+	}
+	return archive.Compressed
 }
 
 // keepFirst remembers the first record, by which a stream is told to be ours.
