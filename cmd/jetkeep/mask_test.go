@@ -6,7 +6,7 @@ import (
 )
 
 // sessionID is what session and backup ids look like.
-var sessionID = regexp.MustCompile(`\d{8}T\d{6}Z-[a-z2-7]{8}`)
+var sessionID = regexp.MustCompile(`\d{8}T\d{6}Z-[0-9a-z]{8}`)
 
 // masks replaces what differs from run to run.
 var masks = []struct {

@@ -8,12 +8,24 @@ import (
 	"time"
 )
 
-// idForm is a time to the second in UTC, then 40 random bits.
-var idForm = regexp.MustCompile(`^\d{8}T\d{6}Z-[a-z2-7]{8}$`)
+// idForm is a time in UTC, then what NewID adds.
+var idForm = regexp.MustCompile(`^\d{8}T\d{6}Z-[0-9a-z]{8}$`)
 
-// NewID makes the id of a session that begins now. Ids sort by time.
+// idAlphabet is that of Crockford's base 32: in the order of ASCII, and without
+// letters that are taken for digits.
+const idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+
+// NewID makes the id of a session that begins now: the time to the second, two
+// letters for the millisecond, and 30 random bits. Ids sort by time.
 func NewID(now time.Time) string {
-	return now.UTC().Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:8])
+	var random [6]byte
+	_, _ = rand.Read(random[:]) // never fails, by its contract
+	ms := now.Nanosecond() / int(time.Millisecond)
+	id := append(now.UTC().AppendFormat(nil, "20060102T150405Z-"), idAlphabet[ms>>5], idAlphabet[ms&31])
+	for _, b := range random {
+		id = append(id, idAlphabet[b&31])
+	}
+	return string(id)
 }
 
 // ValidID tells whether id has the form of a session's id.

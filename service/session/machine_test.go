@@ -289,6 +289,12 @@ func judge(rt *rapid.T, s *Session, tasks []*Task) {
 }
 
 func TestIDs(t *testing.T) {
+	for ms := range 1000 {
+		at := noon.Add(time.Duration(ms) * time.Millisecond)
+		if a, b := NewID(at), NewID(at.Add(time.Millisecond)); a >= b {
+			t.Fatalf("%s is not before %s", a, b)
+		}
+	}
 	a, b := NewID(noon), NewID(noon.Add(time.Second))
 	if !ValidID(a) || a >= b || a == NewID(noon) {
 		t.Errorf("ids %s, %s", a, b)
