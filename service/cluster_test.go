@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -119,9 +120,14 @@ func newClustered(t *testing.T, version string) *clustered {
 	control := natstest.Start(t)
 	c := setup(t, control)
 	c.Targets = []config.Target{{Name: "cluster", Options: natsconn.Options{URL: strings.Join(urls, ",")}}}
-	run(t, c, service.Deps{})
+	run(t, c, service.Deps{Log: warnings(t)})
 	k.client = connect(t, control)
 	return k
+}
+
+// warnings is a log of little, for tests whose output is read by people.
+func warnings(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // fill makes an R3 stream of incompressible messages.

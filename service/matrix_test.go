@@ -66,7 +66,7 @@ func newMatrix(t *testing.T) *matrix {
 			}})
 		}
 	}
-	run(t, c, service.Deps{})
+	run(t, c, service.Deps{Log: warnings(t)})
 	m.client = connect(t, control)
 	return m
 }
