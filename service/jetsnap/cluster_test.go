@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -116,9 +117,12 @@ func TestClusterRestore(t *testing.T) {
 func killRestoring(t *testing.T, cluster *natstest.Cluster, c *jetsnap.Client, config json.RawMessage, data []byte) bool {
 	t.Helper()
 	before := restoring(cluster)
+	var mu sync.Mutex // Restore may return while its source is still read
 	node := -1
 	var killed time.Time
 	kill := &hook{f: func() {
+		mu.Lock()
+		defer mu.Unlock()
 		for i, n := range restoring(cluster) {
 			if n > before[i] {
 				node = i
@@ -132,6 +136,8 @@ func killRestoring(t *testing.T, cluster *natstest.Cluster, c *jetsnap.Client, c
 	// The first part must have arrived before the node is looked for.
 	src := io.MultiReader(bytes.NewReader(data[:20<<20]), kill, bytes.NewReader(data[20<<20:]))
 	_, err := c.Restore(t.Context(), "S", config, src, jetsnap.RestoreOptions{})
+	mu.Lock()
+	defer mu.Unlock()
 	switch {
 	case node < 0:
 		t.Fatalf("no node restores, error %v", err)
