@@ -59,7 +59,7 @@ func support(name string) bool {
 	return name == "service/natstest" || name == "store/object/objecttest" || name == "store/object/faulty"
 }
 
-// leaf names the packages that import nothing but the standard library.
+// leaf names the packages that import nothing of this module.
 func leaf(name string) bool {
 	return name == "service/api" || name == "store/record" || name == "store/seqset"
 }
@@ -143,8 +143,11 @@ func check(packages []pkg) []string {
 // forbidden says why a package must not import path, empty if it may.
 func forbidden(name, path string) string {
 	to, ours := own(path)
-	if leaf(name) && !standard(path) {
-		return "only the standard library"
+	if name == "service/api" && !standard(path) {
+		return "only the standard library" // so that any program can import it
+	}
+	if leaf(name) && ours {
+		return "it imports nothing of this module"
 	}
 	if !ours {
 		if path == "testing" && !support(name) {
