@@ -22,8 +22,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## build the old nats-servers, the nats command and the linter, once
+tools: ## build the old nats-servers, the nats command and the linter, once; zstd if it is missing
 	@$(GO) run ./contrib/tools/install
+	@command -v zstd >/dev/null || { apt-get update && apt-get install -y --no-install-recommends zstd; }
 
 .PHONY: build
 build: ## build everything, and bin/jetkeep
@@ -68,7 +69,7 @@ readme: tools ## run the commands that the README shows
 
 .PHONY: bench
 bench: tools build ## measure against nats and restic; installs restic if it is missing
-	@command -v restic >/dev/null || apt-get install -y restic
+	@command -v restic >/dev/null || { apt-get update && apt-get install -y --no-install-recommends restic; }
 	$(GO) build -o bin/bench ./contrib/bench
 	bin/bench -nats-server "$(TOOLS)/nats-server-2.15.2" -nats "$(TOOLS)/nats" -jetkeep bin/jetkeep $(BENCH)
 
