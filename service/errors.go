@@ -57,6 +57,7 @@ func codes() []struct {
 		{nats.ErrNoResponders, api.CodeNoJetStream},
 		{jsapi.ErrStreamNotFound, api.CodeStreamNotFound},
 		{jsapi.ErrStreamExists, api.CodeStreamExists},
+		{jsapi.ErrInvalidReply, api.CodeTargetUnavailable},
 		{archive.ErrCorrupt, api.CodeIncomplete},
 		{archive.ErrTruncated, api.CodeIncomplete},
 		{jetsnap.ErrGap, api.CodeIncomplete},
