@@ -218,44 +218,33 @@ func (s *Store) get(ctx context.Context, key string, v any, revision *uint64) er
 // UpdateSession changes a session, reading it again as long as others change
 // it at the same time. An error of change ends it and nothing is written.
 func (s *Store) UpdateSession(ctx context.Context, id string, change func(*Session) error) (*Session, error) {
-	for try := range maxConflicts {
-		if err := pause(ctx, try); err != nil {
-			return nil, fmt.Errorf("update session %s: %w", id, err)
-		}
-		ses, err := s.Session(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if err := change(ses); err != nil {
-			return ses, err
-		}
-		err = s.PutSession(ctx, ses)
-		if !errors.Is(err, ErrConflict) {
-			return ses, err
-		}
-	}
-	return nil, fmt.Errorf("update session %s: %w", id, ErrConflict)
+	return update(ctx, "session "+id, func() (*Session, error) { return s.Session(ctx, id) }, change,
+		func(ses *Session) error { return s.PutSession(ctx, ses) })
 }
 
 // UpdateTask changes a task as UpdateSession does a session.
 func (s *Store) UpdateTask(ctx context.Context, id string, change func(*Task) error) (*Task, error) {
+	return update(ctx, "task "+id, func() (*Task, error) { return s.Task(ctx, id) }, change,
+		func(t *Task) error { return s.PutTask(ctx, t) })
+}
+
+func update[T any](ctx context.Context, what string, get func() (*T, error), change, put func(*T) error) (*T, error) {
 	for try := range maxConflicts {
 		if err := pause(ctx, try); err != nil {
-			return nil, fmt.Errorf("update task %s: %w", id, err)
+			return nil, fmt.Errorf("update %s: %w", what, err)
 		}
-		t, err := s.Task(ctx, id)
+		v, err := get()
 		if err != nil {
 			return nil, err
 		}
-		if err := change(t); err != nil {
-			return t, err
+		if err := change(v); err != nil {
+			return v, err
 		}
-		err = s.PutTask(ctx, t)
-		if !errors.Is(err, ErrConflict) {
-			return t, err
+		if err = put(v); !errors.Is(err, ErrConflict) {
+			return v, err
 		}
 	}
-	return nil, fmt.Errorf("update task %s: %w", id, ErrConflict)
+	return nil, fmt.Errorf("update %s: %w", what, ErrConflict)
 }
 
 // pause waits before a try that is not the first one: the replica that answers
