@@ -62,6 +62,9 @@ func (s *Service) restoreCreate(ctx context.Context, q *api.RestoreRequest) (*ap
 	if x.plan.Refused() {
 		return nil, refusal(x.plan)
 	}
+	if err := s.notBeingRestored(ctx, x.target, x.plan); err != nil {
+		return nil, err
+	}
 	tasks := make([]*session.Task, len(x.plan.Streams))
 	var warnings []string
 	for i, p := range x.plan.Streams {
@@ -80,6 +83,34 @@ func (s *Service) restoreCreate(ctx context.Context, q *api.RestoreRequest) (*ap
 	}
 	accepted.Warnings = firstOf(warnings, maxWarnings)
 	return accepted, nil
+}
+
+// notBeingRestored refuses a stream that another session is about to bring: of
+// two restores of one stream at once, servers may end both with an error.
+func (s *Service) notBeingRestored(ctx context.Context, target string, plan restore.Plan) error {
+	wanted := map[string]bool{}
+	for _, p := range plan.Streams {
+		wanted[p.Stream] = true
+	}
+	sessions, err := s.store.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ses := range sessions {
+		if ses.Kind != api.KindRestore || ses.State.Final() || ses.Target != target {
+			continue
+		}
+		tasks, err := s.store.Tasks(ctx, ses.ID)
+		if err != nil {
+			return err
+		}
+		for _, t := range tasks {
+			if wanted[t.Stream] && !t.State.Final() {
+				return api.Errorf(api.CodeConflict, "stream %s is being restored by session %s; wait for its end or cancel it", t.Stream, ses.ID)
+			}
+		}
+	}
+	return nil
 }
 
 // maxWarnings keeps an answer readable; restore.plan has them all.

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"path"
 	"strings"
 
 	"jetkeep/store/object"
@@ -128,8 +130,10 @@ func (r *Repository) putOnce(ctx context.Context, name string, body interface {
 	return size, nil
 }
 
-// isThere says whether a content-named object exists. One of another size is
-// damage: it must not count as stored, and it cannot be replaced.
+// isThere says whether a content-named object exists, and reads it to be sure:
+// what rotted since it was stored must not count as stored again, or one bad
+// object would make every later restore point bad, too. Damage cannot be
+// replaced, for objects are only ever created.
 func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool, error) {
 	info, err := r.bucket.Stat(ctx, name)
 	if errors.Is(err, object.ErrNotExist) {
@@ -140,6 +144,18 @@ func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool
 	}
 	if info.Size != size {
 		return false, damaged(name, nil, "has %d bytes instead of %d; remove it and run again", info.Size, size)
+	}
+	body, err := r.bucket.Open(ctx, name, 0, size)
+	if err != nil {
+		return false, err //nolint:wrapcheck // says which object
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, body)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return false, fmt.Errorf("read object %s: %w", name, err)
+	}
+	if n != size || hex.EncodeToString(h.Sum(nil)) != path.Base(name) {
+		return false, damaged(name, nil, "does not have the content that its name says; remove it and run again")
 	}
 	return true, nil
 }

@@ -264,3 +264,16 @@ func newStateJSON(s ConsumerState) *stateJSON {
 	}
 	return j
 }
+
+// Clip takes back what the consumer did beyond the stream's last sequence. A
+// consumer that is ahead of its stream is not given what comes next.
+func (s *ConsumerState) Clip(last uint64) {
+	for _, p := range []*SequencePair{&s.Delivered, &s.AckFloor} {
+		if p.Stream > last {
+			p.Consumer -= min(p.Consumer, p.Stream-last)
+			p.Stream = last
+		}
+	}
+	s.Pending = slices.DeleteFunc(s.Pending, func(p Pending) bool { return p.Stream > last })
+	s.Redelivered = slices.DeleteFunc(s.Redelivered, func(r Redelivered) bool { return r.Stream > last })
+}

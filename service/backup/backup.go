@@ -166,12 +166,20 @@ func Capture(ctx context.Context, t Target, stream string, sink Sink, o Options)
 	if err != nil {
 		return nil, err
 	}
-	consumers, err := c.completeConsumers(ctx)
+	consumers, err := c.completeConsumers(ctx, last.State.LastSeq)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.checkFork(ctx); err != nil {
 		return nil, err
+	}
+	// The reads that followed last's answer must have been of the same stream.
+	again, err := t.StreamInfo(ctx, stream, jsapi.InfoOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("ask for state of stream %s: %w", stream, err)
+	}
+	if !again.Created.Equal(c.before.Created) {
+		return nil, fmt.Errorf("stream %s: %w", stream, ErrRecreated)
 	}
 	return c.outcome(last, consumers), nil
 }

@@ -28,6 +28,11 @@ func (c *capture) complete(ctx context.Context) (*jsapi.StreamInfo, error) {
 		if missing.Len() == 0 {
 			return info, nil
 		}
+		// What was captured so far must still be there before newer messages
+		// hide it from the check at the end.
+		if err := c.checkFork(ctx); err != nil {
+			return nil, err
+		}
 		for r := range missing.Clip(0, c.bound).Ranges() {
 			c.repaired.AddRange(r.First, r.Last)
 		}

@@ -15,7 +15,7 @@ import (
 // configuration as listed and its state from the snapshot. Servers before 2.15
 // leave some consumers out of the snapshot of a replicated stream, and a stream
 // read by messages has none; those are made from the list.
-func (c *capture) completeConsumers(ctx context.Context) ([]archive.Consumer, error) {
+func (c *capture) completeConsumers(ctx context.Context, last uint64) ([]archive.Consumer, error) {
 	listed, err := c.listConsumers(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list consumers of stream %s: %w", c.stream, err)
@@ -24,10 +24,10 @@ func (c *capture) completeConsumers(ctx context.Context) ([]archive.Consumer, er
 	var made []string
 	for _, info := range listed {
 		con := archive.Consumer{Name: info.Name, Created: info.Created, Config: info.Config}
-		if snap, ok := c.consumers[info.Name]; ok {
+		if snap, ok := c.consumers[info.Name]; ok && !c.recreated(info, &snap.State) {
 			con.State = snap.State
 		} else {
-			con.State = stateOf(info)
+			con.State = stateOf(info, last)
 			made = append(made, info.Name)
 		}
 		out = append(out, con)
@@ -60,17 +60,25 @@ func (c *capture) listConsumers(ctx context.Context) (map[string]*jsapi.Consumer
 	return out, nil
 }
 
+// recreated says whether a listed consumer is another one than that of the same
+// name in the snapshot: it is younger than the capture, or behind what the other
+// had reached. It must not begin where its predecessor ended.
+func (c *capture) recreated(info *jsapi.ConsumerInfo, snap *archive.ConsumerState) bool {
+	return info.Delivered.Stream < snap.Delivered.Stream || info.AckFloor.Stream < snap.AckFloor.Stream ||
+		!c.before.Time.IsZero() && info.Created.After(c.before.Time)
+}
+
 // stateOf makes a consumer's state from what the server lists of it. The list
 // counts what is pending and does not name it, so delivery starts again behind
 // the last message that is known to be acknowledged: once more rather than not.
-func stateOf(info *jsapi.ConsumerInfo) archive.ConsumerState {
-	st := archive.ConsumerState{
-		Delivered: archive.SequencePair{Consumer: info.Delivered.Consumer, Stream: info.Delivered.Stream},
-		AckFloor:  archive.SequencePair{Consumer: info.AckFloor.Consumer, Stream: info.AckFloor.Stream},
-	}
+// The list is newer than the restore point, whose last sequence is given; a
+// consumer that is ahead of it would miss what comes after a restore.
+func stateOf(info *jsapi.ConsumerInfo, last uint64) archive.ConsumerState {
+	st := archive.ConsumerState{Delivered: archive.SequencePair(info.Delivered), AckFloor: archive.SequencePair(info.AckFloor)}
 	if info.NumAckPending > 0 {
 		st.Delivered = st.AckFloor
 	}
+	st.Clip(last)
 	return st
 }
 

@@ -70,6 +70,7 @@ type streamReader struct {
 	next   uint64 // first sequence not yet delivered to fn
 	last   uint64
 	fn     func(*record.Record) error
+	idle   int // heartbeats before the consumer's first message
 }
 
 func (r *streamReader) run(ctx context.Context) error {
@@ -125,6 +126,7 @@ func (r *streamReader) consume(ctx context.Context) (bool, error) {
 		}
 		return false, &restartable{err}
 	}
+	r.idle = 0
 	name, pending, err := r.create(ctx, inbox)
 	if err != nil {
 		return false, err
@@ -241,7 +243,8 @@ func (r *streamReader) status(w *wire, d *delivery, delivered uint64) (bool, err
 		if err != nil || last != delivered {
 			return false, &restartable{fmt.Errorf("%w: the server sent %q, %d arrived", errGap, v, delivered)}
 		}
-		return delivered > 0, nil
+		r.idle++
+		return delivered > 0 || r.idle > 1, nil
 	}
 	return false, nil
 }

@@ -95,11 +95,27 @@ func (x *execution) mirror(ctx context.Context, tmp string) (made bool, err erro
 	if err := x.mirrored(ctx); err != nil {
 		return true, err
 	}
-	x.info, err = x.Conn.API.UpdateStream(ctx, x.plan.config)
-	if err != nil {
-		return true, fmt.Errorf("promote mirror %s: %w", x.stream, err)
+	return true, x.promote(ctx)
+}
+
+// promote makes the mirror a stream of its own. If the server's answer is lost,
+// the stream says whether it is one: then others may publish to it already, and
+// it must not be taken away.
+func (x *execution) promote(ctx context.Context) error {
+	info, err := x.Conn.API.UpdateStream(ctx, x.plan.config)
+	var refused *jsapi.APIError
+	if err != nil && !errors.As(err, &refused) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
+		defer cancel()
+		if now, asked := x.Conn.API.StreamInfo(ctx, x.stream, jsapi.InfoOptions{}); asked == nil && now.Mirror == nil {
+			info, err = now, nil
+		}
 	}
-	return true, nil
+	if err != nil {
+		return fmt.Errorf("promote mirror %s: %w", x.stream, err)
+	}
+	x.info = info
+	return nil
 }
 
 // mirrored waits until the mirror has everything.

@@ -67,6 +67,7 @@ func ReadInput(ctx context.Context, repo Source, p store.Point) (Input, error) {
 		if err := json.Unmarshal(raw[i], &in.Consumers[i]); err != nil {
 			return in, fmt.Errorf("decode consumer %d of %s: %w", i+1, p.ID, err)
 		}
+		in.Consumers[i].State.Clip(p.State.LastSeq)
 	}
 	return in, nil
 }

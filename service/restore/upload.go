@@ -174,7 +174,7 @@ func (x *execution) keepFirst(fn func(*record.Record) error) func(*record.Record
 
 // Bounds of cleaning up.
 const (
-	cleanUpTime = 60 * time.Second
+	cleanUpTime = 25 * time.Second // less than a service waits for its tasks when it stops
 	// aborted is how long a server takes to notice that we gave up.
 	aborted = 500 * time.Millisecond
 	// settle is how long one holds on to a restore without being told (5 s),
@@ -201,6 +201,8 @@ func (x *execution) cleanUp(ctx context.Context, stream string, failure error) e
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w; whether the server holds a part of stream %s is unknown: %w", failure, stream, err)
+	case info != nil && x.mustStay(stream, info):
+		return fmt.Errorf("%w; a stream %s of %d messages is there now, it is left", failure, stream, info.State.Messages)
 	case info == nil:
 		if err := x.dropName(ctx, conn, stream); err != nil {
 			return fmt.Errorf("%w; %w", failure, err)
@@ -220,6 +222,19 @@ func (x *execution) cleanUp(ctx context.Context, stream string, failure error) e
 		return fmt.Errorf("%w; the part of stream %s that was restored could not be deleted: %w", failure, stream, err)
 	}
 	return failure
+}
+
+// mustStay says whether a stream may hold what somebody relies on, however much
+// it looks like ours. This execution may have lost its claim on the task long
+// ago, and another one have brought the stream since: then it is whole, and
+// messages have been added perhaps. And an archive of the old format appears as
+// a whole or not at all, so that a stream with messages is no part of one.
+func (x *execution) mustStay(stream string, info *jsapi.StreamInfo) bool {
+	if stream != x.stream {
+		return false // a temporary stream, whose name is ours alone
+	}
+	last := info.State.LastSeq
+	return last > 0 && last >= x.Point.State.LastSeq || x.plan.Method == MethodV1 && info.State.Messages > 0
 }
 
 // dropName frees the name of a stream that is not there. A cluster of 2.15 keeps
@@ -336,7 +351,7 @@ func (x *execution) takeUp(ctx context.Context, info *jsapi.StreamInfo) (done bo
 		return false, fmt.Errorf("examine stream %s: %w", x.stream, err)
 	}
 	whole := info.State.LastSeq >= x.Point.State.LastSeq
-	if !ours || !whole && x.cfg.Storage != "memory" && info.State.Messages > 0 {
+	if !ours || !whole && x.cfg.Storage != "memory" {
 		return false, nil // the plan refuses it as existing; we leave no part of a file stream
 	}
 	x.forget(x.stream)

@@ -137,7 +137,7 @@ func (x *execution) observe(ctx context.Context, e *explainer) error {
 		return fmt.Errorf("ask for stream: %w", err)
 	}
 	x.info = info
-	e.first, e.grown = info.State.FirstSeq, info.State.LastSeq > x.Point.State.LastSeq
+	e.first, e.grown = info.State.FirstSeq, info.State.LastSeq-min(info.State.LastSeq, x.Point.State.LastSeq)
 	if x.cfg.Retention == "workqueue" || x.cfg.Retention == "interest" {
 		list, err := x.Conn.API.Consumers(ctx, x.stream)
 		if err != nil {
@@ -245,6 +245,10 @@ func (m *merge) explainRest() {
 		}
 	}
 	m.set(rolled).Subtract(m.set(consumed))
+	if m.explain.cfg.MaxBytes <= 0 && m.set(rolled).Len() > m.explain.grown {
+		// A message that comes pushes out one at most, unless bytes are counted.
+		m.missing[rolled] = new(seqset.Set)
+	}
 	m.set(unexplained).Subtract(m.set(consumed))
 	m.set(unexplained).Subtract(m.set(rolled))
 }
@@ -263,7 +267,7 @@ type explainer struct {
 	cfg       streamConfig
 	ahead     time.Duration // of the server's clock before ours
 	first     uint64        // sequence that the stream begins with now
-	grown     bool          // new messages came
+	grown     uint64        // how many new messages came
 	delivered uint64        // highest sequence delivered to a consumer
 	idle      bool          // no consumer at all
 }
@@ -294,9 +298,9 @@ func (e *explainer) reach(why string) (first, last uint64) {
 		return 1, math.MaxUint64
 	case why == consumed && (c.Retention == "interest" || c.Retention == "workqueue"):
 		return 1, e.delivered
-	case why == rolled && e.grown && c.MaxMsgsPer > 0:
+	case why == rolled && e.grown > 0 && c.MaxMsgsPer > 0:
 		return 1, math.MaxUint64
-	case why == rolled && e.grown && (c.MaxMsgs > 0 || c.MaxBytes > 0) && e.first > 1:
+	case why == rolled && e.grown > 0 && (c.MaxMsgs > 0 || c.MaxBytes > 0) && e.first > 1:
 		return 1, e.first - 1
 	}
 	return 1, 0

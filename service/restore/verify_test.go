@@ -54,9 +54,10 @@ func TestExplanations(t *testing.T) {
 		"queue":               {numbered(1, 9), explainer{cfg: streamConfig{Retention: "workqueue"}, delivered: 6}, map[string]string{consumed: "1-6", unexplained: "7-9"}},
 		"limits are no queue": {numbered(1, 9), explainer{cfg: streamConfig{Retention: "limits"}, delivered: 6}, map[string]string{unexplained: "1-9"}},
 		"no interest":         {numbered(1, 9), explainer{cfg: streamConfig{Retention: "interest"}, idle: true}, map[string]string{consumed: "1-9"}},
-		"rolled":              {numbered(1, 9), explainer{cfg: streamConfig{MaxMsgs: 9}, grown: true, first: 5}, map[string]string{rolled: "1-4", unexplained: "5-9"}},
+		"rolled":              {numbered(1, 9), explainer{cfg: streamConfig{MaxMsgs: 9}, grown: 4, first: 5}, map[string]string{rolled: "1-4", unexplained: "5-9"}},
 		"not grown":           {numbered(1, 9), explainer{cfg: streamConfig{MaxMsgs: 9}, first: 5}, map[string]string{unexplained: "1-9"}},
-		"by subject":          {numbered(1, 9), explainer{cfg: streamConfig{MaxMsgsPer: 1}, grown: true}, map[string]string{rolled: "1-9"}},
+		"by subject":          {numbered(1, 9), explainer{cfg: streamConfig{MaxMsgsPer: 1}, grown: 9}, map[string]string{rolled: "1-9"}},
+		"more than came":      {numbered(1, 9), explainer{cfg: streamConfig{MaxMsgsPer: 1}, grown: 8}, map[string]string{unexplained: "1-9"}},
 	} {
 		e := test.e
 		m := &merge{

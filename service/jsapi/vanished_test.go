@@ -1,0 +1,45 @@
+package jsapi_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+	"jetkeep/store/record"
+)
+
+// TestReadStreamOfVanishedMessages: messages that the consumer was to bring go
+// away before it brings the first. The reader must end all the same.
+func TestReadStreamOfVanishedMessages(t *testing.T) {
+	s := natstest.Start(t)
+	nc := s.Connect()
+	c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: s.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	natstest.MustRequest(t, nc, "STREAM.CREATE.A", `{"name":"A","subjects":["a"],"storage":"memory","num_replicas":1}`, nil)
+	for try := range 60 {
+		for range 30 {
+			_, _ = nc.Request("a", []byte("x"), time.Second)
+		}
+		last := natstest.Info(t, nc, "A").State.LastSeq
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		done := make(chan error, 1)
+		n := 0
+		began := time.Now()
+		go func() {
+			done <- c.API.ReadStream(ctx, "A", last-29, last, func(*record.Record) error { n++; return nil })
+		}()
+		time.Sleep(time.Duration(try*17) * time.Microsecond * 3)
+		_ = nc.Publish("$JS.API.STREAM.PURGE.A", nil)
+		_ = nc.Flush()
+		err := <-done
+		cancel()
+		if time.Since(began) > 7*time.Second {
+			t.Fatalf("try %d: ReadStream never ended: %d messages, %v", try, n, err)
+		}
+	}
+}
