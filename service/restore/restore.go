@@ -35,8 +35,10 @@
 // After a failed upload nothing half-done remains, or the error says what
 // remains. A stream that was not there before the upload and is there after it
 // is deleted if its first message is the restore point's, in time and content,
-// or if it has had no message and is configured like the restore point; any
-// other is somebody else's. In a cluster of 2.15 a failed restore occupies the
+// and it is a part of the restore point, or if it has had no message and is
+// configured like the restore point; any other is somebody else's. A stream
+// that reaches to the restore point's end is never deleted: another execution
+// of the same task may have brought it, and others rely on it. In a cluster of 2.15 a failed restore occupies the
 // stream's name even though there is no stream; that name is freed. A stream
 // that was restored and does not pass the checks stays for people to look at,
 // and the error says so.
