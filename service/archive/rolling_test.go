@@ -48,7 +48,8 @@ func TestRolling(t *testing.T) {
 			if sum.Records+g.missing < 40000 {
 				t.Errorf("messages are missing at the end")
 			}
-			if g.missing > 0 && len(sum.MissingBlocks) == 0 {
+			// 2.15 sends no blocks; what went away ahead of its cursor is not there.
+			if g.missing > 0 && len(sum.MissingBlocks) == 0 && sum.Format == archive.FormatV1 {
 				t.Errorf("%d messages are missing, and no block is named", g.missing)
 			}
 		})

@@ -106,27 +106,10 @@ func request(t *testing.T, nc *nats.Conn, subject string, body any) {
 type object = map[string]any
 
 // publish sends n messages of the given size whose content follows from their
-// number, and waits until the stream has them all.
-func publish(t *testing.T, nc *nats.Conn, stream, subject string, n, size int) {
+// number, and waits until they are stored.
+func publish(t *testing.T, nc *nats.Conn, subject string, n, size int) {
 	t.Helper()
-	before := natstest.Info(t, nc, stream).State.LastSeq
-	for i := range n {
-		if err := nc.Publish(subject, payload(i, size)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	err := natstest.Eventually(30*time.Second, func() error {
-		if last := natstest.Info(t, nc, stream).State.LastSeq; last < before+uint64(n) {
-			return fmt.Errorf("stream %s has %d of %d messages", stream, last-before, n)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	natstest.Publish(t, nc, n, func(i int) *nats.Msg { return &nats.Msg{Subject: subject, Data: payload(i, size)} })
 }
 
 func payload(i, size int) []byte {
@@ -146,14 +129,14 @@ func TestCaptureOfQuietStream(t *testing.T) {
 					"name": "ORDERS", "subjects": []string{"orders.>"}, "storage": storage,
 					"retention": "limits", "discard": "old", "num_replicas": 1, "max_msgs": -1, "max_bytes": -1, "max_consumers": -1, "max_age": 0,
 				})
-				publish(t, nc, "ORDERS", "orders.new", 3000, 300)
+				publish(t, nc, "orders.new", 3000, 300)
 				m := nats.NewMsg("orders.header")
 				m.Header.Set("Colour", "blue")
 				m.Data = []byte("with a header")
 				if err := nc.PublishMsg(m); err != nil {
 					t.Fatal(err)
 				}
-				publish(t, nc, "ORDERS", "orders.new", 50, 10)
+				publish(t, nc, "orders.new", 50, 10)
 				for _, seq := range []int{1, 2, 700, 701, 3050, 3051} {
 					request(t, nc, "STREAM.MSG.DELETE.ORDERS", object{"seq": seq, "no_erase": seq%2 == 0})
 				}
@@ -287,12 +270,12 @@ func TestCaptureOfRollingStream(t *testing.T) {
 			request(t, nc, "STREAM.CREATE.ROLL", object{
 				"name": "ROLL", "subjects": []string{"roll"}, "storage": "file", "max_msgs": 20000, "max_bytes": -1, "retention": "limits", "discard": "old",
 			})
-			publish(t, nc, "ROLL", "roll", 20000, 8000)
+			publish(t, nc, "roll", 20000, 8000)
 			lacked := false
 			for try := 0; try < 10 && !lacked; try++ {
 				// The server is held at the first blocks while three go away.
 				m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: func() {
-					publish(t, nc, "ROLL", "roll", 3200, 8000)
+					publish(t, nc, "roll", 3200, 8000)
 				}}
 				got := collect()
 				out, err := Capture(t.Context(), m, "ROLL", got, Options{})

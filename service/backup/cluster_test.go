@@ -20,7 +20,7 @@ func TestCaptureInCluster(t *testing.T) {
 			request(t, nc, "STREAM.CREATE.TRIPLE", object{
 				"name": "TRIPLE", "subjects": []string{"triple"}, "num_replicas": 3, "retention": "limits", "storage": "file",
 			})
-			publish(t, nc, "TRIPLE", "triple", 20000, 2000)
+			publish(t, nc, "triple", 20000, 2000)
 			const consumers = 9
 			for i := range consumers {
 				request(t, nc, fmt.Sprintf("CONSUMER.DURABLE.CREATE.TRIPLE.c%d", i), object{

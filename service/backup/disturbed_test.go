@@ -97,10 +97,10 @@ func TestCapturePurgedStream(t *testing.T) {
 				srv := natstest.StartVersion(t, version)
 				nc := srv.Connect()
 				createStream(t, srv, "PURGED", nil)
-				publish(t, nc, "PURGED", "purged", 20000, 2000)
+				publish(t, nc, "purged", 20000, 2000)
 				m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: func() {
 					request(t, nc, "STREAM.PURGE.PURGED", object{"keep": keep})
-					publish(t, nc, "PURGED", "purged", 100, 100)
+					publish(t, nc, "purged", 100, 100)
 				}}
 				got := collect()
 				out, err := Capture(t.Context(), m, "PURGED", got, Options{})
@@ -128,12 +128,12 @@ func TestCaptureOfDeletedStream(t *testing.T) {
 			nc := srv.Connect()
 			for _, again := range []bool{false, true} {
 				createStream(t, srv, "GONE", nil)
-				publish(t, nc, "GONE", "gone", 20000, 2000)
+				publish(t, nc, "gone", 20000, 2000)
 				m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: func() {
 					request(t, nc, "STREAM.DELETE.GONE", nil)
 					if again {
 						createStream(t, srv, "GONE", nil)
-						publish(t, nc, "GONE", "gone", 20000, 2000)
+						publish(t, nc, "gone", 20000, 2000)
 					}
 				}}
 				out, err := Capture(t.Context(), m, "GONE", collect(), Options{Snapshot: jetsnap.SnapshotOptions{IdleTimeout: 5 * time.Second}})
@@ -152,7 +152,7 @@ func TestCaptureOfKilledServer(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			srv := natstest.StartVersion(t, version)
 			createStream(t, srv, "KILLED", nil)
-			publish(t, srv.Connect(), "KILLED", "killed", 20000, 2000)
+			publish(t, srv.Connect(), "killed", 20000, 2000)
 			m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: srv.Kill}
 			_, err := Capture(t.Context(), m, "KILLED", collect(), Options{Snapshot: jetsnap.SnapshotOptions{IdleTimeout: 5 * time.Second}})
 			if !errors.Is(err, jetsnap.ErrConnectionLost) && !errors.Is(err, jetsnap.ErrIdle) {
@@ -169,7 +169,7 @@ func TestCaptureOfWorkQueue(t *testing.T) {
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
 			createStream(t, srv, "JOBS", object{"retention": "workqueue"})
-			publish(t, nc, "JOBS", "jobs", 30000, 1000)
+			publish(t, nc, "jobs", 30000, 1000)
 			request(t, nc, "CONSUMER.DURABLE.CREATE.JOBS.worker", object{
 				"stream_name": "JOBS", "config": object{"durable_name": "worker", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant", "ack_wait": 30e9, "max_deliver": -1},
 			})
@@ -214,7 +214,7 @@ func TestCaptureOfDoctoredArchives(t *testing.T) {
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "DOCTORED", nil)
-	publish(t, nc, "DOCTORED", "doctored", 5000, 100)
+	publish(t, nc, "doctored", 5000, 100)
 	request(t, nc, "CONSUMER.DURABLE.CREATE.DOCTORED.worker", object{
 		"stream_name": "DOCTORED", "config": object{"durable_name": "worker", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant"},
 	})
@@ -313,7 +313,7 @@ func TestCaptureWithServerFaults(t *testing.T) {
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "FAULTY", nil)
-	publish(t, nc, "FAULTY", "faulty", 3000, 100)
+	publish(t, nc, "faulty", 3000, 100)
 	want := natstest.Records(t, nc, "FAULTY")
 	fault := faultyArchive(t, "block 3 could not be read")
 	for _, faults := range []int{1, 2, 1000} {
@@ -382,7 +382,7 @@ func TestCaptureOfContradictions(t *testing.T) {
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "ODD", nil)
-	publish(t, nc, "ODD", "odd", 1000, 100)
+	publish(t, nc, "odd", 1000, 100)
 	var incomplete *IncompleteError
 	for name, c := range map[string]struct {
 		forge func(n int, info *jsapi.StreamInfo)
@@ -432,7 +432,7 @@ func (i impostor) Messages(ctx context.Context, stream string, seqs *seqset.Set,
 func TestCaptureOfForkedStream(t *testing.T) {
 	srv := natstest.Start(t)
 	createStream(t, srv, "FORK", nil)
-	publish(t, srv.Connect(), "FORK", "fork", 100, 100)
+	publish(t, srv.Connect(), "fork", 100, 100)
 	_, err := Capture(t.Context(), impostor{OfConn(dial(t, srv.URL()))}, "FORK", collect(), Options{})
 	if !errors.Is(err, ErrRecreated) {
 		t.Fatalf("error is %v", err)
@@ -449,7 +449,7 @@ func TestCaptureWithUnnamedDeletions(t *testing.T) {
 			createStream(t, srv, "UNNAMED", nil)
 			// Enough for a few blocks; one in a hundred is deleted, so that some
 			// are the first of theirs.
-			publish(t, nc, "UNNAMED", "unnamed", 4000, 8000)
+			publish(t, nc, "unnamed", 4000, 8000)
 			for seq := 1; seq <= 4000; seq++ {
 				if seq%100 == 0 || blockStart(seq) {
 					request(t, nc, "STREAM.MSG.DELETE.UNNAMED", object{"seq": seq, "no_erase": seq%200 == 0})

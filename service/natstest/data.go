@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,16 +63,39 @@ func Publish(t testing.TB, nc *nats.Conn, n int, next func(i int) *nats.Msg) {
 	}
 	for i := range n {
 		m := next(i)
+		if i == 0 {
+			awaitListener(t, nc, m)
+			continue
+		}
 		m.Reply = inbox
 		if err := nc.PublishMsg(m); err != nil {
 			t.Fatalf("publish message %d: %v", i, err)
 		}
-		if i >= publishWindow {
+		if i > publishWindow {
 			await()
 		}
 	}
-	for range min(n, publishWindow) {
+	for range min(n-1, publishWindow) {
 		await()
+	}
+}
+
+// awaitListener publishes the first message. In a cluster the node that it is
+// given to may not know yet of a stream that was made just now.
+func awaitListener(t testing.TB, nc *nats.Conn, m *nats.Msg) {
+	t.Helper()
+	err := Eventually(20*time.Second, func() error {
+		answer, err := nc.RequestMsg(m, 20*time.Second)
+		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+			t.Fatalf("publish: %v", err)
+		}
+		if err == nil && !bytes.Contains(answer.Data, []byte(`"stream"`)) {
+			t.Fatalf("publish: answer %q", answer.Data)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("publish: %v", err)
 	}
 }
 
