@@ -459,3 +459,46 @@ func TestBusy(t *testing.T) {
 		t.Errorf("answers: %v", codes)
 	}
 }
+
+// TestStreamIsRestoredOnceAtATime: while a session restores a stream, another
+// request for it is refused; when that has ended it is not.
+func TestStreamIsRestoredOnceAtATime(t *testing.T) {
+	server := natstest.Start(t)
+	nc := server.Connect()
+	makeStreams(t, nc, 2)
+	config := setup(t, server)
+	first := run(t, config, service.Deps{})
+	c := connect(t, server)
+	a, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c, a.Session, api.StateSucceeded)
+	first.end()
+	for _, name := range []string{"S000", "S001"} {
+		natstest.MustRequest(t, nc, "STREAM.DELETE."+name, nil, nil)
+	}
+	run(t, config, service.Deps{Handlers: map[api.Kind]worker.Handler{
+		api.KindRestore: handlerFunc(func(ctx context.Context, _ session.Task, _ worker.Run) (session.Result, error) {
+			<-ctx.Done()
+			return session.Result{}, context.Cause(ctx)
+		}),
+	}})
+	running, err := c.RestoreCreate(t.Context(), api.RestoreRequest{Streams: []string{"S000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.RestoreCreate(t.Context(), api.RestoreRequest{}); !api.HasCode(err, api.CodeConflict) {
+		t.Errorf("a second restore of the stream: %v", err)
+	}
+	if _, err := c.RestoreCreate(t.Context(), api.RestoreRequest{Streams: []string{"S001"}}); err != nil {
+		t.Errorf("a restore of another stream: %v", err)
+	}
+	if _, err := c.SessionCancel(t.Context(), api.SessionCancelRequest{Session: running.Session}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c, running.Session, api.StateCancelled)
+	if _, err := c.RestoreCreate(t.Context(), api.RestoreRequest{Streams: []string{"S000"}}); err != nil {
+		t.Errorf("a restore after the first one's end: %v", err)
+	}
+}

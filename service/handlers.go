@@ -2,18 +2,15 @@ package service
 
 import (
 	"context"
-	"errors"
 
 	"jetkeep/service/api"
 	"jetkeep/service/backup"
-	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/progress"
 	"jetkeep/service/restore"
 	"jetkeep/service/session"
 	"jetkeep/service/worker"
 	"jetkeep/store"
-	"jetkeep/store/record"
 )
 
 func (s *Service) handlers() map[api.Kind]worker.Handler {
@@ -83,8 +80,8 @@ func (h restoreHandler) Run(ctx context.Context, t session.Task, run worker.Run)
 	turn := h.s.turn(t.Target, conn)
 	defer turn.end()
 	r, err := restore.Execute(ctx, restore.Job{
-		Conn: conn, Repo: source{repo}, Point: p, Request: restore.Request{SkipVerify: t.SkipVerify},
-		ReadBack: readBack, Repeated: t.Attempt > 1, Log: run.Log,
+		Conn: conn, Repo: restore.FromRepository(repo), Point: p, Request: restore.Request{SkipVerify: t.SkipVerify},
+		Repeated: t.Attempt > 1, Log: run.Log,
 		Fence: func(ctx context.Context) error {
 			if err := turn.begin(ctx); err != nil {
 				return err
@@ -111,21 +108,4 @@ func (h restoreHandler) Run(ctx context.Context, t session.Task, run worker.Run)
 		out.Notes = append(out.Notes, w.Text)
 	}
 	return out, nil
-}
-
-// readBack reads a restored stream as quickly as its kind allows.
-func readBack(ctx context.Context, conn *natsconn.Conn, stream string, first, last uint64, fn func(*record.Record) error) error {
-	err := conn.API.ReadStream(ctx, stream, first, last, fn)
-	if errors.Is(err, jsapi.ErrConsumerRefused) {
-		return restore.ReadMessages(ctx, conn, stream, first, last, fn)
-	}
-	return err
-}
-
-// source reads restore points for package restore.
-type source struct{ *store.Repository }
-
-// Open implements restore.Source.
-func (s source) Open(ctx context.Context, p store.Point) (restore.Records, error) {
-	return s.NewReader(ctx, p)
 }

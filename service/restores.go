@@ -175,7 +175,7 @@ func (s *Service) prepareRestore(ctx context.Context, q *api.RestoreRequest) (*r
 	}
 	defer conn.Close()
 	x.server = conn.ServerVersion()
-	x.plan, err = restore.Prepare(ctx, conn, source{repo}, restore.Request{SkipVerify: q.Verify != nil && !*q.Verify}, x.points)
+	x.plan, err = restore.Prepare(ctx, conn, restore.FromRepository(repo), restore.Request{SkipVerify: q.Verify != nil && !*q.Verify}, x.points)
 	if err != nil {
 		return nil, fmt.Errorf("plan restore into target %s: %w", x.target, err)
 	}
