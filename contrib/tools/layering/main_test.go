@@ -16,6 +16,7 @@ func TestForbidden(t *testing.T) {
 		{"service/natstest", "testing", ""},
 		{"contrib/bench", "jetkeep/service", ""},
 		{"store/record", "github.com/minio/highwayhash", ""},
+		{"store/seal", "filippo.io/age", ""},
 
 		{"service", "jetkeep/cmd/jetkeep/internal/term", "must not know cmd"},
 		{"store", "jetkeep/service/api", "must not know service"},
