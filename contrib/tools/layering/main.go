@@ -61,7 +61,7 @@ func support(name string) bool {
 
 // leaf names the packages that import nothing of this module.
 func leaf(name string) bool {
-	return slices.Contains([]string{"service/api", "store/record", "store/seal", "store/seqset", "store/sign"}, name)
+	return slices.Contains([]string{"service/api", "store/record", "store/retain", "store/seal", "store/seqset", "store/sign"}, name)
 }
 
 func top(name string) string {

@@ -1,0 +1,288 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+
+	"jetkeep/store/record"
+	"jetkeep/store/seqset"
+)
+
+// maxDeadBytes bounds the encoded deleted sets that are in memory at once;
+// decoded they take at most eight times as much. One alone may have more.
+const maxDeadBytes = 8 << 20
+
+// records reads the packs, each once for as many restore points as their
+// deleted sets leave room for, and compares what they hold with the commits.
+func (c *chainCheck) records(ctx context.Context) error {
+	if c.v.opt.Level < VerifyRecords {
+		return nil
+	}
+	todo := slices.DeleteFunc(slices.Clone(c.points), func(p *pointCheck) bool { return p.skip || p.locked })
+	for first := true; first || len(todo) > 0; first = false {
+		n, size := 0, int64(0)
+		for n < len(todo) && (n == 0 || size+deadSize(todo[n]) <= maxDeadBytes) {
+			size += deadSize(todo[n])
+			n++
+		}
+		if err := c.batch(ctx, todo[:n], first); err != nil {
+			return err
+		}
+		todo = todo[n:]
+	}
+	return nil
+}
+
+func deadSize(p *pointCheck) int64 {
+	b := p.point.Content.Deleted.Blob
+	if b.Ref != nil {
+		return b.Ref.Raw
+	}
+	return int64(len(b.Data))
+}
+
+// batch reads the packs of some restore points; in the first of a chain all
+// packs, so that none is left out because its restore points cannot be counted.
+func (c *chainCheck) batch(ctx context.Context, points []*pointCheck, all bool) error {
+	in := map[*pointCheck]bool{}
+	for _, p := range points {
+		dead, err := c.v.repo.DeletedSet(ctx, p.point)
+		if err != nil {
+			p.skip = true
+			if err := c.failErr(ctx, p.name, []int32{p.holder}, err); err != nil {
+				return err
+			}
+			continue
+		}
+		p.dead, in[p] = dead, true
+	}
+	var packs []*need
+	for _, n := range c.order {
+		if c.forRecords(n) && (all || c.usedBy(n, in)) {
+			packs = append(packs, n)
+			c.v.planned(1, n.size)
+		}
+	}
+	if err := c.each(ctx, c.v.opt.readers(), packs, func(ctx context.Context, n *need) error { return c.readPack(ctx, n, in) }); err != nil {
+		return err
+	}
+	for _, p := range points {
+		if err := c.complete(ctx, p); err != nil {
+			return err
+		}
+		p.dead = nil
+	}
+	return nil
+}
+
+func (c *chainCheck) usedBy(n *need, points map[*pointCheck]bool) bool {
+	for i := range n.uses {
+		for _, h := range c.holders[n.uses[i].table.holder].parents {
+			if points[c.holders[h].point] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// complete compares what the segments of a restore point hold with its commit.
+func (c *chainCheck) complete(ctx context.Context, p *pointCheck) error {
+	if p.skip || !c.v.opt.whole() || c.damaged(p) {
+		return nil
+	}
+	k, own := &p.point.Content, []int32{p.holder}
+	want, err := k.sum()
+	switch {
+	case err != nil:
+		c.fail(p.name, own, "digest: %s", err.Error())
+	case p.tally.sum.Count() != k.Messages:
+		c.fail(p.name, own, "says %d messages, the segments hold %d", k.Messages, p.tally.sum.Count())
+	case p.tally.sum != want:
+		c.fail(p.name, own, "says digest %s, the segments have %s", k.Digest, p.tally.sum.String())
+	case p.tally.bytes != k.Bytes || p.tally.first != k.FirstSeq || p.tally.last != k.LastSeq:
+		c.fail(p.name, own, "says %d bytes from %d to %d, the segments hold %d from %d to %d", k.Bytes, k.FirstSeq, k.LastSeq, p.tally.bytes, p.tally.first, p.tally.last)
+	case p.overlaps:
+		// Only in order it shows whether a sequence is there twice.
+		return c.failErr(ctx, p.name, own, c.v.repo.readThrough(ctx, p.point))
+	}
+	return nil
+}
+
+// readThrough reads a restore point to its end.
+func (r *Repository) readThrough(ctx context.Context, p Point) error {
+	rd, err := r.NewReader(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer rd.Close()
+	for {
+		if _, err := rd.Next(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// A packReader decodes the segments of one pack.
+type packReader struct {
+	dec  *zstd.Decoder
+	hash hash.Hash
+	raw  []byte
+	held []heldRecord
+}
+
+// A heldRecord is what counts of a record.
+type heldRecord struct {
+	seq  uint64
+	size uint64
+	sum  hash256
+}
+
+// readPack reads a pack, decodes each of its segments and adds what they hold
+// to the restore points that need them.
+func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointCheck]bool) error {
+	data := make([]byte, n.size)
+	if err := c.v.repo.readWhole(ctx, n.name, data); err != nil {
+		return err
+	}
+	if fmt.Sprintf("%x", sha256.Sum256(data)) != n.name[len(n.name)-2*sha256.Size:] {
+		return damaged(n.name, nil, "content does not match its name")
+	}
+	segments, err := packSegments(data)
+	if err != nil {
+		return damaged(n.name, err, "index")
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	pr := packReader{dec: dec, hash: sha256.New()}
+	users := c.users(n, segments)
+	for i := range segments {
+		s := &segments[i]
+		if err := pr.read(s, data[s.offset:s.offset+s.stored]); err != nil {
+			return damaged(n.name, err, "segment %d-%d", s.first, s.last)
+		}
+		all := tallyOf(pr.held, nil)
+		tallies := map[*pointCheck]tally{}
+		for _, p := range users[s.offset] {
+			if !points[p] {
+				continue
+			}
+			tallies[p] = all
+			if p.dead.Overlaps(s.first, s.last) {
+				tallies[p] = tallyOf(pr.held, p.dead)
+			}
+		}
+		c.v.mu.Lock()
+		c.v.report.Records += s.count
+		for p, t := range tallies {
+			p.tally.merge(&t)
+		}
+		c.v.mu.Unlock()
+	}
+	return nil
+}
+
+// users returns for the place of each segment the restore points that have it.
+// A table that says something else of a segment than the pack is damaged.
+func (c *chainCheck) users(n *need, segments []segment) map[uint64][]*pointCheck {
+	at := map[uint64]*segment{}
+	for i := range segments {
+		at[segments[i].offset] = &segments[i]
+	}
+	users := map[uint64][]*pointCheck{}
+	for _, u := range n.uses {
+		var described []byte
+		for _, o := range u.offsets {
+			if s := at[uint64(o)]; s != nil {
+				described = s.describe(described)
+			}
+		}
+		if sha256.Sum256(described) != u.check {
+			c.fail(n.name, []int32{u.table.holder}, "a table says of its segments what its index does not")
+			continue
+		}
+		for _, h := range c.holders[u.table.holder].parents {
+			for _, o := range u.offsets {
+				users[uint64(o)] = append(users[uint64(o)], c.holders[h].point)
+			}
+		}
+	}
+	return users
+}
+
+// packSegments reads the index of a pack and checks that it covers the frames.
+func packSegments(data []byte) ([]segment, error) {
+	if len(data) < packTail {
+		return nil, fmt.Errorf("%w: %d bytes", errMalformed, len(data))
+	}
+	length := int64(binary.LittleEndian.Uint32(data[len(data)-packTail:])) + packHead
+	if length > int64(len(data)) {
+		return nil, fmt.Errorf("%w: index of %d bytes", errMalformed, length)
+	}
+	frames := int64(len(data)) - length
+	segments, err := decodePackIndex(data[frames:])
+	if err != nil {
+		return nil, err
+	}
+	if s := segments[len(segments)-1]; s.offset+s.stored != uint64(frames) {
+		return nil, fmt.Errorf("%w: the index covers %d bytes of %d", errMalformed, s.offset+s.stored, frames)
+	}
+	return segments, nil
+}
+
+// read decodes a segment and holds what counts of its records.
+func (pr *packReader) read(s *segment, frame []byte) error {
+	raw, err := s.decode(pr.dec, frame, pr.raw)
+	if err != nil {
+		return err
+	}
+	pr.raw, pr.held = raw, pr.held[:0]
+	return s.check(pr.hash, raw, func(r *record.Record, encoded []byte, sum hash256) {
+		pr.held = append(pr.held, heldRecord{r.Sequence, uint64(len(encoded)), sum})
+	})
+}
+
+// A tally is what live records sum up to.
+type tally struct {
+	sum         record.Sum
+	bytes       uint64
+	first, last uint64
+}
+
+// tallyOf counts the records that are not dead.
+func tallyOf(held []heldRecord, dead *seqset.Set) tally {
+	var t tally
+	for i := range held {
+		if h := &held[i]; !dead.Contains(h.seq) {
+			one := tally{bytes: h.size, first: h.seq, last: h.seq}
+			one.sum.AddHash(h.sum)
+			t.merge(&one)
+		}
+	}
+	return t
+}
+
+func (t *tally) merge(o *tally) {
+	if o.sum.Count() == 0 {
+		return
+	}
+	if t.sum.Count() == 0 || o.first < t.first {
+		t.first = o.first
+	}
+	t.last = max(t.last, o.last)
+	t.sum.Merge(o.sum)
+	t.bytes += o.bytes
+}
