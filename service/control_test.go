@@ -20,6 +20,7 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/service/session"
 	"jetkeep/service/worker"
+	"jetkeep/store"
 	"jetkeep/store/object/faulty"
 )
 
@@ -291,7 +292,7 @@ func TestNewestOfEachStream(t *testing.T) {
 		t.Errorf("backups of no stream: %+v %v", r, err)
 	}
 	info, err := c.RepositoryInfo(t.Context(), api.RepositoryInfoRequest{})
-	if err != nil || info.Backups != 2 || info.RestorePoints != 4 || info.Streams != 3 || info.Format != 1 || info.ID == "" {
+	if err != nil || info.Backups != 2 || info.RestorePoints != 4 || info.Streams != 3 || info.Format != store.Format || info.ID == "" {
 		t.Errorf("repository: %+v %v", info, err)
 	}
 }

@@ -140,7 +140,7 @@ func newMemory(t *testing.T, faults ...faulty.Fault) memory {
 	if _, err := store.Init(t.Context(), object.NewBucket(driver), store.InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	repo, err := store.Open(t.Context(), object.NewBucket(faulty.New(t, driver, faults...)))
+	repo, err := store.Open(t.Context(), object.NewBucket(faulty.New(t, driver, faults...)), store.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,11 +161,11 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository) (*store
 
 func openRepository(ctx context.Context, driver *local.Driver, create bool) (*store.Repository, error) {
 	bucket := object.NewBucket(driver)
-	repo, err := store.Open(ctx, bucket)
+	repo, err := store.Open(ctx, bucket, store.OpenOptions{})
 	if errors.Is(err, store.ErrNotARepository) && create {
 		repo, err = store.Init(ctx, bucket, store.InitOptions{})
 		if errors.Is(err, store.ErrIsRepository) {
-			repo, err = store.Open(ctx, bucket) // another process was quicker
+			repo, err = store.Open(ctx, bucket, store.OpenOptions{}) // another process was quicker
 		}
 	}
 	return repo, err

@@ -80,7 +80,7 @@ func smallRepo(t *testing.T) (*mem.Driver, []string) {
 // readBoth reads everything of both restore points from a fresh Open on.
 func readBoth(t *testing.T, d *mem.Driver) error {
 	t.Helper()
-	r, err := Open(t.Context(), object.NewBucket(d))
+	r, err := Open(t.Context(), object.NewBucket(d), OpenOptions{})
 	if err != nil {
 		return err
 	}

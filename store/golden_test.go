@@ -113,7 +113,7 @@ func TestGoldenFormat1(t *testing.T) {
 	if flag.Lookup("make-golden").Value.String() == "true" {
 		makeGolden(t)
 	}
-	r, err := Open(t.Context(), object.NewBucket(golden(t)))
+	r, err := Open(t.Context(), object.NewBucket(golden(t)), OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestInitAndOpen(t *testing.T) {
 	ctx := t.Context()
 	d := mem.New()
 	b := object.NewBucket(d)
-	if _, err := Open(ctx, b); !errors.Is(err, ErrNotARepository) {
+	if _, err := Open(ctx, b, OpenOptions{}); !errors.Is(err, ErrNotARepository) {
 		t.Errorf("open of nothing: %v", err)
 	}
 	r, err := Init(ctx, b, InitOptions{})
@@ -36,7 +36,7 @@ func TestInitAndOpen(t *testing.T) {
 	if _, err := Init(ctx, b, InitOptions{}); !errors.Is(err, ErrIsRepository) {
 		t.Errorf("second init: %v", err)
 	}
-	again, err := Open(ctx, b)
+	again, err := Open(ctx, b, OpenOptions{})
 	if err != nil || again.Marker().ID != r.Marker().ID || len(r.Marker().ID) != 26 {
 		t.Errorf("open: %+v, %v", again, err)
 	}
@@ -82,18 +82,18 @@ func TestNewerIsRefused(t *testing.T) {
 			d.Corrupt(name, func(b []byte) []byte { return bytes.Replace(b, []byte(to), []byte(from), 1) })
 		}
 	}
-	undo := swap(markerName, `"format": 1`, `"format": 2`)
-	if _, err := Open(t.Context(), b); !errors.Is(err, ErrNewerFormat) {
-		t.Errorf("format 2: %v", err)
+	undo := swap(markerName, `"format": 2`, `"format": 3`)
+	if _, err := Open(t.Context(), b, OpenOptions{}); !errors.Is(err, ErrNewerFormat) {
+		t.Errorf("format 3: %v", err)
 	}
 	undo()
-	m := newMarker()
-	m.Features = []string{"age"}
+	m := newMarker("")
+	m.Features = []string{"future"}
 	m.Check = m.check()
 	if _, err := decodeMarker(m.encode()); !errors.Is(err, ErrNewerFormat) {
 		t.Errorf("feature: %v", err)
 	}
-	m = newMarker()
+	m = newMarker("")
 	m.Codec = "brotli"
 	m.Check = m.check()
 	if _, err := decodeMarker(m.encode()); !errors.Is(err, ErrNewerFormat) {

@@ -25,11 +25,13 @@ import (
 	"runtime"
 
 	"jetkeep/store/object"
+	"jetkeep/store/seal"
+	"jetkeep/store/sign"
 )
 
 // Format is the version of the repository format that this package writes, and
 // the newest that it reads.
-const Format = 1
+const Format = 2
 
 var (
 	// ErrNotARepository means that the store holds no repository marker.
@@ -41,6 +43,9 @@ var (
 	// ErrNewerFormat means that the repository, or an object in it, needs a
 	// newer jetkeep.
 	ErrNewerFormat = errors.New("format is newer than this program knows")
+	// ErrOldFormat means that the repository can only be read, for it has a
+	// format that is no longer written.
+	ErrOldFormat = errors.New("format is too old to be written; make a new repository beside it")
 	// ErrNoPoint means that there is no restore point of that id.
 	ErrNoPoint = errors.New("restore point does not exist")
 	// ErrPointExists means that another restore point has that id.
@@ -79,41 +84,112 @@ func damaged(name string, err error, format string, args ...any) error {
 	return &DamageError{Object: name, Problem: fmt.Sprintf(format, args...), Err: err}
 }
 
-// A Repository is a store whose marker has been read and understood.
+// A Repository is a store whose marker has been read and understood, and the
+// keys that are at hand for it. Goroutines can share it.
 type Repository struct {
 	bucket *object.Bucket
 	marker Marker
+	sealer *seal.Sealer // nil: nothing is encrypted
+	signer *sign.Signer // nil: nothing is signed
+	trust  *sign.Trust  // nil: nothing needs to be signed
 }
 
-// InitOptions say how to make a repository. There is nothing to choose yet.
-type InitOptions struct{}
+// InitOptions say how to make a repository.
+type InitOptions struct {
+	// Recipients are the public keys of those who may read: each can unlock
+	// the repository alone. Without any the repository is not encrypted.
+	Recipients []string
+	// Classic makes a repository key without protection against quantum
+	// computers, for recipients that have none either.
+	Classic bool
+}
+
+// OpenOptions are the keys that are at hand.
+type OpenOptions struct {
+	// Identities are secret keys of operators, or the repository's own; one
+	// that fits is enough to read messages. They may be missing.
+	Identities []string
+	// WriterKey is what NewWriterKey made; it may be missing.
+	WriterKey string
+	// Recipient pins the repository key: it or its fingerprint. A repository
+	// of another key, or of none, is refused then.
+	Recipient string
+	// Signer signs what is written; it may be nil.
+	Signer *sign.Signer
+	// Trust says whose signatures are accepted; if it is nil, nothing needs
+	// to be signed.
+	Trust *sign.Trust
+}
 
 // Init makes a repository in an empty store. It fails with ErrIsRepository if
 // there is one, and with ErrForeign if there is anything else.
-func Init(ctx context.Context, bucket *object.Bucket, _ InitOptions) (*Repository, error) {
-	for info, err := range bucket.List(ctx, "") {
-		if err != nil {
-			return nil, fmt.Errorf("look into store: %w", err)
-		}
-		if _, err := bucket.Stat(ctx, markerName); err == nil {
-			return nil, ErrIsRepository
-		}
-		return nil, fmt.Errorf("%w: %s", ErrForeign, info.Name)
+//
+// The marker comes last: a repository whose key nobody has cannot come to be,
+// and what an Init that broke off left behind is no hindrance.
+func Init(ctx context.Context, bucket *object.Bucket, opt InitOptions) (*Repository, error) {
+	if err := checkEmpty(ctx, bucket); err != nil {
+		return nil, err
 	}
-	m := newMarker()
-	err := bucket.PutBytes(ctx, markerName, m.encode())
+	key, operators, err := newRepositoryKey(opt)
+	if err != nil {
+		return nil, err
+	}
+	m := newMarker("")
+	if key != nil {
+		m = newMarker(key.Recipient().String())
+		for _, op := range operators {
+			if err := putOperator(ctx, bucket, m, *key, op); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := putReadme(ctx, bucket); err != nil {
+		return nil, err
+	}
+	err = bucket.PutBytes(ctx, markerName, m.encode())
 	if errors.Is(err, object.ErrExist) {
 		return nil, ErrIsRepository
 	}
 	if err != nil {
 		return nil, fmt.Errorf("write repository marker: %w", err)
 	}
-	// Two who made it at once, in a store that cannot decide: use what is there.
-	return Open(ctx, bucket)
+	var open OpenOptions
+	if key != nil {
+		open = OpenOptions{Identities: []string{key.Secret()}, Recipient: m.Recipient}
+	}
+	r, err := Open(ctx, bucket, open)
+	// Two who made it at once, in a store that cannot decide.
+	if err == nil && r.marker.ID != m.ID || errors.Is(err, ErrKeyMismatch) {
+		return nil, ErrIsRepository
+	}
+	return r, err
+}
+
+// checkEmpty accepts an empty store, and one that holds only what an Init that
+// broke off can have left.
+func checkEmpty(ctx context.Context, bucket *object.Bucket) error {
+	for info, err := range bucket.List(ctx, "") {
+		if err != nil {
+			return fmt.Errorf("look into store: %w", err)
+		}
+		if _, err := bucket.Stat(ctx, markerName); err == nil {
+			return ErrIsRepository
+		}
+		leftover := keyPattern.MatchString(info.Name)
+		if info.Name == readmeName {
+			if leftover, err = isReadme(ctx, bucket); err != nil {
+				return err
+			}
+		}
+		if !leftover {
+			return fmt.Errorf("%w: %s", ErrForeign, info.Name)
+		}
+	}
+	return nil
 }
 
 // Open opens a repository.
-func Open(ctx context.Context, bucket *object.Bucket) (*Repository, error) {
+func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Repository, error) {
 	data, err := bucket.ReadAll(ctx, markerName, maxMarker)
 	if errors.Is(err, object.ErrNotExist) {
 		return nil, ErrNotARepository
@@ -128,7 +204,43 @@ func Open(ctx context.Context, bucket *object.Bucket) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Repository{bucket: bucket, marker: m}, nil
+	if err := checkPin(m, opt); err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust}
+	if !m.Encrypted() {
+		return r, nil
+	}
+	if r.sealer, err = seal.New(m.Recipient); err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	if opt.WriterKey != "" {
+		if r, err = r.WithWriterKey(opt.WriterKey); err != nil {
+			return nil, err
+		}
+	}
+	if len(opt.Identities) > 0 {
+		return r.Unlock(ctx, opt.Identities)
+	}
+	return r, nil
+}
+
+// Encrypted says whether the repository is encrypted.
+func (r *Repository) Encrypted() bool { return r.sealer != nil }
+
+// Readable says whether messages can be read: always if nothing is encrypted,
+// else with the identity of an operator.
+func (r *Repository) Readable() bool { return r.sealer == nil || r.sealer.Unlocked() }
+
+// writable says why nothing can be stored.
+func (r *Repository) writable() error {
+	if r.marker.Format < Format {
+		return fmt.Errorf("write: %w", ErrOldFormat)
+	}
+	if r.sealer != nil && !r.sealer.HasWriter() {
+		return fmt.Errorf("write: %w", ErrNoWriterKey)
+	}
+	return nil
 }
 
 // Marker returns what the repository says of itself.

@@ -29,11 +29,15 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// newRepo makes a repository in memory.
+// newRepo makes a repository in memory, without the readme, on which nothing
+// depends: tests count and damage what is there.
 func newRepo(t testing.TB) (*Repository, *mem.Driver) {
 	t.Helper()
 	d := mem.New()
 	r, err := Init(t.Context(), object.NewBucket(d), InitOptions{})
+	if err == nil {
+		err = r.bucket.Delete(t.Context(), readmeName)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

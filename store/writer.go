@@ -100,6 +100,9 @@ func (r *Repository) NewWriter(ctx context.Context, opt WriterOptions) (*Writer,
 	if opt.Staging == nil {
 		return nil, errors.New("writer needs a staging area")
 	}
+	if err := r.writable(); err != nil {
+		return nil, err
+	}
 	opt.Workers = workers(opt.Workers)
 	own, cancel := context.WithCancelCause(ctx)
 	group, gctx := errgroup.WithContext(own)
