@@ -136,7 +136,7 @@ func checkPin(m Marker, opt OpenOptions) error {
 	if err != nil {
 		return damaged(markerName, err, "recipient")
 	}
-	if pin := opt.Recipient; pin != "" && pin != key.String() && pin != key.Fingerprint() {
+	if opt.Recipient != "" && !key.Matches(opt.Recipient) {
 		return fmt.Errorf("%w: it is %s", ErrKeyMismatch, key.Fingerprint())
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 
 	"filippo.io/age"
@@ -82,6 +83,22 @@ func (r Recipient) Fingerprint() string {
 	h := sha256.Sum256([]byte(r.text))
 	return "sha256:" + hex.EncodeToString(h[:])
 }
+
+// fingerprintPattern is what Fingerprint returns.
+var fingerprintPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// CheckPin says what is wrong with a text that pins a key: a recipient or its
+// fingerprint.
+func CheckPin(text string) error {
+	if fingerprintPattern.MatchString(text) {
+		return nil
+	}
+	_, err := ParseRecipient(text)
+	return err
+}
+
+// Matches says whether a pin means this key.
+func (r Recipient) Matches(pin string) bool { return pin == r.text || pin == r.Fingerprint() }
 
 // An Identity is a secret key. It prints as what it is the key to, not as
 // itself, also inside of other values: what is behind a pointer is not printed.

@@ -214,6 +214,21 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+func TestPin(t *testing.T) {
+	r := mustGenerate(t, Classic).Recipient()
+	other := mustGenerate(t, Classic)
+	for _, pin := range []string{r.String(), r.Fingerprint()} {
+		if err := CheckPin(pin); err != nil || !r.Matches(pin) || other.Recipient().Matches(pin) {
+			t.Errorf("%s: %v", pin, err)
+		}
+	}
+	for _, pin := range []string{"", "sha256:", r.Fingerprint() + "0", strings.ToUpper(r.Fingerprint()), other.Secret()} {
+		if err := CheckPin(pin); !errors.Is(err, ErrKey) || r.Matches(pin) {
+			t.Errorf("%s: %v", pin, err)
+		}
+	}
+}
+
 func TestSecretsDoNotPrint(t *testing.T) {
 	id := mustGenerate(t, Classic)
 	_, _, _, both := keys(t, Classic)
