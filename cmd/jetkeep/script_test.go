@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 	"jetkeep/cmd/jetkeep/internal/compare"
 	"jetkeep/cmd/jetkeep/internal/sample"
+	"jetkeep/store/seal"
 )
 
 // TestScript runs the command line as its users do. Besides testscript's own
@@ -161,6 +163,24 @@ func scriptCommands() map[string]scriptCommand {
 		// damage DIR: overwrite the middle of every file of at least 100 kB
 		// below a directory, which are the packs of a repository.
 		"damage": scriptDamage,
+		// secret FILE PATTERN: a line of a file that is for its owner alone.
+		"secret": func(ts *testscript.TestScript, _ bool, args []string) {
+			info, err := os.Stat(ts.MkAbs(args[0]))
+			ts.Check(err)
+			if info.Mode().Perm() != 0o600 {
+				ts.Fatalf("%s has mode %o", args[0], info.Mode().Perm())
+			}
+			if !regexp.MustCompile("(?m)" + args[1]).MatchString(ts.ReadFile(args[0])) {
+				ts.Fatalf("%s does not hold %s", args[0], args[1])
+			}
+		},
+		// fingerprint NAME FILE: set an environment variable to the
+		// fingerprint of a secret key.
+		"fingerprint": func(ts *testscript.TestScript, _ bool, args []string) {
+			ids, err := seal.ParseIdentities(ts.ReadFile(args[1]))
+			ts.Check(err)
+			ts.Setenv(args[0], ids[0].Recipient().Fingerprint())
+		},
 	}
 }
 
