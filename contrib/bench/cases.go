@@ -23,7 +23,12 @@ type bench struct {
 	url     string
 	server  *process
 	results map[string][]sample
+	ratios  []ratio
+	grown   []increment
 }
+
+// A ratio of two cases' wall times, and what it should be at most.
+type ratio struct{ a, b, bound string }
 
 func (b *bench) startServer(ctx context.Context) error {
 	port, err := freePort()
@@ -94,8 +99,10 @@ func (b *bench) drain(ctx context.Context, _ string) ([]sample, error) {
 func (b *bench) peersBackup(ctx context.Context, dir string) ([]sample, error) {
 	dump := filepath.Join(dir, "nats")
 	env := b.resticEnv(dir)
-	if _, err := commandEnv(ctx, "", env, b.o.restic, "init"); err != nil {
-		return nil, err
+	if _, err := os.Stat(filepath.Join(dir, "restic")); errors.Is(err, os.ErrNotExist) {
+		if _, err := commandEnv(ctx, "", env, b.o.restic, "init"); err != nil {
+			return nil, err
+		}
 	}
 	dumped, err := command(ctx, "nats stream backup", b.o.nats, "-s", b.url, "stream", "backup", stream, dump, "--no-progress")
 	if err != nil {
@@ -242,7 +249,17 @@ func together(name string, parts ...sample) sample {
 	return out
 }
 
+// keep adds to the results.
+func (b *bench) keep(samples ...sample) {
+	for _, s := range samples {
+		b.results[s.name] = append(b.results[s.name], s)
+	}
+}
+
 func (b *bench) print(w io.Writer) {
+	if len(b.results) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "case\twall s (median)\tmin\tmax\tcpu s\tpeak RSS MiB\tstored MiB")
 	names := make([]string, 0, len(b.results))
@@ -259,16 +276,13 @@ func (b *bench) print(w io.Writer) {
 	}
 	_ = t.Flush() // to a terminal or file; what follows fails too if it does
 	fmt.Fprintln(w)
-	for _, r := range []struct{ a, b, bound string }{
-		{"jetkeep backup", "nats + restic backup", "0.6"},
-		{"jetkeep backup", "raw drain of the snapshot", "1.4 with the fast codec"},
-		{"jetkeep restore without read-back", "restic + nats restore", "0.5"},
-		{"jetkeep restore with read-back", "restic + nats restore", "none"},
-	} {
+	for _, r := range b.ratios {
 		fmt.Fprintf(w, "%s / %s: wall %.2f (bound %s)\n", r.a, r.b, b.ratio(r.a, r.b), r.bound)
 	}
-	fmt.Fprintf(w, "jetkeep backup / restic backup: stored %.2f (bound 0.8)\n",
-		float64(median(b.results["jetkeep backup"]).stored)/float64(median(b.results["restic backup"]).stored))
+	if ours, theirs := b.results["jetkeep backup"], b.results["restic backup"]; len(ours) > 0 && len(theirs) > 0 {
+		fmt.Fprintf(w, "jetkeep backup / restic backup: stored %.2f (bound 0.8)\n", float64(median(ours).stored)/float64(median(theirs).stored))
+	}
+	fmt.Fprintln(w)
 }
 
 // ratio is the median of the ratios of each run's pair.

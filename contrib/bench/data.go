@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log"
 	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/store/record"
 )
 
 const stream = "BENCH"
@@ -19,41 +23,72 @@ var (
 	sources = []string{"web", "app", "store", "partner"}
 )
 
-// fill publishes n messages of 1 KiB of JSON, with values as various as those
-// of orders are: identifiers and amounts at random, names from small sets.
-func fill(ctx context.Context, url string, n int) error {
-	nc, err := nats.Connect(url)
+// renew makes the stream anew, with n messages of 1 KiB of JSON, with values as
+// various as those of orders are: identifiers and amounts at random, names from
+// small sets.
+func (b *bench) renew(ctx context.Context, n, replicas int) error {
+	log.Printf("publishing %d messages of 1 KiB", n)
+	err := b.js(func(js jetstream.JetStream) error {
+		if err := js.DeleteStream(ctx, stream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
+		}
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: stream, Subjects: []string{"orders.>"}, Replicas: replicas})
+		return err
+	})
 	if err != nil {
 		return err
+	}
+	_, err = b.publish(ctx, rand.New(rand.NewPCG(1, 2)), 0, n)
+	return err
+}
+
+// publish adds n messages and returns the size of their records, compressed as
+// a backup that holds nothing else would have them.
+func (b *bench) publish(ctx context.Context, rng *rand.Rand, from, n int) (int64, error) {
+	squeezer, err := newSqueezer()
+	if err != nil {
+		return 0, err
+	}
+	nc, err := nats.Connect(b.url)
+	if err != nil {
+		return 0, err
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096))
 	if err != nil {
-		return err
-	}
-	_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: stream, Subjects: []string{"orders.>"}})
-	if err != nil {
-		return err
-	}
-	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range n {
-		if _, err := js.PublishAsync(fmt.Sprintf("orders.%d", i%1000), order(rng, i)); err != nil {
-			return err
-		}
-	}
-	select {
-	case <-js.PublishAsyncComplete():
-	case <-time.After(5 * time.Minute):
-		return fmt.Errorf("%d messages are still not acknowledged", js.PublishAsyncPending())
+		return 0, err
 	}
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if got := s.CachedInfo().State.Msgs; got != uint64(n) {
-		return fmt.Errorf("stream holds %d messages, not %d", got, n)
+	before := s.CachedInfo().State
+	var buf []byte
+	for i := range n {
+		subject, data := fmt.Sprintf("orders.%d", (from+i)%1000), order(rng, from+i)
+		if _, err := js.PublishAsync(subject, data); err != nil {
+			return 0, err
+		}
+		if from > 0 { // of the many that come first nobody asks
+			r := record.Record{Sequence: before.LastSeq + uint64(i) + 1, Time: time.Now().UnixNano(), Subject: []byte(subject), Data: data}
+			buf = record.Append(buf[:0], &r)
+			squeezer.add(buf)
+		}
 	}
-	return nil
+	squeezer.flush()
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(5 * time.Minute):
+		return 0, fmt.Errorf("%d messages are still not acknowledged", js.PublishAsyncPending())
+	}
+	info, err := s.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if got := info.State.Msgs - before.Msgs; got != uint64(n) {
+		return 0, fmt.Errorf("stream grew by %d messages, not %d", got, n)
+	}
+	return squeezer.bytes, nil
 }
 
 func order(rng *rand.Rand, i int) []byte {

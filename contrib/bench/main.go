@@ -1,8 +1,13 @@
-// Command bench measures full backups and restores of one large stream, end to
-// end and as separate processes, and what the usual tools need for the same
-// stream on the same machine in the same run: `nats stream backup` followed by
-// `restic backup`, and back. It prints a table of medians and the ratios that
-// the project holds itself to.
+// Command bench measures backups and restores end to end and as separate
+// processes, and what the usual tools need for the same on the same machine in
+// the same run. It prints tables of medians and the ratios that the project
+// holds itself to. What it measures is chosen with -cases:
+//
+//   - full: full backup and restore of one large stream, against `nats stream
+//     backup` followed by `restic backup`, and back;
+//   - increments: what a second backup uploads after the stream was changed a
+//     little, against the same two, and from a rebuilt replica in a cluster;
+//   - small: many small streams, against `nats account backup`.
 //
 // It needs nats-server, nats, restic and jetkeep as programs; `make bench`
 // provides them. It exits non-zero only if something could not be measured or
@@ -18,6 +23,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +37,11 @@ func main() {
 	flag.StringVar(&o.jetkeep, "jetkeep", "jetkeep", "path of jetkeep")
 	flag.IntVar(&o.runs, "runs", 5, "measured runs of each case, after one warm-up")
 	flag.IntVar(&o.messages, "messages", 1<<20, "messages of 1 KiB in the stream")
+	flag.IntVar(&o.streams, "streams", 1000, "how many small streams")
+	flag.Func("cases", "what to measure, of full, increments, small (default all)", func(s string) error {
+		o.cases = strings.Split(s, ",")
+		return nil
+	})
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -40,8 +52,11 @@ func main() {
 
 type options struct {
 	server, nats, restic, jetkeep string
-	runs, messages                int
+	runs, messages, streams       int
+	cases                         []string
 }
+
+func (o *options) wants(c string) bool { return len(o.cases) == 0 || slices.Contains(o.cases, c) }
 
 func run(ctx context.Context, o options) error {
 	dir, err := os.MkdirTemp("", "jetkeep-bench-")
@@ -54,17 +69,42 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer b.server.stop()
-	log.Printf("publishing %d messages of 1 KiB", o.messages)
-	if err := fill(ctx, b.url, o.messages); err != nil {
-		return err
-	}
-	for i := range o.runs + 1 {
-		log.Printf("run %d of %d (0 is the warm-up)", i, o.runs)
-		if err := b.once(ctx, filepath.Join(dir, fmt.Sprintf("run%d", i)), i > 0); err != nil {
-			return err
+	for _, c := range []struct {
+		name string
+		run  func(ctx context.Context, dir string) error
+	}{
+		{"full", b.full}, {"increments", b.increments}, {"increments", b.leaderChange}, {"small", b.small},
+	} {
+		if !o.wants(c.name) {
+			continue
+		}
+		log.Printf("case %s", c.name)
+		if err := c.run(ctx, filepath.Join(dir, c.name)); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
 	b.print(os.Stdout)
+	b.printIncrements(os.Stdout)
+	return nil
+}
+
+// full measures backups and restores of the whole stream.
+func (b *bench) full(ctx context.Context, dir string) error {
+	if err := b.renew(ctx, b.o.messages, 1); err != nil {
+		return err
+	}
+	for i := range b.o.runs + 1 {
+		log.Printf("run %d of %d (0 is the warm-up)", i, b.o.runs)
+		if err := b.once(ctx, filepath.Join(dir, fmt.Sprint(i)), i > 0); err != nil {
+			return err
+		}
+	}
+	b.ratios = append(b.ratios,
+		ratio{"jetkeep backup", "nats + restic backup", "0.6"},
+		ratio{"jetkeep backup", "raw drain of the snapshot", "1.4 with the fast codec"},
+		ratio{"jetkeep restore without read-back", "restic + nats restore", "0.5"},
+		ratio{"jetkeep restore with read-back", "restic + nats restore", "none"},
+	)
 	return nil
 }
 
@@ -94,7 +134,7 @@ func (b *bench) once(ctx context.Context, dir string, count bool) error {
 		for _, s := range samples {
 			log.Printf("  %-34s %6.2f s wall %6.2f s cpu %5d MiB rss %5d MiB stored", s.name, s.wall.Seconds(), s.cpu.Seconds(), s.rss>>20, s.stored>>20)
 			if count {
-				b.results[s.name] = append(b.results[s.name], s)
+				b.keep(s)
 			}
 		}
 	}
