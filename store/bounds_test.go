@@ -40,7 +40,8 @@ func TestMetadataOfALargeStreamIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Digest = hexDigits
-	commit, err := r.encodeCommit(makePoint("b.0001", c))
+	p := makePoint("b.0001", c)
+	_, commit, err := r.encodePoint(&p)
 	if err != nil {
 		t.Fatal(err)
 	}

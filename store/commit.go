@@ -3,230 +3,257 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
-	"strings"
-
-	"golang.org/x/sync/errgroup"
+	"slices"
+	"time"
 
 	"jetkeep/store/object"
+	"jetkeep/store/seal"
 )
 
 const (
-	commitPrefix  = "commits/"
-	commitVersion = 1
-	none          = "-"
-	bodyJSON      = "json"
+	commitPrefix = "commits/"
+	maxCommit    = maxEntry
 )
 
-// signaturePattern is what a signature looks like: none, or a scheme and a value.
-var signaturePattern = regexp.MustCompile(`^(-|[a-z0-9]{1,32} [A-Za-z0-9+/=_-]+)$`)
-
-var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+// ErrPruned means that something which a restore point was to refer to has been
+// condemned since its writer began. The backup has to be made again.
+var ErrPruned = errors.New("needs objects that were pruned meanwhile")
 
 func commitName(task string) string { return commitPrefix + task }
 
-// An envelope is the head of a commit record and its body. Counter, parent and
-// signature are reserved for the chain of signed commits.
-type envelope struct {
-	repository string
-	task       string
-	codec      string // of the body: json; sealed ones come later
-	critical   string // features without which the body cannot be understood
-	counter    uint64
-	parent     string
-	signature  string
-	body       []byte
+// A summary is the public part of a restore point, one line of JSON: what
+// prune and verification must know, and nothing that names what is stored.
+type summary struct {
+	ID          string    `json:"id"`
+	Backup      string    `json:"backup"`
+	Time        time.Time `json:"time"`
+	Messages    uint64    `json:"messages"`
+	Bytes       uint64    `json:"bytes"`
+	StoredBytes uint64    `json:"stored_bytes"`
+	NewBytes    uint64    `json:"new_bytes"`
+	Uses        Uses      `json:"uses"`
 }
 
-// head encodes what is signed: everything before the signature. Its last line
-// is a hash over the lines before and the body, so the body is covered too.
-func (e *envelope) head() []byte {
-	b := fmt.Appendf(nil, "jetkeep-commit %d\nrepository: %s\ntask: %s\ncodec: %s\ncritical: %s\ncounter: %d\nparent: %s\nsize: %d\n",
-		commitVersion, e.repository, e.task, e.codec, e.critical, e.counter, e.parent, len(e.body))
-	h := sha256.New()
-	h.Write(b)
-	h.Write(e.body)
-	return fmt.Appendf(b, "sha256: %x\n", h.Sum(nil))
-}
-
-func (e *envelope) encode() []byte {
-	b := append(e.head(), "signature: "+e.signature+"\n\n"...)
-	return append(b, e.body...)
-}
-
-// decodeEnvelope accepts exactly what encode writes. The version comes first
-// and is all that a newer one must keep.
-func decodeEnvelope(data []byte) (envelope, error) {
-	first, _, _ := bytes.Cut(data, []byte("\n"))
-	version, ok := strings.CutPrefix(string(first), "jetkeep-commit ")
-	n, err := strconv.ParseUint(version, 10, 31)
-	if !ok || err != nil || n == 0 {
-		return envelope{}, fmt.Errorf("%w: no commit record", errMalformed)
-	}
-	if n > commitVersion {
-		return envelope{}, fmt.Errorf("%w: commit record version %d", ErrNewerFormat, n)
-	}
-	head, body, ok := bytes.Cut(data, []byte("\n\n"))
-	if !ok {
-		return envelope{}, fmt.Errorf("%w: no end of the head", errMalformed)
-	}
-	values := map[string]string{}
-	for _, line := range strings.Split(string(head), "\n")[1:] {
-		key, value, _ := strings.Cut(line, ": ")
-		values[key] = value
-	}
-	e := envelope{
-		repository: values["repository"], task: values["task"], codec: values["codec"], critical: values["critical"],
-		parent: values["parent"], signature: values["signature"], body: body,
-	}
-	if e.counter, err = strconv.ParseUint(values["counter"], 10, 64); err != nil {
-		return envelope{}, fmt.Errorf("%w: counter", errMalformed)
-	}
-	// Writing it again proves order, spelling, size and hash in one go.
-	if !bytes.Equal(e.encode(), data) || !signaturePattern.MatchString(e.signature) {
-		return envelope{}, fmt.Errorf("%w: differs from its size, hash or form", errMalformed)
-	}
-	if e.critical != none {
-		return envelope{}, fmt.Errorf("%w: commit record needs %s", ErrNewerFormat, e.critical)
-	}
-	if e.codec != bodyJSON {
-		return envelope{}, fmt.Errorf("%w: commit record's codec is %s", ErrNewerFormat, e.codec)
-	}
-	return e, nil
-}
-
-// encodeCommit encodes a restore point as its commit record.
-func (r *Repository) encodeCommit(p Point) ([]byte, error) {
+// encodePoint makes the body of a restore point's entry.
+func (r *Repository) encodePoint(p *Point) (codec string, body []byte, err error) {
 	if !idPattern.MatchString(p.Task) || p.ID != p.Task {
-		return nil, fmt.Errorf("restore point id %q, task %q: must be equal and match %s", p.ID, p.Task, idPattern)
+		return "", nil, fmt.Errorf("restore point id %q, task %q: must be equal and match %s", p.ID, p.Task, idPattern)
 	}
 	if _, err := p.Content.sum(); err != nil {
-		return nil, fmt.Errorf("content: %w", err)
+		return "", nil, fmt.Errorf("content: %w", err)
 	}
-	body, err := marshal(p)
+	c := &p.Content
+	public, err := marshal(summary{
+		ID: p.ID, Backup: p.Backup, Time: p.Time, Messages: c.Messages, Bytes: c.Bytes,
+		StoredBytes: c.StoredBytes, NewBytes: c.NewBytes, Uses: c.Uses,
+	})
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	e := envelope{repository: r.marker.ID, task: p.Task, codec: bodyJSON, critical: none, parent: none, signature: none, body: body}
-	data := e.encode()
-	if len(data) > maxCommit {
-		return nil, fmt.Errorf("%w: commit record of %d bytes, at most %d", ErrBounds, len(data), maxCommit)
-	}
-	return data, nil
-}
-
-func (r *Repository) decodeCommit(task string, data []byte) (Point, error) {
-	name := commitName(task)
-	e, err := decodeEnvelope(data)
-	if errors.Is(err, ErrNewerFormat) {
-		return Point{}, fmt.Errorf("read %s: %w", name, err)
-	}
+	private, err := marshal(p)
 	if err != nil {
-		return Point{}, damaged(name, err, "commit record")
+		return "", nil, err
 	}
-	var p Point
-	if err := json.Unmarshal(e.body, &p); err != nil {
-		return Point{}, damaged(name, err, "body")
-	}
-	if e.repository != r.marker.ID {
-		return Point{}, damaged(name, nil, "belongs to repository %s, not to %s", e.repository, r.marker.ID)
-	}
-	if e.task != task || p.Task != task || p.ID != task {
-		return Point{}, damaged(name, nil, "is the commit record of %s", e.task)
-	}
-	return p, nil
-}
-
-// Commit writes the commit record: from then on the restore point exists.
-// Everything that p refers to must be stored. If the same record is there
-// already that is success; another one is ErrPointExists.
-func (r *Repository) Commit(ctx context.Context, p Point) error {
-	data, err := r.encodeCommit(p)
-	if err != nil {
-		return fmt.Errorf("commit %s: %w", p.Task, err)
-	}
-	name := commitName(p.Task)
-	err = r.bucket.PutBytes(ctx, name, data)
-	if !errors.Is(err, object.ErrExist) {
-		if err != nil {
-			return fmt.Errorf("commit %s: %w", p.Task, err)
+	codec = bodyJSON
+	if r.sealer != nil {
+		codec = bodyAge
+		if private, err = r.sealer.SealMeta(private); err != nil {
+			return "", nil, err //nolint:wrapcheck // says what
 		}
-		return nil
 	}
-	there, err := r.bucket.ReadAll(ctx, name, maxCommit)
-	if err == nil && !bytes.Equal(there, data) {
-		err = ErrPointExists
+	return codec, slices.Concat(public, []byte("\n"), private), nil
+}
+
+// decodePoint decodes the restore point of an entry. One that is locked is
+// returned with what is public of it, and one that is not trusted as well, each
+// with its error.
+func (r *Repository) decodePoint(name string, e *entry) (Point, error) {
+	if e.kind != entryPoint {
+		return Point{}, damaged(name, nil, "is no restore point but a %s", e.kind)
 	}
-	if err != nil {
+	public, private, ok := bytes.Cut(e.body, []byte("\n"))
+	var s summary
+	if err := json.Unmarshal(public, &s); err != nil || !ok {
+		return Point{}, damaged(name, err, "summary")
+	}
+	p := Point{ID: s.ID, Task: e.task, Backup: s.Backup, Time: s.Time}
+	p.Content = Content{Messages: s.Messages, Bytes: s.Bytes, StoredBytes: s.StoredBytes, NewBytes: s.NewBytes}
+	err := r.openPoint(name, e.codec, private, &p)
+	if err == nil && (s.Backup != p.Backup || !s.Time.Equal(p.Time) || s.Messages != p.Content.Messages) {
+		err = damaged(name, nil, "summary differs from what it sums up")
+	}
+	if err == nil || errors.Is(err, ErrLocked) {
+		if s.ID != e.task || p.Task != e.task || p.ID != e.task {
+			return Point{}, damaged(name, nil, "is the commit record of %s", e.task)
+		}
+		if e.untrusted != nil {
+			err = e.untrusted
+		}
+	}
+	p.Chain, p.Number = e.chain, e.number
+	p.Content.Uses, p.Content.Since, p.Content.Epoch = s.Uses, e.number, e.epoch
+	return p, err
+}
+
+func (r *Repository) openPoint(name, codec string, private []byte, p *Point) error {
+	if (codec == bodyAge) != (r.sealer != nil) {
+		return damaged(name, nil, "codec is %s, which the repository is not", codec)
+	}
+	if r.sealer != nil {
+		plain, err := r.sealer.OpenMeta(bytes.Clone(private))
+		if errors.Is(err, seal.ErrLocked) || errors.Is(err, seal.ErrWrongIdentity) {
+			return fmt.Errorf("read %s: %w", name, ErrLocked)
+		}
+		if err != nil {
+			return damaged(name, err, "sealed body")
+		}
+		private = plain
+	}
+	*p = Point{}
+	if err := json.Unmarshal(private, p); err != nil {
+		return damaged(name, err, "body")
+	}
+	return nil
+}
+
+// Commit appends the restore point to its chain's log: from then on it exists.
+// Everything that p refers to must be stored. If the same restore point is
+// there already that is success; another one of the same task is ErrPointExists.
+// If anything that it refers to was condemned meanwhile, it fails with
+// ErrPruned. After any other error it can be called again.
+func (r *Repository) Commit(ctx context.Context, p Point) error {
+	if err := r.commit(ctx, p); err != nil {
 		return fmt.Errorf("commit %s: %w", p.Task, err)
 	}
 	return nil
 }
 
-// Point reads one restore point.
-func (r *Repository) Point(ctx context.Context, id string) (Point, error) {
-	if !idPattern.MatchString(id) {
-		return Point{}, fmt.Errorf("read restore point %q: %w", id, ErrNoPoint)
+func (r *Repository) commit(ctx context.Context, p Point) error {
+	if err := r.writable(); err != nil {
+		return err
 	}
-	data, err := r.bucket.ReadAll(ctx, commitName(id), maxCommit)
-	if errors.Is(err, object.ErrNotExist) {
-		return Point{}, fmt.Errorf("read restore point %s: %w", id, ErrNoPoint)
+	chain, err := r.Chain(p.Target, p.Stream)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, object.ErrTooLarge) {
-		return Point{}, damaged(commitName(id), err, "too large")
+	if ref := p.Consumers.Ref; ref != nil {
+		p.Content.Uses = p.Content.Uses.with(Used{Name: chainObject(metaPrefix, chain, ref.Hash), Size: ref.Size})
+	}
+	c := &committing{repo: r, point: p, chain: chain}
+	if c.codec, c.body, err = r.encodePoint(&p); err != nil {
+		return err
+	}
+	there, err := r.bucket.ReadAll(ctx, commitName(p.Task), maxCommit)
+	if err == nil {
+		return c.compare(there)
+	}
+	if !errors.Is(err, object.ErrNotExist) {
+		return err //nolint:wrapcheck // says which object
+	}
+	// The last entry before the writer began may be that of an attempt which
+	// ended before it had made the copy.
+	tail, last, err := r.tailAt(ctx, chain, p.Content.Since)
+	if err == nil && last != nil {
+		err = c.seen(ctx, last)
+	}
+	var e *entry
+	if err == nil {
+		e, err = r.appendEntry(ctx, &tail, func(e *entry) error { return c.seen(ctx, e) }, c.build)
+	}
+	if errors.Is(err, errSameTask) {
+		if err := r.putCopy(ctx, c.same); err != nil {
+			return err
+		}
+		return c.compare(c.same.encode())
 	}
 	if err != nil {
-		return Point{}, fmt.Errorf("read restore point %s: %w", id, err)
+		return err
 	}
-	return r.decodeCommit(id, data)
+	return r.putCopy(ctx, e)
 }
 
-// Listed is one commit record that a listing found: a restore point, or why it
-// cannot be read.
-type Listed struct {
-	ID    string
-	Point Point
-	Err   error
-}
-
-// Points reads all restore points, in order of their ids. One that cannot be
-// read is there with its error.
-func (r *Repository) Points(ctx context.Context) ([]Listed, error) {
-	return r.points(ctx, "")
-}
-
-// PointsOf reads the restore points of one backup.
-func (r *Repository) PointsOf(ctx context.Context, backup string) ([]Listed, error) {
-	if !idPattern.MatchString(backup) {
-		return nil, nil
+// putCopy puts the copy of a restore point's entry where it is found by id.
+func (r *Repository) putCopy(ctx context.Context, e *entry) error {
+	name, data := commitName(e.task), e.encode()
+	err := r.bucket.PutBytes(ctx, name, data)
+	if !errors.Is(err, object.ErrExist) {
+		return err //nolint:wrapcheck // says which object
 	}
-	return r.points(ctx, backup+".")
+	there, err := r.bucket.ReadAll(ctx, name, maxCommit)
+	if err == nil && !bytes.Equal(there, data) {
+		err = ErrPointExists
+	}
+	return err
 }
 
-func (r *Repository) points(ctx context.Context, prefix string) ([]Listed, error) {
-	var out []Listed
-	for info, err := range r.bucket.List(ctx, commitPrefix+prefix) {
-		if err != nil {
-			return nil, fmt.Errorf("list restore points: %w", err)
+// errSameTask ends the reading of a log at an entry of the same task.
+var errSameTask = errors.New("task is in the log already")
+
+// committing is one call of Commit.
+type committing struct {
+	repo  *Repository
+	point Point
+	chain string
+	codec string
+	body  []byte
+	same  *entry          // of the same task
+	uses  map[string]Used // loaded when there is a prune to compare with
+}
+
+func (c *committing) build() (*entry, error) {
+	return &entry{kind: entryPoint, task: c.point.Task, time: time.Now().UTC(), codec: c.codec, body: c.body}, nil
+}
+
+// seen judges an entry that came after the writer began.
+func (c *committing) seen(ctx context.Context, e *entry) error {
+	switch {
+	case e.kind == entryPoint && e.task == c.point.Task:
+		c.same = e
+		return errSameTask
+	case e.kind != entryPrune || e.number <= c.point.Content.Since:
+		return nil
+	}
+	condemned, err := decodePrune(e)
+	if err != nil {
+		return err
+	}
+	if c.uses == nil {
+		if c.uses, err = c.repo.resolve(ctx, c.chain, c.point.Content.Uses); err != nil {
+			return err
 		}
-		out = append(out, Listed{ID: strings.TrimPrefix(info.Name, commitPrefix)})
 	}
-	var g errgroup.Group
-	g.SetLimit(8)
-	for i := range out {
-		g.Go(func() error {
-			out[i].Point, out[i].Err = r.Point(ctx, out[i].ID)
-			return nil
-		})
+	for _, o := range condemned.Objects {
+		if _, ok := c.uses[o.Name]; ok {
+			return fmt.Errorf("%w: %s, by entry %d", ErrPruned, o.Name, e.number)
+		}
 	}
-	_ = g.Wait() // each has its own error
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("list restore points: %w", err)
+	return nil
+}
+
+// compare says whether a record that is there holds the same restore point.
+func (c *committing) compare(data []byte) error {
+	name := commitName(c.point.Task)
+	e, err := c.repo.decodeEntry(name, data)
+	if err != nil {
+		return err
 	}
-	return out, nil
+	p, err := c.repo.decodePoint(name, e)
+	if errors.Is(err, ErrLocked) {
+		return ErrPointExists
+	}
+	if err != nil {
+		return err
+	}
+	got, err := marshal(p)
+	if err != nil {
+		return err
+	}
+	want, err := marshal(c.point)
+	if err == nil && !bytes.Equal(got, want) {
+		err = ErrPointExists
+	}
+	return err
 }

@@ -120,7 +120,20 @@ func readBoth(t *testing.T, d *mem.Driver) error {
 			t.Errorf("a wrong point was read without an error: %+v", l.Point)
 		}
 	}
-	return nil
+	return readEntries(t, r, points[1].Point)
+}
+
+// readEntries reads the log of a chain, which must reach to a restore point.
+func readEntries(t *testing.T, r *Repository, p Point) error {
+	t.Helper()
+	tail, err := r.readLog(t.Context(), p.Chain, func(e *entry) error {
+		_, err := r.decodePoint(entryName(e.chain, e.number), e)
+		return err
+	})
+	if err == nil && tail.Number < p.Number {
+		err = damaged(entryName(p.Chain, tail.Number+1), nil, "missing")
+	}
+	return err
 }
 
 // isTyped says whether err tells damage, or what a damaged version looks like.

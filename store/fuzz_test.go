@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -95,12 +96,10 @@ func FuzzDecodePackIndex(f *testing.F) {
 	})
 }
 
-func FuzzDecodeCommit(f *testing.F) {
-	seeds := goldenSeeds(f, commitPrefix)
-	signed := envelope{repository: "r", task: "t", codec: bodyJSON, critical: none, counter: 3, parent: strings.Repeat("0", 64), signature: "ed25519 AAAA", body: []byte("{}")}
-	addSeeds(f, append(seeds, signed.encode()))
+func FuzzDecodeCommit1(f *testing.F) {
+	addSeeds(f, goldenSeeds(f, commitPrefix))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := decodeEnvelope(b)
+		e, err := parseEnvelope1(b)
 		if err != nil {
 			if !errors.Is(err, errMalformed) && !errors.Is(err, ErrNewerFormat) {
 				t.Fatalf("untyped error %v", err)
@@ -111,6 +110,45 @@ func FuzzDecodeCommit(f *testing.F) {
 			t.Fatalf("%q decodes, but encodes otherwise", b)
 		}
 	})
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	var seeds [][]byte
+	for _, change := range []func(*entry){
+		func(*entry) {},
+		func(e *entry) { e.number, e.previous = 1, none },
+		func(e *entry) { e.kind, e.body = entryForget, []byte(`{"points":["a.0001"]}`) },
+		func(e *entry) {
+			e.kind, e.body = entryPrune, []byte(`{"objects":[{"name":"packs/x","size":1}]}`)
+		},
+		func(e *entry) { e.codec, e.body, e.epoch = bodyAge, []byte("{}\n\n\x00"), 1 },
+		func(e *entry) { e.signature = "nkey AAAA" },
+	} {
+		e := someEntry()
+		change(&e)
+		seeds = append(seeds, e.encode())
+	}
+	addSeeds(f, seeds)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := parseEntry(b)
+		if err != nil {
+			if !errors.Is(err, errMalformed) && !errors.Is(err, ErrNewerFormat) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		if !bytes.Equal(e.encode(), b) {
+			t.Fatalf("%q decodes, but encodes otherwise", b)
+		}
+	})
+}
+
+// someEntry is an entry that is well formed.
+func someEntry() entry {
+	return entry{
+		repository: "r", chain: strings.Repeat("a", 32), number: 2, previous: strings.Repeat("0", 64), kind: entryPoint, task: "t",
+		time: time.Unix(1_700_000_000, 5).UTC(), codec: bodyJSON, critical: none, signature: none, body: []byte("{}\n{}"),
+	}
 }
 
 func FuzzDecodeMarker(f *testing.F) {

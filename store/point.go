@@ -31,6 +31,11 @@ type Point struct {
 	Notes     []string          `json:"notes,omitempty"`
 	Content   Content           `json:"content"`
 	Consumers Consumers         `json:"consumers"`
+
+	// Chain is where its objects lie and Number its place in the chain's log,
+	// of a restore point that was read. Format 1 has neither.
+	Chain  string `json:"-"`
+	Number uint64 `json:"-"`
 }
 
 // State is the stream's state at the moment, as the server reported it.
@@ -62,6 +67,13 @@ type Content struct {
 	NewBytes    uint64  `json:"new_bytes"`
 	Tables      Tables  `json:"tables"`
 	Deleted     Deleted `json:"deleted"`
+
+	// Uses names every object that is needed, but consumers. Since is the number
+	// of the chain's last entry before anything that is used was looked up, and
+	// Epoch what new objects are named with. Commit needs them.
+	Uses  Uses   `json:"-"`
+	Since uint64 `json:"-"`
+	Epoch uint64 `json:"-"`
 }
 
 // Tables refers to the tables of a restore point, in order: in a list, or if
@@ -100,7 +112,6 @@ const (
 	maxInlineTables    = 64
 	maxInlineDeleted   = 4 << 10
 	maxInlineConsumers = 16 << 10
-	maxCommit          = 1 << 20
 )
 
 // PutConsumers stores consumers, each a JSON document that only the caller

@@ -92,6 +92,7 @@ type Repository struct {
 	sealer *seal.Sealer // nil: nothing is encrypted
 	signer *sign.Signer // nil: nothing is signed
 	trust  *sign.Trust  // nil: nothing needs to be signed
+	cache  *cache
 }
 
 // InitOptions say how to make a repository.
@@ -207,7 +208,7 @@ func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Reposit
 	if err := checkPin(m, opt); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, cache: newCache()}
 	if !m.Encrypted() {
 		return r, nil
 	}

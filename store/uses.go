@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"jetkeep/store/object"
+)
+
+// kindUses marks a list of objects. It is public even where the rest is sealed.
+const kindUses kind = "JKUSES01"
+
+// Uses names every object that a restore point needs: itself, or, where there
+// are many, by lists that several restore points can share. The lists are such
+// objects, too.
+type Uses struct {
+	Objects []Used `json:"objects,omitempty"`
+	Lists   []Ref  `json:"lists,omitempty"`
+}
+
+// Used is an object that a restore point needs.
+type Used struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"`
+}
+
+// with returns the uses with one object more.
+func (u Uses) with(o Used) Uses {
+	if !slices.Contains(u.Objects, o) {
+		u.Objects = append(slices.Clone(u.Objects), o)
+	}
+	return u
+}
+
+func chainObject(prefix, chain, hash string) string { return prefix + chain + "/" + hash }
+
+// resolve returns all objects that are used, lists included, by name.
+func (r *Repository) resolve(ctx context.Context, chain string, u Uses) (map[string]Used, error) {
+	all := map[string]Used{}
+	err := r.eachUse(ctx, chain, u, func(o Used) bool {
+		_, known := all[o.Name]
+		all[o.Name] = o
+		return !known
+	})
+	return all, err
+}
+
+// eachUse hands on each object that is used; of a list first the object that
+// it is, and then, if visit asks for it, what it names.
+func (r *Repository) eachUse(ctx context.Context, chain string, u Uses, visit func(Used) bool) error {
+	for _, o := range u.Objects {
+		visit(o)
+	}
+	for _, ref := range u.Lists {
+		if _, _, err := ref.name(); err != nil {
+			return fmt.Errorf("list of used objects: %w", err)
+		}
+		if !visit(Used{Name: chainObject(metaPrefix, chain, ref.Hash), Size: ref.Size}) {
+			continue
+		}
+		inner, err := r.readUses(ctx, chain, ref)
+		if err != nil {
+			return err
+		}
+		if err := r.eachUse(ctx, chain, inner, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readUses reads a list of used objects.
+func (r *Repository) readUses(ctx context.Context, chain string, ref Ref) (Uses, error) {
+	name := chainObject(metaPrefix, chain, ref.Hash)
+	stored, err := r.bucket.ReadAll(ctx, name, ref.Size)
+	switch {
+	case errors.Is(err, object.ErrNotExist), errors.Is(err, object.ErrTooLarge):
+		return Uses{}, damaged(name, err, "list of used objects")
+	case err != nil:
+		return Uses{}, err //nolint:wrapcheck // says which object
+	}
+	if h := sha256.Sum256(stored); hex.EncodeToString(h[:]) != ref.Hash {
+		return Uses{}, damaged(name, nil, "content does not match its name")
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		return Uses{}, err
+	}
+	defer dec.Close()
+	raw, err := dec.DecodeAll(stored, make([]byte, 0, ref.Raw))
+	payload, ok := strings.CutPrefix(string(raw), string(kindUses))
+	if err != nil || !ok {
+		return Uses{}, damaged(name, err, "is no list of used objects")
+	}
+	var u Uses
+	if err := json.Unmarshal([]byte(payload), &u); err != nil {
+		return Uses{}, damaged(name, err, "list of used objects")
+	}
+	return u, nil
+}
