@@ -50,7 +50,7 @@ type VerifyOptions struct {
 	Points []string
 	// Heads are the heads of chains as they were remembered outside the store. A
 	// log that has not come as far, or that has another entry there, was cut or
-	// rewritten.
+	// rewritten. What this Repository saw itself counts, too.
 	Heads map[string]Head
 	// Part of Parts reads only the objects whose names fall into that part,
 	// 1 to Parts; runs over all parts read each object once. Percent reads about
@@ -150,7 +150,12 @@ func (r *Repository) Verify(ctx context.Context, opt VerifyOptions) (*VerifyRepo
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
-	v := &verifier{repo: r, opt: opt, report: &VerifyReport{Level: opt.Level}, damaged: map[string]bool{}}
+	fresh := *r
+	fresh.cache = nil // what it remembers is compared with the store, and not used for it
+	v := &verifier{
+		repo: &fresh, cache: r.cache, opt: opt, report: &VerifyReport{Level: opt.Level, Heads: map[string]Head{}},
+		damaged: map[string]bool{}, known: map[string]bool{},
+	}
 	if err := v.run(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
@@ -162,8 +167,15 @@ func (r *Repository) Verify(ctx context.Context, opt VerifyOptions) (*VerifyRepo
 // A verifier is one run of Verify.
 type verifier struct {
 	repo    *Repository
+	cache   *cache // what the repository remembers of logs
 	opt     VerifyOptions
 	damaged map[string]bool
+	known   map[string]bool // restore points whose chain is known
+	// Log entries, and those without a signature.
+	entries, unsigned int
+	// What restore points need and is there.
+	present      int
+	presentBytes int64
 
 	mu       sync.Mutex // of all below
 	report   *VerifyReport
@@ -181,6 +193,17 @@ func (v *verifier) failed() bool {
 	defer v.mu.Unlock()
 	v.failures++
 	return v.failures > maxFailures
+}
+
+// problem reports what reaches no restore point.
+func (v *verifier) problem(object, text string) { v.add(Problem{Object: object, Problem: text}) }
+
+func (v *verifier) add(p Problem) {
+	if len(v.report.Problems) >= MaxProblems {
+		v.report.Omitted++
+		return
+	}
+	v.report.Problems = append(v.report.Problems, p)
 }
 
 func (v *verifier) note(format string, args ...any) {

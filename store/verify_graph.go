@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"jetkeep/store/object"
 	"jetkeep/store/seqset"
 )
 
@@ -14,6 +15,7 @@ import (
 // share are holders, which name objects.
 type chainCheck struct {
 	v       *verifier
+	chain   string // empty in format 1
 	points  []*pointCheck
 	holders []holder
 	needs   map[string]*need
@@ -21,6 +23,7 @@ type chainCheck struct {
 	lists   map[string]int32
 	tables  map[string]*tableCheck
 	found   map[string]*finding // by object; under v.mu
+	late    []*entry            // whose commit records are missing
 }
 
 // A holder names objects: a restore point, or what is shared between some.
@@ -35,6 +38,7 @@ type need struct {
 	size   int64
 	owners []int32 // holders that name it
 	read   bool    // was read and hashed already
+	gone   bool    // is missing
 	uses   []packUse
 }
 
@@ -52,6 +56,7 @@ type pointCheck struct {
 	holder int32
 	point  Point
 	locked bool // what it holds cannot be read without a key
+	extra  bool // no restore point of the log, though its commit record is there
 	listed bool // it lists its uses, so tables need not be read for them
 
 	overlaps bool // segments of it overlap
@@ -61,8 +66,8 @@ type pointCheck struct {
 	tally tally // of what the segments hold; under v.mu
 }
 
-func newChainCheck(v *verifier) *chainCheck {
-	return &chainCheck{v: v, needs: map[string]*need{}, lists: map[string]int32{}, tables: map[string]*tableCheck{}, found: map[string]*finding{}}
+func newChainCheck(v *verifier, chain string) *chainCheck {
+	return &chainCheck{v: v, chain: chain, needs: map[string]*need{}, lists: map[string]int32{}, tables: map[string]*tableCheck{}, found: map[string]*finding{}}
 }
 
 func (c *chainCheck) addPoint(p *pointCheck) {
@@ -154,7 +159,7 @@ func (c *chainCheck) fail(object string, owners []int32, format string, args ...
 // failErr is fail by an error: damage names its object; anything else is an
 // error of the store, which proves nothing. Too many of those end it all, as
 // does the end of the context.
-func (c *chainCheck) failErr(ctx context.Context, object string, owners []int32, err error) error {
+func (c *chainCheck) failErr(ctx context.Context, name string, owners []int32, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -163,26 +168,30 @@ func (c *chainCheck) failErr(ctx context.Context, object string, owners []int32,
 	}
 	var damage *DamageError
 	if errors.As(err, &damage) {
-		text := damage.Problem
-		if damage.Err != nil {
-			text += ": " + damage.Err.Error()
-		}
 		// The same object may be in use by more than who asked for it now.
 		if n := c.needs[damage.Object]; n != nil {
 			owners = append(slices.Clone(owners), n.owners...)
 		}
-		c.fail(damage.Object, owners, "%s", text)
+		c.fail(damage.Object, owners, "%s", damage.text())
 		return nil
 	}
 	if errors.Is(err, ErrNewerFormat) || errors.Is(err, errMalformed) {
-		c.fail(object, owners, "%s", err.Error())
+		c.fail(name, owners, "%s", err.Error())
 		return nil
 	}
-	c.fail(object, owners, "cannot be read: %s", err.Error())
+	c.fail(name, owners, "cannot be read: %s", err.Error())
 	if c.v.failed() {
 		return fmt.Errorf("give up after %d errors of the store, the last: %w", maxFailures, err)
 	}
 	return nil
+}
+
+// text says what is wrong, without the object's name.
+func (e *DamageError) text() string {
+	if e.Err == nil || errors.Is(e.Err, object.ErrNotExist) {
+		return e.Problem
+	}
+	return e.Problem + ": " + e.Err.Error()
 }
 
 // damaged says whether anything was found that reaches the restore point.
@@ -198,12 +207,12 @@ func (c *chainCheck) damaged(p *pointCheck) bool {
 }
 
 // finish hands in what was found, except about restore points that are gone.
-func (c *chainCheck) finish(gone func(*pointCheck) bool) {
+func (c *chainCheck) finish(gone map[string]bool) {
 	r := c.v.report
 	for object, f := range c.found {
 		var ids []string
 		for p := range f.points {
-			if !gone(p) {
+			if !gone[p.id] {
 				ids = append(ids, p.id)
 				c.v.damaged[p.id] = true
 			}
@@ -212,15 +221,17 @@ func (c *chainCheck) finish(gone func(*pointCheck) bool) {
 			continue
 		}
 		slices.Sort(ids)
-		if len(r.Problems) >= MaxProblems {
-			r.Omitted++
-			continue
-		}
-		r.Problems = append(r.Problems, Problem{Object: object, Problem: f.problem, Points: ids})
+		c.v.add(Problem{Object: object, Problem: f.problem, Points: ids})
 	}
 	for _, p := range c.points {
-		if !gone(p) {
+		if !gone[p.id] && !p.extra {
 			r.Points++
+		}
+	}
+	for _, n := range c.order {
+		if !n.gone {
+			c.v.present++
+			c.v.presentBytes += n.size
 		}
 	}
 }

@@ -1,0 +1,109 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+
+	"jetkeep/store/object"
+	"jetkeep/store/seal"
+)
+
+// aside looks at the objects that no restore point needs: the readme and the
+// keys. What is wrong with them reaches no restore point, but people who will
+// want to read one.
+func (v *verifier) aside(ctx context.Context) error {
+	there, err := v.repo.bucket.ReadAll(ctx, readmeName, maxReadme)
+	switch {
+	case errors.Is(err, object.ErrNotExist):
+		v.note("%s, which explains how to restore by hand, is missing", readmeName)
+	case errors.Is(err, object.ErrTooLarge) || err == nil && !bytes.Equal(there, readme):
+		v.note("%s is not what this version of jetkeep writes", readmeName)
+	case err != nil:
+		return err //nolint:wrapcheck // says which object
+	}
+	if v.repo.sealer == nil {
+		return nil
+	}
+	return v.keys(ctx)
+}
+
+// keys checks the objects that hold keys. The sealed key of an operator can be
+// opened by that operator alone; that it is as it was stored can be told by
+// anybody, for its hash stands beside it.
+func (v *verifier) keys(ctx context.Context) error {
+	names := map[string]bool{}
+	for info, err := range v.repo.bucket.List(ctx, keyPrefix) {
+		if err != nil {
+			return err //nolint:wrapcheck // says what was listed
+		}
+		names[info.Name] = true
+	}
+	operators, writers := 0, 0
+	for name := range names {
+		id, isKey := strings.CutSuffix(strings.TrimPrefix(name, keyPrefix), sealedSuffix)
+		var err error
+		switch {
+		case !keyPattern.MatchString(name):
+			v.problem(name, "is no key object")
+		case strings.HasPrefix(name, writerPrefix):
+			writers++
+			err = v.writerKey(ctx, name)
+		case isKey && !names[keyPrefix+id+publicSuffix]:
+			v.problem(name, "belongs to no operator: "+id+publicSuffix+" is missing")
+		case !isKey:
+			operators++
+			id = strings.TrimSuffix(strings.TrimPrefix(name, keyPrefix), publicSuffix)
+			err = v.operatorKey(ctx, id, names[keyPrefix+id+sealedSuffix])
+		}
+		if damage := (*DamageError)(nil); errors.As(err, &damage) {
+			v.problem(damage.Object, damage.text())
+		} else if err != nil {
+			return err
+		}
+	}
+	v.note("%d operators can unlock the repository, %d writer keys are kept", operators, writers)
+	return nil
+}
+
+// writerKey opens the copy of a writer key, if there is what it takes.
+func (v *verifier) writerKey(ctx context.Context, name string) error {
+	stored, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
+	if err != nil {
+		return err //nolint:wrapcheck // says which object
+	}
+	id, err := v.repo.secret()
+	if errors.Is(err, ErrLocked) {
+		return nil // the note says so
+	}
+	if err != nil {
+		return err
+	}
+	_, err = v.repo.openWriterKey(name, stored, id)
+	if err != nil && !errors.As(err, new(*DamageError)) {
+		v.problem(name, err.Error())
+		return nil
+	}
+	return err
+}
+
+// operatorKey checks both objects of an operator.
+func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) error {
+	name := keyPrefix + id + publicSuffix
+	text, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
+	if err != nil {
+		return err //nolint:wrapcheck // says which object
+	}
+	op, err := seal.ParseRecipient(strings.TrimSuffix(string(text), "\n"))
+	if err != nil {
+		return damaged(name, err, "recipient")
+	}
+	if operatorID(v.repo.marker, op) != id {
+		return damaged(name, nil, "is of another operator or another repository key")
+	}
+	if !sealed {
+		return damaged(keyPrefix+id+sealedSuffix, object.ErrNotExist, "missing")
+	}
+	return nil
+}

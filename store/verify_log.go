@@ -1,0 +1,241 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"jetkeep/store/object"
+)
+
+// A copied is a restore point's commit record as it is found by id: a copy of
+// its entry in the chain's log.
+type copied struct {
+	id    string
+	entry *entry // without its body
+	err   error
+}
+
+// A chainLog is the log of a chain as Verify finds it.
+type chainLog struct {
+	chain   string
+	entries []*entry // entry n at n-1, without its body; nil if it cannot be read
+	forgets map[uint64][]string
+	whole   bool // all entries could be read
+}
+
+func (l *chainLog) head() uint64 { return uint64(len(l.entries)) }
+
+func (l *chainLog) at(n uint64) *entry {
+	if n < 1 || n > l.head() {
+		return nil
+	}
+	return l.entries[n-1]
+}
+
+// copies reads commit records by their ids: all that a listing shows, or those
+// asked for.
+func (v *verifier) copies(ctx context.Context) (map[string][]*copied, error) {
+	var all []*copied
+	for _, id := range v.opt.Points {
+		all = append(all, &copied{id: id})
+	}
+	if len(all) == 0 {
+		for info, err := range v.repo.bucket.List(ctx, commitPrefix) {
+			if err != nil {
+				return nil, err //nolint:wrapcheck // says what was listed
+			}
+			all = append(all, &copied{id: strings.TrimPrefix(info.Name, commitPrefix)})
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(verifyAsks)
+	for _, k := range all {
+		g.Go(func() error {
+			k.entry, k.err = v.repo.readCopy(ctx, k.id)
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own error
+	chains := map[string][]*copied{}
+	for _, k := range all {
+		if context.Cause(ctx) != nil {
+			return nil, context.Cause(ctx)
+		}
+		if errors.Is(k.err, ErrNoPoint) && len(v.opt.Points) > 0 {
+			return nil, k.err
+		}
+		chain := "" // of those that do not say
+		if k.entry != nil {
+			chain = k.entry.chain
+			k.entry.body = nil
+		}
+		chains[chain] = append(chains[chain], k)
+	}
+	return chains, nil
+}
+
+// readCopy reads a commit record by its id.
+func (r *Repository) readCopy(ctx context.Context, id string) (*entry, error) {
+	if !idPattern.MatchString(id) {
+		return nil, damaged(commitName(id), nil, "is no name of a commit record")
+	}
+	name := commitName(id)
+	data, err := r.bucket.ReadAll(ctx, name, maxCommit)
+	switch {
+	case errors.Is(err, object.ErrNotExist):
+		return nil, ErrNoPoint
+	case errors.Is(err, object.ErrTooLarge):
+		return nil, damaged(name, err, "too large")
+	case err != nil:
+		return nil, err //nolint:wrapcheck // says which object
+	}
+	e, err := r.decodeEntry(name, data)
+	if err == nil && (e.task != id || e.kind != entryPoint) {
+		return nil, damaged(name, nil, "is a commit record of %s", e.task)
+	}
+	return e, err
+}
+
+// listedHeads returns the highest number of each chain that a listing shows. It
+// may lack any, and is a hint only of what is to be there.
+func (v *verifier) listedHeads(ctx context.Context) (map[string]uint64, error) {
+	heads := map[string]uint64{}
+	for info, err := range v.repo.bucket.List(ctx, chainsPrefix) {
+		if err != nil {
+			return nil, err //nolint:wrapcheck // says what was listed
+		}
+		chain, number, _ := strings.Cut(strings.TrimPrefix(info.Name, chainsPrefix), "/")
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err != nil || !chainPattern.MatchString(chain) || info.Name != entryName(chain, n) {
+			v.problem(info.Name, "is no entry of a log")
+			continue
+		}
+		heads[chain] = max(heads[chain], n)
+	}
+	return heads, nil
+}
+
+// readLog reads a whole log: as far as it can be followed by name, and as far
+// as the hint says that it goes. What is missing at the end is reported up to
+// the number that commit records have.
+func (c *chainCheck) readLog(ctx context.Context, chain string, hint, copied uint64) (*chainLog, error) {
+	repo := c.v.repo
+	head, err := repo.headNumber(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	if hint > head+maxGap {
+		c.fail(entryName(chain, hint), nil, "is far beyond the end of its log, which is %d", head)
+	} else {
+		head = max(head, hint)
+	}
+	l := &chainLog{chain: chain, entries: make([]*entry, head), forgets: map[uint64][]string{}, whole: true}
+	errs := make([]error, head)
+	var g errgroup.Group
+	g.SetLimit(verifyAsks)
+	for i := range l.entries {
+		g.Go(func() error {
+			e, err := repo.readEntry(ctx, chain, uint64(i)+1)
+			if err == nil {
+				if e.kind == entryForget {
+					c.v.mu.Lock()
+					l.forgets[e.number], err = decodeForget(e)
+					c.v.mu.Unlock()
+				}
+				e.body = nil
+				l.entries[i] = e
+			}
+			errs[i] = err
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own error
+	for n := len(errs); n > 0 && uint64(n) > copied && errors.Is(errs[n-1], object.ErrNotExist); n-- {
+		errs, l.entries = errs[:n-1], l.entries[:n-1]
+	}
+	for i, err := range errs {
+		name := entryName(chain, uint64(i)+1)
+		if errors.Is(err, object.ErrNotExist) {
+			err = damaged(name, err, "missing from the log")
+		}
+		if err := c.failErr(ctx, name, nil, err); err != nil {
+			return nil, err
+		}
+		l.whole = l.whole && err == nil
+	}
+	return l, nil
+}
+
+// checkOrder checks that each entry follows the one before.
+func (c *chainCheck) checkOrder(l *chainLog, copies []*copied) {
+	byNumber := map[uint64]*entry{}
+	for _, k := range copies {
+		if k.entry != nil {
+			byNumber[k.entry.number] = k.entry
+		}
+	}
+	epoch, known := uint64(0), true
+	for i := range l.entries {
+		n := uint64(i) + 1
+		e, next := l.at(n), l.at(n+1)
+		// What stands in for an entry is what the next one follows.
+		if k := byNumber[n]; e == nil && k != nil && (next == nil || next.previous == k.hash) {
+			e = k
+			l.entries[i] = k
+		}
+		if e == nil {
+			known = false
+			continue
+		}
+		name := entryName(l.chain, n)
+		if next != nil && next.previous != e.hash {
+			c.fail(name, nil, "is not what entry %d follows: one of both was replaced", n+1)
+		}
+		if known && e.epoch != epoch {
+			c.fail(name, nil, "says epoch %d, it is %d", e.epoch, epoch)
+		}
+		if e.kind == entryPrune {
+			epoch, known = n, true
+		}
+	}
+}
+
+// checkHead compares the log with what is remembered of it outside the store.
+func (c *chainCheck) checkHead(l *chainLog, remembered Head) {
+	if remembered.Number == 0 {
+		return
+	}
+	e := l.at(remembered.Number)
+	switch {
+	case remembered.Number > l.head():
+		c.fail(entryName(l.chain, remembered.Number), nil, "was the head of the log once, which now ends with %d: it was rolled back", l.head())
+	case e != nil && e.hash != remembered.Hash:
+		c.fail(entryName(l.chain, remembered.Number), nil, "is not the entry that it was: the log was rewritten")
+	}
+}
+
+// live returns the entries of the restore points that are not forgotten. An
+// entry that is not trusted forgets nothing.
+func (l *chainLog) live() []*entry {
+	live := map[string]*entry{}
+	for _, e := range l.entries {
+		switch {
+		case e == nil:
+		case e.kind == entryPoint:
+			if live[e.task] == nil {
+				live[e.task] = e
+			}
+		case e.kind == entryForget && e.untrusted == nil:
+			for _, id := range l.forgets[e.number] {
+				delete(live, id)
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(live), func(a, b *entry) int { return int(a.number) - int(b.number) })
+}
