@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -278,17 +280,17 @@ func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*ent
 // chains returns the chains that a listing shows, be it by their log or by
 // objects. It may lack some: nothing may be concluded from that.
 func (r *Repository) chains(ctx context.Context) ([]string, error) {
-	var out []string
-	last := ""
-	for info, err := range r.bucket.List(ctx, chainsPrefix) {
-		if err != nil {
-			return nil, fmt.Errorf("list chains: %w", err)
-		}
-		chain, _, _ := strings.Cut(strings.TrimPrefix(info.Name, chainsPrefix), "/")
-		if chain != last && chainPattern.MatchString(chain) {
-			out = append(out, chain)
-			last = chain
+	found := map[string]bool{}
+	for _, prefix := range []string{chainsPrefix, metaPrefix, packsPrefix} {
+		for info, err := range r.bucket.List(ctx, prefix) {
+			if err != nil {
+				return nil, fmt.Errorf("list chains: %w", err)
+			}
+			chain, _, _ := strings.Cut(strings.TrimPrefix(info.Name, prefix), "/")
+			if !found[chain] && chainPattern.MatchString(chain) {
+				found[strings.Clone(chain)] = true
+			}
 		}
 	}
-	return out, nil
+	return slices.Sorted(maps.Keys(found)), nil
 }

@@ -74,14 +74,14 @@ func (r *Repository) decodePoint(name string, e *entry) (Point, error) {
 	if e.kind != entryPoint {
 		return Point{}, damaged(name, nil, "is no restore point but a %s", e.kind)
 	}
-	public, private, ok := bytes.Cut(e.body, []byte("\n"))
-	var s summary
-	if err := json.Unmarshal(public, &s); err != nil || !ok {
-		return Point{}, damaged(name, err, "summary")
+	s, err := decodeSummary(name, e)
+	if err != nil {
+		return Point{}, err
 	}
+	_, private, _ := bytes.Cut(e.body, []byte("\n"))
 	p := Point{ID: s.ID, Task: e.task, Backup: s.Backup, Time: s.Time}
 	p.Content = Content{Messages: s.Messages, Bytes: s.Bytes, StoredBytes: s.StoredBytes, NewBytes: s.NewBytes}
-	err := r.openPoint(name, e.codec, private, &p)
+	err = r.openPoint(name, e.codec, private, &p)
 	if err == nil && (s.Backup != p.Backup || !s.Time.Equal(p.Time) || s.Messages != p.Content.Messages) {
 		err = damaged(name, nil, "summary differs from what it sums up")
 	}
@@ -96,6 +96,16 @@ func (r *Repository) decodePoint(name string, e *entry) (Point, error) {
 	p.Chain, p.Number = e.chain, e.number
 	p.Content.Uses, p.Content.Since, p.Content.Epoch = s.Uses, e.number, e.epoch
 	return p, err
+}
+
+// decodeSummary decodes what is public of a restore point.
+func decodeSummary(name string, e *entry) (summary, error) {
+	public, _, ok := bytes.Cut(e.body, []byte("\n"))
+	var s summary
+	if err := json.Unmarshal(public, &s); err != nil || !ok || s.ID != e.task {
+		return s, damaged(name, err, "summary")
+	}
+	return s, nil
 }
 
 func (r *Repository) openPoint(name, codec string, private []byte, p *Point) error {

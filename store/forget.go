@@ -1,10 +1,27 @@
 package store
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"jetkeep/store/object"
 )
 
-// forgetBody is what a forget entry says.
+// ErrPinned means that a restore point, or its backup, is pinned.
+var ErrPinned = errors.New("restore point is pinned")
+
+// maxForget is how many restore points one entry forgets.
+const maxForget = 4096
+
+// forgetBody is what a forget entry says: every restore point of these ids that
+// comes before it in the log is no more.
 type forgetBody struct {
 	Points []string `json:"points"`
 }
@@ -16,3 +33,106 @@ func decodeForget(e *entry) ([]string, error) {
 	}
 	return b.Points, nil
 }
+
+// current says why a repository's logs cannot be added to. Entries that seal
+// nothing need no key.
+func (r *Repository) current() error {
+	if r.marker.Format < Format {
+		return ErrOldFormat
+	}
+	return nil
+}
+
+// Forget makes restore points cease to exist. It frees nothing yet; Prune does.
+// If one of them is pinned it fails with ErrPinned and forgets none. Those that
+// do not exist, or whose record is damaged, are named by the error and do not
+// keep it from forgetting the others. A pin set in the same moment may come too
+// late.
+func (r *Repository) Forget(ctx context.Context, ids []string) error {
+	if err := r.forget(ctx, ids); err != nil {
+		return fmt.Errorf("forget restore points: %w", err)
+	}
+	return nil
+}
+
+func (r *Repository) forget(ctx context.Context, ids []string) error {
+	if err := r.current(); err != nil {
+		return err
+	}
+	chains := map[string][]string{}
+	var errs []error
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
+		e, err := r.copyOf(ctx, id)
+		var damage *DamageError
+		switch {
+		case errors.Is(err, ErrNoPoint), errors.As(err, &damage):
+			errs = append(errs, err)
+			continue
+		case err != nil:
+			return err
+		}
+		if err := r.checkPins(ctx, id, e); err != nil {
+			return err
+		}
+		chains[e.chain] = append(chains[e.chain], id)
+	}
+	for _, chain := range slices.Sorted(maps.Keys(chains)) {
+		for part := range slices.Chunk(chains[chain], maxForget) {
+			if err := r.forgetOf(ctx, chain, part); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgetOf forgets restore points of one chain: first in its log, from where
+// it can be carried on if the rest does not happen.
+func (r *Repository) forgetOf(ctx context.Context, chain string, ids []string) error {
+	tail, _, err := r.tailOf(ctx, chain)
+	if err != nil {
+		return err
+	}
+	body, err := marshal(forgetBody{Points: ids})
+	if err != nil {
+		return err
+	}
+	_, err = r.appendEntry(ctx, &tail, func(*entry) error { return nil }, func() (*entry, error) {
+		return &entry{kind: entryForget, task: actionID(entryForget), time: time.Now().UTC(), codec: bodyJSON, body: body}, nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := r.bucket.Delete(ctx, commitName(id)); err != nil {
+			return err //nolint:wrapcheck // says which object
+		}
+	}
+	return nil
+}
+
+// copyOf reads the public part of the record that is found by a restore
+// point's id.
+func (r *Repository) copyOf(ctx context.Context, id string) (*entry, error) {
+	if !idPattern.MatchString(id) {
+		return nil, fmt.Errorf("%w: %q", ErrNoPoint, id)
+	}
+	name := commitName(id)
+	data, err := r.bucket.ReadAll(ctx, name, maxCommit)
+	switch {
+	case errors.Is(err, object.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s", ErrNoPoint, id)
+	case errors.Is(err, object.ErrTooLarge):
+		return nil, damaged(name, err, "too large")
+	case err != nil:
+		return nil, err //nolint:wrapcheck // says which object
+	}
+	e, err := r.decodeEntry(name, data)
+	if err == nil && (e.task != id || e.kind != entryPoint) {
+		return nil, damaged(name, nil, "is the %s %s", e.kind, e.task)
+	}
+	return e, err
+}
+
+// actionID names an entry that belongs to no task.
+func actionID(kind string) string { return kind + "-" + strings.ToLower(rand.Text()) }

@@ -1,19 +1,186 @@
 package store
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// pruneBody is what a prune entry says: objects that nothing may refer to any
-// more.
-type pruneBody struct {
-	Objects []Used `json:"objects"`
+// ErrPlanUsed means that a plan was carried out before.
+var ErrPlanUsed = errors.New("plan was used already")
+
+// maxCondemn is how many objects one entry condemns: about half of its bound.
+const maxCondemn = 4096
+
+// A PruneReport says what a prune did.
+type PruneReport struct {
+	// Condemned objects are deleted by a prune that runs after Next; Waiting are
+	// all those that have been condemned and are not due yet.
+	Condemned, Waiting, Deleted                int
+	CondemnedBytes, WaitingBytes, DeletedBytes int64
+	// Copied and Removed count the records found by id that were put right.
+	Copied, Removed int
+	// Next is when the first of what waits is due; zero if nothing waits.
+	Next time.Time
+	// Problems say what was left alone and why.
+	Problems []string
 }
 
-func decodePrune(e *entry) (pruneBody, error) {
-	var b pruneBody
-	if err := json.Unmarshal(e.body, &b); err != nil {
-		return b, damaged(entryName(e.chain, e.number), err, "body")
+// Prune carries out a plan, once. First it condemns: it adds a prune entry to
+// each log, comparing what is planned with every entry up to its own. Then it
+// deletes what was condemned, by whomever, at least Grace ago. It may be ended
+// anywhere, be run several times at once, and be late: nothing that a restore
+// point uses is ever deleted, and the next prune carries on.
+func (r *Repository) Prune(ctx context.Context, plan *PrunePlan) (PruneReport, error) {
+	if plan.used.Swap(true) {
+		return PruneReport{}, fmt.Errorf("prune: %w", ErrPlanUsed)
 	}
-	return b, nil
+	x := pruning{repo: r, opt: plan.opt}
+	x.report.Problems = slices.Clone(plan.Problems)
+	for i := range plan.Chains {
+		c := &plan.Chains[i]
+		err := x.chain(ctx, c)
+		var damage *DamageError
+		switch {
+		case errors.As(err, &damage):
+			x.problem("chain %s is left alone: %v", c.Chain, err)
+		case err != nil:
+			return x.report, fmt.Errorf("prune chain %s: %w", c.Chain, err)
+		}
+	}
+	return x.report, nil
+}
+
+// pruning is one call of Prune.
+type pruning struct {
+	repo   *Repository
+	opt    PruneOptions
+	mu     sync.Mutex // guards report while deleting
+	report PruneReport
+}
+
+func (x *pruning) problem(format string, args ...any) {
+	x.report.Problems = append(x.report.Problems, fmt.Sprintf(format, args...))
+}
+
+func (x *pruning) chain(ctx context.Context, c *ChainPlan) error {
+	s, err := x.repo.readState(ctx, c.Chain)
+	if err != nil {
+		return err
+	}
+	if err := x.copies(ctx, s, c); err != nil {
+		return err
+	}
+	if err := s.findDone(ctx, nil); err != nil {
+		return err
+	}
+	doomed := slices.Concat(c.Unused, c.Orphans)
+	slices.SortFunc(doomed, func(a, b Used) int { return strings.Compare(a.Name, b.Name) }) // meta before packs
+	for part := range slices.Chunk(doomed, maxCondemn) {
+		if err := x.condemn(ctx, s, part); err != nil {
+			return err
+		}
+	}
+	for _, e := range s.prunes {
+		if e.done {
+			continue
+		}
+		if due := e.time.Add(x.opt.Grace); due.After(x.opt.Now()) {
+			x.wait(e, due)
+			continue
+		}
+		if err := x.delete(ctx, s, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *pruning) wait(e *logPrune, due time.Time) {
+	x.report.Waiting += len(e.objects)
+	x.report.WaitingBytes += total(e.objects)
+	if x.report.Next.IsZero() || due.Before(x.report.Next) {
+		x.report.Next = due
+	}
+}
+
+// condemn adds a prune entry. What it names is compared with all entries
+// before its own: a restore point that came since the plan was made keeps what
+// it uses, and one that comes after sees the entry.
+func (x *pruning) condemn(ctx context.Context, s *chainState, doomed []Used) error {
+	done := map[uint64]bool{}
+	for _, e := range s.prunes {
+		done[e.number] = e.done
+	}
+	var left []Used
+	e, err := x.repo.appendEntry(ctx, &s.tail, s.add, func() (*entry, error) {
+		uses, err := s.inUse(ctx)
+		if err != nil {
+			return nil, err
+		}
+		left = slices.DeleteFunc(slices.Clone(doomed), func(o Used) bool {
+			by := s.condemned[o.Name]
+			return uses[o.Name] || by > 0 && !done[by]
+		})
+		if len(left) == 0 {
+			return nil, nil
+		}
+		body, err := marshal(pruneBody{Objects: left})
+		if err != nil {
+			return nil, err
+		}
+		return &entry{kind: entryPrune, task: actionID(entryPrune), time: x.opt.Now().UTC(), codec: bodyJSON, body: body}, nil
+	})
+	if err != nil || e == nil {
+		return err
+	}
+	x.report.Condemned += len(left)
+	x.report.CondemnedBytes += total(left)
+	return s.add(e)
+}
+
+// delete deletes what an entry condemned and marks the entry as done. By the
+// rules of the log no restore point can use any of it; that none does is
+// looked at once more, for a writer that broke the rules must not cost data.
+func (x *pruning) delete(ctx context.Context, s *chainState, e *logPrune) error {
+	uses, err := s.inUse(ctx)
+	if err != nil {
+		return err
+	}
+	valid := objectPattern(s.tail.chain)
+	for _, o := range e.objects {
+		if uses[o.Name] || !valid.MatchString(o.Name) {
+			x.problem("chain %s: entry %d condemned %s, which is in use; nothing of that entry is deleted", s.tail.chain, e.number, o.Name)
+			return nil
+		}
+	}
+	for _, prefix := range []string{metaPrefix, packsPrefix} {
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(x.opt.Workers)
+		for _, o := range e.objects {
+			if !strings.HasPrefix(o.Name, prefix) {
+				continue
+			}
+			g.Go(func() error {
+				if err := x.repo.bucket.Delete(gctx, o.Name); err != nil {
+					return err //nolint:wrapcheck // says which object
+				}
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				x.report.Deleted++
+				x.report.DeletedBytes += o.Size
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err //nolint:wrapcheck // our own
+		}
+	}
+	return x.repo.putDone(ctx, s.tail.chain, e.number)
 }
