@@ -22,9 +22,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## build the old nats-servers, the nats command and the linter, once; zstd if it is missing
+tools: ## build the old nats-servers, the nats and age commands and the linter, once; zstd and python3 if they are missing
 	@$(GO) run ./contrib/tools/install
-	@command -v zstd >/dev/null || { apt-get update && apt-get install -y --no-install-recommends zstd; }
+	@for tool in zstd python3; do command -v $$tool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends $$tool; }; done
 
 .PHONY: build
 build: ## build everything, and bin/jetkeep

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"path/filepath"
+	"regexp"
 
 	"jetkeep/store/object"
 	"jetkeep/store/object/local"
@@ -15,15 +16,20 @@ type location struct {
 	dir string
 }
 
+var urlPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
+
 // parseLocation reads a path or a file:// URL. What looks like another URL is
 // refused, before a directory named "s3:" is made.
 func parseLocation(text string) (location, error) {
 	if text == "" {
 		return location{}, usagef("where the repository is to be found is missing")
 	}
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme == "" || filepath.VolumeName(text) != "" {
+	if !urlPattern.MatchString(text) {
 		return location{dir: text}, nil
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return location{}, usagef("location: malformed URL") // it may hold a password
 	}
 	if u.Scheme != "file" || u.Host != "" || u.Path == "" {
 		return location{}, usagef("location %q: only a directory can be used", u.Redacted())

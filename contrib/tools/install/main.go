@@ -34,6 +34,7 @@ type tool struct {
 func tools() []tool {
 	list := []tool{
 		{name: "nats", path: "github.com/nats-io/natscli/nats", dir: filepath.Join("contrib", "tools", "natscli")},
+		{name: "age-1.3.2", path: "filippo.io/age/cmd/age", version: "v1.3.2"},
 		{name: "golangci-lint-2.15.0", path: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", version: "v2.15.0"},
 	}
 	for _, v := range []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", "2.15.2"} {
