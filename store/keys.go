@@ -101,19 +101,27 @@ func parseOperator(text string, kind seal.Kind) (seal.Recipient, error) {
 	return op, nil
 }
 
+// operatorHash begins the line by which anybody can tell that a sealed key is
+// as it was stored, though only its operator can open it. It is a comment to
+// age, which takes the object as a file of recipients.
+const operatorHash = "# sha256 of the sealed key: "
+
 // putOperator seals the repository key for one operator. The public key comes
 // first: an operator is whoever has the sealed key, and is listed by the other.
 func putOperator(ctx context.Context, bucket *object.Bucket, m Marker, key seal.Identity, op seal.Recipient) error {
-	id := operatorID(m, op)
-	err := bucket.PutBytes(ctx, keyPrefix+id+publicSuffix, []byte(op.String()+"\n"))
-	if err != nil && !errors.Is(err, object.ErrExist) {
-		return fmt.Errorf("write operator: %w", err)
-	}
 	sealed, err := seal.To([]byte("# key of the jetkeep repository "+m.ID+"\n"+key.Secret()+"\n"), op)
 	if err != nil {
 		return fmt.Errorf("write operator: %w", err)
 	}
-	err = bucket.PutBytes(ctx, keyPrefix+id+sealedSuffix, sealed)
+	id := operatorID(m, op)
+	public := fmt.Appendf(nil, "%s\n%s%x\n", op, operatorHash, sha256.Sum256(sealed))
+	err = bucket.PutBytes(ctx, keyPrefix+id+publicSuffix, public)
+	if errors.Is(err, object.ErrExist) {
+		err = replacePublic(ctx, bucket, id, op, public)
+	}
+	if err == nil {
+		err = bucket.PutBytes(ctx, keyPrefix+id+sealedSuffix, sealed)
+	}
 	if errors.Is(err, object.ErrExist) {
 		return fmt.Errorf("%s %w", op.Fingerprint(), ErrOperatorExists)
 	}
@@ -121,6 +129,34 @@ func putOperator(ctx context.Context, bucket *object.Bucket, m Marker, key seal.
 		return fmt.Errorf("write operator: %w", err)
 	}
 	return nil
+}
+
+// replacePublic replaces the public key that an attempt left which broke off
+// before the sealed one, or says that the operator is there.
+func replacePublic(ctx context.Context, bucket *object.Bucket, id string, op seal.Recipient, public []byte) error {
+	_, err := bucket.Stat(ctx, keyPrefix+id+sealedSuffix)
+	if err == nil {
+		return fmt.Errorf("%s %w", op.Fingerprint(), ErrOperatorExists)
+	}
+	if !errors.Is(err, object.ErrNotExist) {
+		return err //nolint:wrapcheck // says which object
+	}
+	if err := bucket.Delete(ctx, keyPrefix+id+publicSuffix); err != nil {
+		return err //nolint:wrapcheck // says which object
+	}
+	return bucket.PutBytes(ctx, keyPrefix+id+publicSuffix, public) //nolint:wrapcheck // says which object
+}
+
+// parseOperatorObject reads an operator's public object: the recipient, and the
+// hash of the sealed key.
+func parseOperatorObject(text []byte) (op seal.Recipient, hash string, err error) {
+	recipient, rest, _ := strings.Cut(string(text), "\n")
+	hash, ok := strings.CutPrefix(strings.TrimSuffix(rest, "\n"), operatorHash)
+	if !ok || !hashPattern.MatchString(hash) || !strings.HasSuffix(rest, "\n") {
+		return op, "", fmt.Errorf("%w: no hash of the sealed key", errMalformed)
+	}
+	op, err = seal.ParseRecipient(recipient)
+	return op, hash, err //nolint:wrapcheck // says what
 }
 
 // checkPin compares the marker with what was configured. A marker without
@@ -273,7 +309,7 @@ func (r *Repository) operator(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err //nolint:wrapcheck // says which object
 	}
-	op, err := seal.ParseRecipient(strings.TrimSuffix(string(text), "\n"))
+	op, _, err := parseOperatorObject(text)
 	if err != nil {
 		return "", damaged(keyPrefix+id+publicSuffix, err, "recipient")
 	}

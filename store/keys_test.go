@@ -418,3 +418,32 @@ func TestReadme(t *testing.T) {
 		t.Errorf("somebody else's readme: %v", err)
 	}
 }
+
+// An AddOperator that broke off between its two objects can be called again,
+// and what it leaves is sound.
+func TestAddOperatorBrokenOff(t *testing.T) {
+	_, unlocked, d, operator := newSealedRepo(t)
+	second := identity(t, seal.Hybrid).Recipient().String()
+	opt := OpenOptions{Identities: []string{operator.Secret()}}
+	f := faulty.New(t, d, faulty.Fault{Op: faulty.Put, Skip: 1})
+	broken, err := Open(t.Context(), object.NewBucket(f), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := broken.AddOperator(t.Context(), second); !errors.Is(err, faulty.ErrInjected) {
+		t.Fatal(err)
+	}
+	rep, err := unlocked.Verify(t.Context(), VerifyOptions{})
+	if err != nil || len(rep.Problems) != 1 || !strings.HasSuffix(rep.Problems[0].Object, sealedSuffix) || rep.Problems[0].Problem != "missing" {
+		t.Errorf("broken off: %v, %+v", err, rep)
+	}
+	if err := unlocked.AddOperator(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := unlocked.Verify(t.Context(), VerifyOptions{}); err != nil || !rep.OK() {
+		t.Errorf("again: %v, %+v", err, rep)
+	}
+	if err := unlocked.AddOperator(t.Context(), second); !errors.Is(err, ErrOperatorExists) {
+		t.Errorf("once more: %v", err)
+	}
+}

@@ -3,11 +3,12 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"strings"
 
 	"jetkeep/store/object"
-	"jetkeep/store/seal"
 )
 
 // aside looks at the objects that no restore point needs: the readme and the
@@ -95,15 +96,23 @@ func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) erro
 	if err != nil {
 		return err //nolint:wrapcheck // says which object
 	}
-	op, err := seal.ParseRecipient(strings.TrimSuffix(string(text), "\n"))
+	op, hash, err := parseOperatorObject(text)
 	if err != nil {
-		return damaged(name, err, "recipient")
+		return damaged(name, err, "public key of an operator")
 	}
 	if operatorID(v.repo.marker, op) != id {
 		return damaged(name, nil, "is of another operator or another repository key")
 	}
+	name = keyPrefix + id + sealedSuffix
 	if !sealed {
-		return damaged(keyPrefix+id+sealedSuffix, object.ErrNotExist, "missing")
+		return damaged(name, object.ErrNotExist, "missing")
+	}
+	stored, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
+	if err != nil {
+		return err //nolint:wrapcheck // says which object
+	}
+	if fmt.Sprintf("%x", sha256.Sum256(stored)) != hash {
+		return damaged(name, nil, "is not the sealed key that was stored for its operator")
 	}
 	return nil
 }
