@@ -5,6 +5,7 @@
 //
 //   - full: full backup and restore of one large stream, against `nats stream
 //     backup` followed by `restic backup`, and back;
+//   - sealed: the same backup and restore with encryption and without;
 //   - increments: what a second backup uploads after the stream was changed a
 //     little, against the same two, and from a rebuilt replica in a cluster;
 //   - small: many small streams, against `nats account backup`.
@@ -38,7 +39,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 5, "measured runs of each case, after one warm-up")
 	flag.IntVar(&o.messages, "messages", 1<<20, "messages of 1 KiB in the stream")
 	flag.IntVar(&o.streams, "streams", 1000, "how many small streams")
-	flag.Func("cases", "what to measure, of full, increments, small (default all)", func(s string) error {
+	flag.Func("cases", "what to measure, of full, sealed, increments, small (default all)", func(s string) error {
 		o.cases = strings.Split(s, ",")
 		return nil
 	})
@@ -73,7 +74,7 @@ func run(ctx context.Context, o options) error {
 		name string
 		run  func(ctx context.Context, dir string) error
 	}{
-		{"full", b.full}, {"increments", b.increments}, {"increments", b.leaderChange}, {"small", b.small},
+		{"full", b.full}, {"sealed", b.sealed}, {"increments", b.increments}, {"increments", b.leaderChange}, {"small", b.small},
 	} {
 		if !o.wants(c.name) {
 			continue
@@ -86,6 +87,13 @@ func run(ctx context.Context, o options) error {
 	b.print(os.Stdout)
 	b.printIncrements(os.Stdout)
 	return nil
+}
+
+// tell logs samples as they are taken.
+func (b *bench) tell(samples ...sample) {
+	for _, s := range samples {
+		log.Printf("  %-36s %6.2f s wall %6.2f s cpu %5d MiB rss %5d MiB stored", s.name, s.wall.Seconds(), s.cpu.Seconds(), s.rss>>20, s.stored>>20)
+	}
 }
 
 // full measures backups and restores of the whole stream.
@@ -132,7 +140,7 @@ func (b *bench) once(ctx context.Context, dir string, count bool) error {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
 		for _, s := range samples {
-			log.Printf("  %-34s %6.2f s wall %6.2f s cpu %5d MiB rss %5d MiB stored", s.name, s.wall.Seconds(), s.cpu.Seconds(), s.rss>>20, s.stored>>20)
+			b.tell(s)
 			if count {
 				b.keep(s)
 			}
