@@ -24,6 +24,9 @@ type Point struct {
 	Time    time.Time       `json:"time"`
 	Config  json.RawMessage `json:"config"` // as the server gave it
 	State   State           `json:"state"`
+	// Sources is how far the stream had come with each of those it takes its
+	// messages from, as the server gave it.
+	Sources json.RawMessage `json:"sources,omitempty"`
 	Server  string          `json:"server"` // its version
 	// Engine is how it was captured: snapshot_v1, snapshot_v2 or messages.
 	Engine    string            `json:"engine"`

@@ -153,7 +153,7 @@ func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, s
 	p.ID = p.Task
 	p.Lineage = lineage(p.Stream, out.Info.Created)
 	p.Created, p.Time = out.Info.Created.UTC(), out.Moment
-	p.Config = out.Info.Config
+	p.Config, p.Sources = out.Info.Config, sources(out.Info)
 	p.State = store.State{
 		Messages: st.Messages, Bytes: st.Bytes, FirstSeq: st.FirstSeq, LastSeq: st.LastSeq,
 		FirstTime: st.FirstTime, LastTime: st.LastTime, NumDeleted: st.NumDeleted, Consumers: len(out.Consumers),
@@ -169,6 +169,18 @@ func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, s
 		return j.Repository.Point(ctx, p.Task)
 	}
 	return p, err
+}
+
+// sources returns what the server says of the streams that this one takes its
+// messages from; since 2.15 that is how far it has come with each.
+func sources(info *jsapi.StreamInfo) json.RawMessage {
+	var answer struct {
+		Sources json.RawMessage `json:"sources"`
+	}
+	if json.Unmarshal(info.Raw, &answer) != nil || string(answer.Sources) == "null" {
+		return nil
+	}
+	return answer.Sources
 }
 
 func encodeConsumers(consumers []archive.Consumer) ([]json.RawMessage, error) {
