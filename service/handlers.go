@@ -33,7 +33,7 @@ func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 		Dial:       func(ctx context.Context) (*natsconn.Conn, error) { return h.s.targets.Dial(ctx, t.Target) },
 		Repository: repo, Staging: h.s.staging,
 		Point:    store.Point{Task: t.ID, Backup: run.Session.ID, Target: t.Target, Stream: t.Stream, Tags: run.Session.Tags},
-		Progress: meter{run.Progress}, Fence: run.Fence, Log: run.Log,
+		Progress: meter{run.Progress}, Fence: run.Fence, Log: run.Log, Room: h.s.room.enter,
 	}
 	p, err := job.Run(ctx)
 	if err != nil {

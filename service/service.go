@@ -74,6 +74,7 @@ type Service struct {
 	slots        chan struct{}
 	requests     sync.WaitGroup
 	turns        turns
+	room         room
 	// register registers the micro service; the channel closes when it stops.
 	register func(context.Context) (registration, <-chan struct{}, error)
 	ready    chan struct{}
@@ -100,7 +101,7 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 	s := &Service{
 		config: c, version: d.Version, log: d.Log.With("instance", c.Instance), subjects: subjects,
 		targets: d.Targets, repositories: d.Repositories,
-		slots: make(chan struct{}, maxRequests), ready: make(chan struct{}),
+		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
 	}
 	if err := s.open(ctx, d); err != nil {
 		s.Close()
@@ -195,7 +196,7 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	}
 	s.worker = worker.New(worker.Deps{
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, MapError: mapError, Instance: s.config.Instance,
-		Concurrency: s.config.Concurrency, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency}, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 	})
 	return nil
 }

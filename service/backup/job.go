@@ -39,6 +39,9 @@ type Job struct {
 	// is filled in.
 	Point    store.Point
 	Progress Progress
+	// Room waits until there is room to back up another large stream and returns
+	// what ends its stay; nil means that there always is.
+	Room func(context.Context) (leave func(), err error)
 	// Fence is called right before the commit record is written; if it fails,
 	// nothing is.
 	Fence    func(context.Context) error
@@ -98,6 +101,11 @@ func (j *Job) attempt(ctx context.Context) (store.Point, error) {
 		return store.Point{}, err
 	}
 	defer conn.Close()
+	leave, err := j.enter(ctx, conn)
+	if err != nil {
+		return store.Point{}, err
+	}
+	defer leave()
 	w, err := j.Repository.NewWriter(ctx, store.WriterOptions{
 		Staging: j.Staging, Task: j.Point.Task,
 		OnProgress: func(_, stored, uploaded uint64) { j.Progress.SetStored(stored, uploaded) },
@@ -122,6 +130,26 @@ func (j *Job) attempt(ctx context.Context) (store.Point, error) {
 		return store.Point{}, err
 	}
 	return j.commit(ctx, out, content, conn.ServerVersion())
+}
+
+// smallStream is the size up to which a stream needs no room: its backup takes
+// less memory than what every backup takes.
+const smallStream = 2 << 20
+
+// enter waits for room if the stream is large. It is asked for before the
+// capture, which begins with what the stream is then.
+func (j *Job) enter(ctx context.Context, conn *natsconn.Conn) (leave func(), err error) {
+	if j.Room == nil {
+		return func() {}, nil
+	}
+	info, err := conn.API.StreamInfo(ctx, j.Point.Stream, jsapi.InfoOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("ask for size of stream %s: %w", j.Point.Stream, err)
+	}
+	if info.State.Bytes <= smallStream {
+		return func() {}, nil
+	}
+	return j.Room(ctx)
 }
 
 // prove compares what was stored with what the server says that there is.

@@ -15,6 +15,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,8 +55,10 @@ type Deps struct {
 	// MapError says what others are shown of a handler's error.
 	MapError func(error) *api.Error
 	Instance string
-	// Concurrency is how many tasks of one kind are done at once.
+	// Concurrency is how many tasks of one kind are done at once, Slots where it
+	// is another number.
 	Concurrency   int
+	Slots         map[api.Kind]int
 	MaxAttempts   int
 	SweepInterval time.Duration
 	Now           func() time.Time
@@ -117,7 +120,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { w.Conductor.Run(ctx) })
 	for kind, c := range consumers {
-		for range w.Concurrency {
+		for range cmp.Or(w.Slots[kind], w.Concurrency) {
 			wg.Go(func() { w.slot(ctx, kind, c) })
 		}
 	}
