@@ -240,7 +240,7 @@ func TestForgedHistory(t *testing.T) {
 			names: "LOG/0000000000000004", says: "is entry 2 of chain",
 		}, {
 			about: "a commit record in place of another", do: func(h *history) { h.put(commitName("b.0004"), h.objects[commitName("b.0002")]) },
-			names: "commits/b.0004", says: "of b.0002", reach: []string{"b.0004"},
+			names: "commits/b.0004", says: "point b.0002", reach: []string{"b.0004"},
 		}, {
 			about: "the newest restore point taken away", do: func(h *history) { h.remove(h.log(5), commitName("b.0005")) },
 			heads: true, names: "LOG/0000000000000005", says: "rolled back",

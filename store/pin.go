@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,8 +24,15 @@ type Pin struct {
 	ID     string    `json:"id"`
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
+	// Check is the SHA-256 over the rest, each with a line break: accidents in a
+	// reason would be read as another reason.
+	Check string `json:"check"`
 	// Err says why the rest cannot be read. It is a pin all the same.
 	Err error `json:"-"`
+}
+
+func (p *Pin) check() string {
+	return fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n", p.ID, p.Reason, p.Time.Format(time.RFC3339))))
 }
 
 // Pin pins a restore point or a backup. If it is pinned already, the reason
@@ -45,7 +54,9 @@ func (r *Repository) pin(ctx context.Context, id, reason string) error {
 	if err := r.known(ctx, id); err != nil {
 		return err
 	}
-	data, err := marshal(Pin{ID: id, Reason: reason, Time: time.Now().UTC().Truncate(time.Second)})
+	p := Pin{ID: id, Reason: strings.ToValidUTF8(reason, "\uFFFD"), Time: time.Now().UTC().Truncate(time.Second)}
+	p.Check = p.check()
+	data, err := marshal(p)
 	if err == nil && r.sealer != nil {
 		data, err = r.sealer.SealMeta(data) // a reason may name anything
 	}
@@ -116,6 +127,9 @@ func (r *Repository) readPin(ctx context.Context, id string) (Pin, error) {
 	data, err := r.bucket.ReadAll(ctx, name, maxPin)
 	if err == nil && r.sealer != nil {
 		data, err = r.sealer.OpenMeta(data)
+		if err != nil && !errors.Is(err, ErrLocked) && !errors.Is(err, ErrWrongIdentity) {
+			return Pin{}, damaged(name, err, "sealed pin")
+		}
 	}
 	if err != nil {
 		return Pin{}, fmt.Errorf("read %s: %w", name, err)
@@ -123,6 +137,9 @@ func (r *Repository) readPin(ctx context.Context, id string) (Pin, error) {
 	var p Pin
 	if err := json.Unmarshal(data, &p); err != nil || p.ID != id {
 		return Pin{}, damaged(name, err, "is no pin of %s", id)
+	}
+	if again, err := marshal(p); err != nil || p.Check != p.check() || !bytes.Equal(again, data) {
+		return Pin{}, damaged(name, err, "differs from its check")
 	}
 	return p, nil
 }

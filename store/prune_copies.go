@@ -10,7 +10,7 @@ import (
 
 // putDone marks a prune entry as carried out.
 func (r *Repository) putDone(ctx context.Context, chain string, number uint64) error {
-	err := r.bucket.PutBytes(ctx, doneName(chain, number), []byte("done\n"))
+	err := r.bucket.PutBytes(ctx, doneName(chain, number), []byte(doneMark))
 	if errors.Is(err, object.ErrExist) {
 		return nil
 	}

@@ -214,8 +214,13 @@ func objectPattern(chain string) *regexp.Regexp {
 	return regexp.MustCompile(`^(packs|meta)/` + regexp.QuoteMeta(chain) + `/[0-9a-f]{64}$`)
 }
 
+const (
+	doneSuffix = ".done"
+	doneMark   = "done\n"
+)
+
 // doneName names the object which says that a prune entry has been carried out.
-func doneName(chain string, number uint64) string { return entryName(chain, number) + ".done" }
+func doneName(chain string, number uint64) string { return entryName(chain, number) + doneSuffix }
 
 // findDone finds out which prune entries have been carried out. A listing may
 // say so, for such a mark is made last and never taken away; that it lacks one
@@ -249,7 +254,7 @@ func (r *Repository) listLog(ctx context.Context, chain string) (listedLog, erro
 		if err != nil {
 			return l, fmt.Errorf("list log %s: %w", chain, err)
 		}
-		if strings.HasSuffix(info.Name, ".done") {
+		if strings.HasSuffix(info.Name, doneSuffix) {
 			l.done[info.Name] = true
 			continue
 		}

@@ -171,8 +171,9 @@ type verifier struct {
 	opt     VerifyOptions
 	damaged map[string]bool
 	known   map[string]bool // restore points whose chain is known
-	// Log entries, and those without a signature.
-	entries, unsigned int
+	// Log entries, those without a signature, those that prune, and those of
+	// them that have been carried out.
+	entries, unsigned, prunes, pruned int
 	// What restore points need and is there.
 	present      int
 	presentBytes int64

@@ -24,10 +24,34 @@ func (v *verifier) aside(ctx context.Context) error {
 	case err != nil:
 		return err //nolint:wrapcheck // says which object
 	}
-	if v.repo.sealer == nil {
-		return nil
+	if err := v.pins(ctx); err != nil || v.repo.sealer == nil {
+		return err
 	}
 	return v.keys(ctx)
+}
+
+// pins reads the pins. One that is damaged is a pin all the same; one that was
+// taken away cannot be told from one that never was, so they are counted.
+func (v *verifier) pins(ctx context.Context) error {
+	pins, err := v.repo.Pins(ctx)
+	if err != nil {
+		return err
+	}
+	locked := 0
+	for id, p := range pins {
+		switch damage := (*DamageError)(nil); {
+		case errors.Is(p.Err, ErrLocked), errors.Is(p.Err, ErrWrongIdentity):
+			locked++
+		case errors.As(p.Err, &damage):
+			v.problem(damage.Object, damage.text())
+		case p.Err != nil:
+			v.problem(pinPrefix+id, "cannot be read: "+p.Err.Error())
+		}
+	}
+	if len(pins) > 0 {
+		v.note("%d pins, of which %d cannot be read without a key", len(pins), locked)
+	}
+	return nil
 }
 
 // keys checks the objects that hold keys. The sealed key of an operator can be

@@ -57,7 +57,7 @@ func (v *verifier) copies(ctx context.Context) (map[string][]*copied, error) {
 	g.SetLimit(verifyAsks)
 	for _, k := range all {
 		g.Go(func() error {
-			k.entry, k.err = v.repo.readCopy(ctx, k.id)
+			k.entry, k.err = v.repo.copyOf(ctx, k.id)
 			return nil
 		})
 	}
@@ -80,45 +80,68 @@ func (v *verifier) copies(ctx context.Context) (map[string][]*copied, error) {
 	return chains, nil
 }
 
-// readCopy reads a commit record by its id.
-func (r *Repository) readCopy(ctx context.Context, id string) (*entry, error) {
-	if !idPattern.MatchString(id) {
-		return nil, damaged(commitName(id), nil, "is no name of a commit record")
-	}
-	name := commitName(id)
-	data, err := r.bucket.ReadAll(ctx, name, maxCommit)
-	switch {
-	case errors.Is(err, object.ErrNotExist):
-		return nil, ErrNoPoint
-	case errors.Is(err, object.ErrTooLarge):
-		return nil, damaged(name, err, "too large")
-	case err != nil:
-		return nil, err //nolint:wrapcheck // says which object
-	}
-	e, err := r.decodeEntry(name, data)
-	if err == nil && (e.task != id || e.kind != entryPoint) {
-		return nil, damaged(name, nil, "is a commit record of %s", e.task)
-	}
-	return e, err
-}
-
-// listedHeads returns the highest number of each chain that a listing shows. It
-// may lack any, and is a hint only of what is to be there.
-func (v *verifier) listedHeads(ctx context.Context) (map[string]uint64, error) {
-	heads := map[string]uint64{}
+// listedLogs returns what a listing shows of the logs: the highest number of
+// each, and the marks of prunes. It may lack any, and is a hint only of what is
+// to be there.
+func (v *verifier) listedLogs(ctx context.Context) (map[string]*listedLog, error) {
+	logs := map[string]*listedLog{}
 	for info, err := range v.repo.bucket.List(ctx, chainsPrefix) {
 		if err != nil {
 			return nil, err //nolint:wrapcheck // says what was listed
 		}
 		chain, number, _ := strings.Cut(strings.TrimPrefix(info.Name, chainsPrefix), "/")
+		number, done := strings.CutSuffix(number, doneSuffix)
 		n, err := strconv.ParseUint(number, 10, 64)
-		if err != nil || !chainPattern.MatchString(chain) || info.Name != entryName(chain, n) {
+		if err != nil || !chainPattern.MatchString(chain) || info.Name != entryName(chain, n) && info.Name != doneName(chain, n) {
 			v.problem(info.Name, "is no entry of a log")
 			continue
 		}
-		heads[chain] = max(heads[chain], n)
+		l := logs[chain]
+		if l == nil {
+			l = &listedLog{done: map[string]bool{}}
+			logs[chain] = l
+		}
+		if done {
+			l.done[info.Name] = true
+		} else {
+			l.last = max(l.last, n)
+		}
 	}
-	return heads, nil
+	return logs, nil
+}
+
+// checkDone looks at the marks which say that prunes have been carried out. One
+// that is missing does no harm: the next prune deletes once more.
+func (c *chainCheck) checkDone(ctx context.Context, l *chainLog, marks map[string]bool) error {
+	for n := uint64(1); n <= l.head(); n++ {
+		e, name := l.at(n), doneName(l.chain, n)
+		if e != nil && e.kind == entryPrune {
+			c.v.prunes++
+		}
+		if !marks[name] {
+			continue
+		}
+		delete(marks, name)
+		if e != nil && e.kind != entryPrune {
+			c.fail(name, nil, "marks a %s as a prune that was carried out", e.kind)
+			continue
+		}
+		mark, err := c.v.repo.bucket.ReadAll(ctx, name, maxEntry)
+		switch {
+		case errors.Is(err, object.ErrNotExist):
+		case err == nil && string(mark) != doneMark:
+			c.fail(name, nil, "is no mark of a prune that was carried out")
+		default:
+			c.v.pruned++
+			if err := c.failErr(ctx, name, nil, err); err != nil {
+				return err
+			}
+		}
+	}
+	for name := range marks {
+		c.fail(name, nil, "marks what is not in the log as carried out")
+	}
+	return nil
 }
 
 // readLog reads a whole log: as far as it can be followed by name, and as far

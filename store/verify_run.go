@@ -26,28 +26,35 @@ func (v *verifier) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	heads := map[string]uint64{}
+	logs := map[string]*listedLog{}
 	if len(v.opt.Points) == 0 {
-		if heads, err = v.listedHeads(ctx); err != nil {
+		if logs, err = v.listedLogs(ctx); err != nil {
 			return err
 		}
-		for chain := range v.opt.Heads {
-			heads[chain] += 0
-		}
 	}
-	for chain := range copies {
-		if chain != "" {
-			heads[chain] += 0
-		}
+	chains := slices.Concat(slices.Collect(maps.Keys(logs)), slices.Collect(maps.Keys(copies)))
+	if len(v.opt.Points) == 0 {
+		chains = slices.AppendSeq(chains, maps.Keys(v.opt.Heads))
 	}
+	slices.Sort(chains)
 	v.signatures()
-	for _, chain := range slices.Sorted(maps.Keys(heads)) {
-		if err := v.chain(ctx, chain, heads[chain], copies[chain]); err != nil {
+	for _, chain := range slices.Compact(chains) {
+		if !chainPattern.MatchString(chain) {
+			continue // strays
+		}
+		listed := logs[chain]
+		if listed == nil {
+			listed = &listedLog{}
+		}
+		if err := v.chain(ctx, chain, listed, copies[chain]); err != nil {
 			return err
 		}
 	}
 	if err := v.strays(ctx, copies[""]); err != nil {
 		return err
+	}
+	if v.prunes > 0 {
+		v.note("%d of %d prunes have been carried out", v.pruned, v.prunes)
 	}
 	if v.unsigned > 0 {
 		v.note("%d of %d log entries are not signed", v.unsigned, v.entries)
@@ -86,7 +93,7 @@ func (v *verifier) strays(ctx context.Context, stray []*copied) error {
 }
 
 // chain verifies the log of a chain and its restore points.
-func (v *verifier) chain(ctx context.Context, chain string, hint uint64, copies []*copied) error {
+func (v *verifier) chain(ctx context.Context, chain string, listed *listedLog, copies []*copied) error {
 	c := newChainCheck(v, chain)
 	remembered := v.opt.Heads[chain]
 	if seen := v.cache.head(chain).Head; seen.Number > remembered.Number {
@@ -98,12 +105,15 @@ func (v *verifier) chain(ctx context.Context, chain string, hint uint64, copies 
 			copied = max(copied, k.entry.number)
 		}
 	}
-	l, err := c.readLog(ctx, chain, max(hint, copied, remembered.Number), copied)
+	l, err := c.readLog(ctx, chain, max(listed.last, copied, remembered.Number), copied)
 	if err != nil {
 		return err
 	}
 	c.checkOrder(l, copies)
 	c.checkHead(l, remembered)
+	if err := c.checkDone(ctx, l, listed.done); err != nil {
+		return err
+	}
 	for _, e := range l.entries {
 		if e == nil {
 			continue
@@ -143,7 +153,7 @@ func (v *verifier) chain(ctx context.Context, chain string, hint uint64, copies 
 // them right after its entry in the log.
 func (c *chainCheck) arrived(ctx context.Context) error {
 	for _, e := range c.late {
-		k, err := c.v.repo.readCopy(ctx, e.task)
+		k, err := c.v.repo.copyOf(ctx, e.task)
 		switch {
 		case errors.Is(err, ErrNoPoint):
 		case err != nil:
@@ -196,7 +206,7 @@ func (c *chainCheck) addLive(ctx context.Context, e *entry) error {
 	p := &pointCheck{id: e.task, name: commitName(e.task), number: e.number}
 	c.addPoint(p)
 	own := []int32{p.holder}
-	k, err := c.v.repo.readCopy(ctx, e.task)
+	k, err := c.v.repo.copyOf(ctx, e.task)
 	if errors.Is(err, ErrNoPoint) {
 		err = damaged(p.name, object.ErrNotExist, "missing, though entry %d of log %s has it", e.number, e.chain)
 		c.late = append(c.late, e)
@@ -241,7 +251,7 @@ func (c *chainCheck) foreign(ctx context.Context, l *chainLog, k *copied) error 
 		c.fail(p.name, []int32{p.holder}, "says that it is entry %d of log %s, which it is not", e.number, l.chain)
 		return nil
 	}
-	_, err := c.v.repo.readCopy(ctx, k.id)
+	_, err := c.v.repo.copyOf(ctx, k.id)
 	if errors.Is(err, ErrNoPoint) {
 		return nil // it was forgotten only now
 	}
