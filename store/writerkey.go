@@ -96,7 +96,12 @@ func (r *Repository) openWriterKey(name string, stored []byte, id seal.Identity)
 	if err != nil {
 		return "", damaged(name, err, "is not sealed for the repository key")
 	}
-	text, ok := strings.CutPrefix(string(plain), writerHead+r.marker.ID+"\n")
+	return parseWriterKey(r, name, string(plain))
+}
+
+// parseWriterKey accepts exactly what NewWriterKey writes, from trusted signers.
+func parseWriterKey(r *Repository, name, plain string) (string, error) {
+	text, ok := strings.CutPrefix(plain, writerHead+r.marker.ID+"\n")
 	secret, signature, ok2 := strings.Cut(text, "\n"+writerSignature)
 	signature, ok3 := strings.CutSuffix(signature, "\n")
 	if !ok || !ok2 || !ok3 {
@@ -106,7 +111,7 @@ func (r *Repository) openWriterKey(name string, stored []byte, id seal.Identity)
 	if err != nil {
 		return "", damaged(name, err, "is no writer key")
 	}
-	if name != writerPrefix+writerID(key.Recipient())+sealedSuffix {
+	if name != writerPrefix+writerID(key.Recipient())+sealedSuffix || key.Secret() != secret {
 		return "", damaged(name, nil, "holds another writer key")
 	}
 	if err := r.trust.Check([]byte(writerHead+r.marker.ID+"\n"+secret+"\n"), signature); err != nil {

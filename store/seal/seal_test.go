@@ -312,3 +312,22 @@ func BenchmarkSealMeta(b *testing.B) {
 		})
 	}
 }
+
+// FuzzKeys looks for a second spelling of a key that is accepted.
+func FuzzKeys(f *testing.F) {
+	for _, kind := range []Kind{Hybrid, Classic} {
+		id := mustGenerate(f, kind)
+		f.Add(id.Secret())
+		f.Add(id.Recipient().String())
+		f.Add(strings.ToUpper(id.Recipient().String()))
+		f.Add(strings.ToLower(id.Secret()))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if r, err := ParseRecipient(text); err == nil && r.String() != text {
+			t.Errorf("recipient %q was read as %q", text, r)
+		}
+		if id, err := ParseIdentity(text); err == nil && id.Secret() != text {
+			t.Errorf("a secret key was read as another")
+		}
+	})
+}

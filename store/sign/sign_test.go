@@ -135,3 +135,27 @@ func TestKeys(t *testing.T) {
 		}
 	}
 }
+
+// FuzzCheck looks for a second spelling of a signature that is accepted.
+func FuzzCheck(f *testing.F) {
+	s, err := ParseSeed("SAAGBQ3LP4RJNKSLQSJ7CBANTLMNROGP7VHFU2H5V73MYKKZTY56BFIUNE")
+	if err != nil {
+		f.Fatal(err)
+	}
+	good, err := s.Sign([]byte("head"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{good, None, "", "nkey ", good[:100], good + "="} {
+		f.Add(seed)
+	}
+	trust, err := NewTrust([]string{s.Public()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, signature string) {
+		if trust.Check([]byte("head"), signature) == nil && signature != good {
+			t.Errorf("accepted %q as well as %q", signature, good)
+		}
+	})
+}
