@@ -18,6 +18,9 @@ var ErrPlanUsed = errors.New("plan was used already")
 // maxCondemn is how many objects one entry condemns: about half of its bound.
 const maxCondemn = 4096
 
+// ErrSupposed means that a plan takes restore points for forgotten that are not.
+var ErrSupposed = errors.New("plan is only supposed")
+
 // A PruneReport says what a prune did.
 type PruneReport struct {
 	// Condemned objects are deleted by a prune that runs after Next; Waiting are
@@ -38,6 +41,9 @@ type PruneReport struct {
 // anywhere, be run several times at once, and be late: nothing that a restore
 // point uses is ever deleted, and the next prune carries on.
 func (r *Repository) Prune(ctx context.Context, plan *PrunePlan) (PruneReport, error) {
+	if len(plan.opt.Suppose) > 0 {
+		return PruneReport{}, fmt.Errorf("prune: %w", ErrSupposed)
+	}
 	if plan.used.Swap(true) {
 		return PruneReport{}, fmt.Errorf("prune: %w", ErrPlanUsed)
 	}

@@ -108,6 +108,16 @@ func (s *chainState) addForget(e *entry) error {
 	return nil
 }
 
+// suppose takes restore points for forgotten.
+func (s *chainState) suppose(ids []string) {
+	for _, id := range ids {
+		for _, p := range s.byID[id] {
+			p.forgotten = true
+		}
+	}
+	s.uses = nil
+}
+
 func (s *chainState) addPrune(e *entry) error {
 	b, err := decodePrune(e)
 	if err != nil {

@@ -33,6 +33,9 @@ type PruneOptions struct {
 	Now func() time.Time
 	// Workers is how many objects are deleted at once; 0 means 8.
 	Workers int
+	// Suppose are restore points that are taken for forgotten, to see what
+	// forgetting them would free. Such a plan cannot be carried out.
+	Suppose []string
 }
 
 // A PrunePlan says what Prune will do. It is good for one Prune.
@@ -156,6 +159,7 @@ func (p *planning) look(ctx context.Context, chain string) (ChainPlan, error) {
 	if listed.last > s.tail.Number {
 		return c, damaged(entryName(chain, s.tail.Number+1), nil, "missing, though entry %d is there", listed.last)
 	}
+	s.suppose(p.opt.Suppose)
 	c.Live, c.Forgotten = s.counts()
 	uses, err := s.inUse(ctx)
 	if err != nil {
