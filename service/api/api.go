@@ -27,6 +27,7 @@ const (
 	ReservedPrefix  = "JETKEEP_"
 	BucketSessions  = "JETKEEP_SESSIONS"
 	BucketSchedules = "JETKEEP_SCHEDULES"
+	BucketState     = "JETKEEP_STATE"
 	StreamTasks     = "JETKEEP_TASKS"
 	StreamEvents    = "JETKEEP_EVENTS"
 )
@@ -42,6 +43,10 @@ const (
 	MaxTagValue = 256
 	MaxText     = 1024
 	MaxLimit    = 1000
+	// MaxPoints is how many restore points a request can name.
+	MaxPoints = 1000
+	// MaxSealed bounds an identity that is sealed to the service.
+	MaxSealed = 16 << 10
 )
 
 // DefaultLimit is how many entries a page of a list has.
@@ -49,18 +54,24 @@ const DefaultLimit = 100
 
 // Names of the endpoints, <noun>.<verb>.
 const (
-	BackupCreate   = "backup.create"
-	BackupList     = "backup.list"
-	BackupInfo     = "backup.info"
-	RestorePlan    = "restore.plan"
-	RestoreCreate  = "restore.create"
-	SessionList    = "session.list"
-	SessionInfo    = "session.info"
-	SessionCancel  = "session.cancel"
-	RepositoryList = "repository.list"
-	RepositoryInfo = "repository.info"
-	TargetList     = "target.list"
-	TargetInfo     = "target.info"
+	BackupCreate     = "backup.create"
+	BackupList       = "backup.list"
+	BackupInfo       = "backup.info"
+	BackupDelete     = "backup.delete"
+	BackupPin        = "backup.pin"
+	BackupUnpin      = "backup.unpin"
+	BackupVerify     = "backup.verify"
+	RestorePlan      = "restore.plan"
+	RestoreCreate    = "restore.create"
+	SessionList      = "session.list"
+	SessionInfo      = "session.info"
+	SessionCancel    = "session.cancel"
+	RepositoryList   = "repository.list"
+	RepositoryInfo   = "repository.info"
+	RepositoryVerify = "repository.verify"
+	RepositoryPrune  = "repository.prune"
+	TargetList       = "target.list"
+	TargetInfo       = "target.info"
 )
 
 // An Endpoint is one request that the service answers.
@@ -77,6 +88,10 @@ func Endpoints() []Endpoint {
 		{BackupCreate, "Back up streams of a target into a repository", BackupCreateRequest{}, Accepted{}},
 		{BackupList, "List the backups of a repository", BackupListRequest{}, BackupListResponse{}},
 		{BackupInfo, "Describe one backup and its restore points", BackupInfoRequest{}, BackupInfoResponse{}},
+		{BackupDelete, "Forget a backup or single restore points", BackupDeleteRequest{}, BackupDeleteResponse{}},
+		{BackupPin, "Keep a backup or restore points from being forgotten", BackupPinRequest{}, BackupPinResponse{}},
+		{BackupUnpin, "Take pins away", BackupUnpinRequest{}, BackupPinResponse{}},
+		{BackupVerify, "Verify a backup or single restore points", BackupVerifyRequest{}, Accepted{}},
 		{RestorePlan, "Say what a restore would do, and do nothing", RestoreRequest{}, RestorePlanResponse{}},
 		{RestoreCreate, "Restore streams from a repository into a target", RestoreRequest{}, Accepted{}},
 		{SessionList, "List sessions", SessionListRequest{}, SessionListResponse{}},
@@ -84,6 +99,8 @@ func Endpoints() []Endpoint {
 		{SessionCancel, "Cancel a session", SessionCancelRequest{}, SessionCancelResponse{}},
 		{RepositoryList, "List the repositories", RepositoryListRequest{}, RepositoryListResponse{}},
 		{RepositoryInfo, "Open a repository and describe it", RepositoryInfoRequest{}, RepositoryInfoResponse{}},
+		{RepositoryVerify, "Verify a whole repository, or a part of it", RepositoryVerifyRequest{}, Accepted{}},
+		{RepositoryPrune, "Forget by a policy, and delete what no restore point needs", RepositoryPruneRequest{}, RepositoryPruneResponse{}},
 		{TargetList, "List the targets", TargetListRequest{}, TargetListResponse{}},
 		{TargetInfo, "Connect to a target and describe it", TargetInfoRequest{}, TargetInfoResponse{}},
 	}
@@ -158,10 +175,12 @@ type Kind string
 const (
 	KindBackup  Kind = "backup"
 	KindRestore Kind = "restore"
+	KindVerify  Kind = "verify"
+	KindPrune   Kind = "prune"
 )
 
 // Kinds returns all kinds.
-func Kinds() []Kind { return []Kind{KindBackup, KindRestore} }
+func Kinds() []Kind { return []Kind{KindBackup, KindRestore, KindVerify, KindPrune} }
 
 // State is the state of a session or of a task.
 type State string
@@ -211,9 +230,9 @@ type SessionView struct {
 	Session    string            `json:"session" doc:"The session's id; sorts by time."`
 	Kind       Kind              `json:"kind"`
 	State      State             `json:"state"`
-	Target     string            `json:"target"`
+	Target     string            `json:"target" doc:"Empty in sessions that concern a repository alone."`
 	Repository string            `json:"repository"`
-	Backup     string            `json:"backup,omitempty" doc:"The backup made or restored; left out when streams come from several."`
+	Backup     string            `json:"backup,omitempty" doc:"The backup made, restored or verified; left out when there are several."`
 	Tags       map[string]string `json:"tags,omitempty"`
 	Created    time.Time         `json:"created"`
 	Started    *time.Time        `json:"started,omitempty"`
@@ -238,7 +257,7 @@ type TaskCounts struct {
 // TaskView is one task as others see it.
 type TaskView struct {
 	Task         string     `json:"task" doc:"<session>.<number>; also the id of the restore point that a backup makes."`
-	Stream       string     `json:"stream"`
+	Stream       string     `json:"stream" doc:"Empty in sessions that concern a repository alone."`
 	State        State      `json:"state"`
 	RestorePoint string     `json:"restore_point,omitempty" doc:"What was made or is restored."`
 	Attempts     int        `json:"attempts" doc:"How often an instance took the task."`
@@ -249,7 +268,11 @@ type TaskView struct {
 	Verified     bool       `json:"verified,omitempty" doc:"A restored stream was read back and equals its restore point."`
 	Digest       string     `json:"digest,omitempty" doc:"Digest over the messages."`
 	Notes        []string   `json:"notes,omitempty" doc:"What was repaired or is different, for people."`
-	Error        *Error     `json:"error,omitempty"`
+
+	Verification *Verification `json:"verification,omitempty" doc:"What a verification found."`
+	Pruned       *Pruned       `json:"pruned,omitempty" doc:"What a prune did."`
+
+	Error *Error `json:"error,omitempty"`
 }
 
 var nameToken = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)

@@ -30,6 +30,12 @@ const (
 	CodeSessionNotFound   ErrCode = "session_not_found"
 	CodeBackupNotFound    ErrCode = "backup_not_found"
 	CodeSessionFinal      ErrCode = "session_final"
+	CodePinned            ErrCode = "restore_point_pinned"
+	CodeLocked            ErrCode = "repository_locked"
+	CodeWrongIdentity     ErrCode = "wrong_identity"
+	CodeRepoMismatch      ErrCode = "repository_mismatch"
+	CodeOldFormat         ErrCode = "repository_format_older"
+	CodeUntrusted         ErrCode = "untrusted"
 	CodeConflict          ErrCode = "conflict"
 	CodePlanRefused       ErrCode = "plan_refused"
 	CodeStreamExists      ErrCode = "stream_exists"
@@ -75,6 +81,9 @@ func ErrorTable() []ErrorInfo {
 		{CodeReservedStream, 400, "The stream belongs to jetkeep itself.", "JETKEEP_ streams hold jetkeep's own state and are never backed up or restored."},
 		{CodeNotSupported, 400, "The request asks for something that this version or the server does not do.", ""},
 		{CodePermission, 403, "The server refused a subject to the credentials in use; the description names it.", "Grant the subject to the user; contrib lists the permissions that are needed."},
+		{CodeLocked, 403, "The repository is encrypted, and what is asked for needs an identity that opens it.", "Give the service an identity file, or send one sealed with \"identity_sealed\"; jetkeep's commands do that with --identity."},
+		{CodeWrongIdentity, 403, "The identity does not open the repository, or was not sealed to this service.", "repository.info names the operators that have a key and the xkey to seal to."},
+		{CodeUntrusted, 403, "Something in the repository is not signed by a key that is trusted; the description names it.", "Look who wrote it before trusting it; trusted keys are in the configuration."},
 		{CodeTargetNotFound, 404, "No target of that name is configured.", "target.list names the targets."},
 		{CodeRepoNotFound, 404, "No repository of that name is configured.", "repository.list names the repositories."},
 		{CodeStreamNotFound, 404, "A stream that was named exactly does not exist.", ""},
@@ -83,6 +92,7 @@ func ErrorTable() []ErrorInfo {
 		{CodeBackupNotFound, 404, "The repository has no such backup, or none that early.", "backup.list names the backups."},
 		{CodeTimeout, 408, "Something did not answer in time; the description says what.", ""},
 		{CodeSessionFinal, 409, "The session has ended and cannot be changed.", ""},
+		{CodePinned, 409, "A restore point is pinned and is not forgotten.", "Take the pin away with backup.unpin; backup.info shows pins and their reasons."},
 		{CodeConflict, 409, "Something changed meanwhile.", "Send the request again."},
 		{CodePlanRefused, 409, "The restore cannot be done as asked; the description names the first problem of each stream.", "restore.plan lists every problem with its hint."},
 		{CodeStreamExists, 409, "The target has a stream of that name.", "Delete the stream, or restore into another account."},
@@ -96,6 +106,8 @@ func ErrorTable() []ErrorInfo {
 		{CodeConnectionLost, 503, "The connection to the target broke and did not come back in time.", ""},
 		{CodeNotARepository, 503, "There is no repository at that place, although one was there or is expected.", "Check that the volume is mounted and the path is right."},
 		{CodeNewerFormat, 503, "The repository was written by a newer jetkeep.", "Update jetkeep."},
+		{CodeOldFormat, 503, "The repository is of a format that is read but not written any more.", "Back up into a new repository and keep the old one for restores."},
+		{CodeRepoMismatch, 503, "The repository of that name is not the one that was in use under it, or not the one that is configured.", "Check that every instance has the same volume mounted. If it was replaced on purpose, give it another name, or delete the key that the description names from the bucket JETKEEP_STATE."},
 		{CodeNotWritable, 503, "The store refuses to be written.", "Check permissions and mount options of the repository and of staging."},
 		{CodeStoreUnavailable, 503, "The store cannot be reached.", ""},
 		{CodeDiskFull, 507, "The store or the staging directory is full.", "Free space or raise the limit; what was uploaded is used again."},

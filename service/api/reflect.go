@@ -171,6 +171,8 @@ func enum(t reflect.Type) any {
 		return Kinds()
 	case reflect.TypeFor[State]():
 		return States()
+	case reflect.TypeFor[Level]():
+		return Levels()
 	case reflect.TypeFor[EventName]():
 		return EventNames()
 	case reflect.TypeFor[ErrCode]():

@@ -16,10 +16,10 @@ type Accepted struct {
 	Session    string   `json:"session"`
 	Kind       Kind     `json:"kind"`
 	State      State    `json:"state"`
-	Backup     string   `json:"backup,omitempty" doc:"Id of the backup that will be made, or that is restored."`
-	Target     string   `json:"target"`
+	Backup     string   `json:"backup,omitempty" doc:"Id of the backup that will be made, or that is restored or verified."`
+	Target     string   `json:"target" doc:"Empty if the session concerns a repository alone."`
 	Repository string   `json:"repository"`
-	Tasks      int      `json:"tasks" doc:"Number of streams."`
+	Tasks      int      `json:"tasks" doc:"Number of streams; 1 if the session concerns a repository alone."`
 	Warnings   []string `json:"warnings,omitempty"`
 }
 
@@ -51,6 +51,8 @@ type BackupView struct {
 	StoredBytes uint64            `json:"stored_bytes" doc:"Compressed size of everything the backup refers to."`
 	NewBytes    uint64            `json:"new_bytes" doc:"What it added to the repository."`
 	Damaged     int               `json:"damaged,omitempty" doc:"Restore points that cannot be read; they are not in the sums."`
+	Locked      int               `json:"locked,omitempty" doc:"Restore points whose stream and target are sealed; they are in the sums."`
+	Pinned      int               `json:"pinned,omitempty" doc:"Restore points that are pinned."`
 	Tags        map[string]string `json:"tags,omitempty"`
 }
 
@@ -87,6 +89,8 @@ type RestorePointView struct {
 	StoredBytes  uint64    `json:"stored_bytes"`
 	NewBytes     uint64    `json:"new_bytes"`
 	Notes        []string  `json:"notes,omitempty"`
+	Locked       bool      `json:"locked,omitempty" doc:"The restore point is sealed and the service has no key to it; then id, time and sizes are known."`
+	Pinned       *PinView  `json:"pinned,omitempty"`
 	Error        *Error    `json:"error,omitempty" doc:"Why the restore point cannot be read; then only its id is known."`
 }
 
@@ -103,6 +107,7 @@ type RestoreRequest struct {
 	From       string     `json:"from,omitempty" doc:"Name of the target that was backed up; default: that of \"target\". Not with \"backup\"."`
 	Verify     *bool      `json:"verify,omitempty" doc:"Read back and compare what was restored; default true."`
 	Conflict   string     `json:"conflict,omitempty" doc:"What to do when a stream exists: only \"fail\"."`
+	Identity   string     `json:"identity_sealed,omitempty" doc:"An age identity that opens the repository, sealed to the service's xkey."`
 }
 
 // RestorePlanResponse says what a restore would do.
@@ -248,18 +253,4 @@ type RepositoryView struct {
 // RepositoryInfoRequest asks to open a repository.
 type RepositoryInfoRequest struct {
 	Repository string `json:"repository,omitempty"`
-}
-
-// RepositoryInfoResponse describes a repository.
-type RepositoryInfoResponse struct {
-	RepositoryView
-	ID            string     `json:"id"`
-	Format        int        `json:"format"`
-	Created       *time.Time `json:"created,omitempty"`
-	Backups       int        `json:"backups"`
-	RestorePoints int        `json:"restore_points"`
-	Damaged       int        `json:"damaged,omitempty" doc:"Restore points that cannot be read."`
-	Streams       int        `json:"streams" doc:"Streams with a restore point."`
-	Newest        *time.Time `json:"newest,omitempty" doc:"The moment of the newest restore point."`
-	NewBytes      uint64     `json:"new_bytes" doc:"What all backups together added."`
 }

@@ -54,6 +54,57 @@ func (r *RestoreRequest) Validate() error {
 		checkName("repository", r.Repository),
 		checkName("target", r.Target),
 		checkName("from", r.From),
+		checkSealed("identity_sealed", r.Identity),
+	)
+}
+
+// Validate checks what the types do not say.
+func (r *BackupDeleteRequest) Validate() error {
+	return first(checkChosen(r.Backup, r.Points), checkName("repository", r.Repository))
+}
+
+// Validate checks what the types do not say.
+func (r *BackupPinRequest) Validate() error {
+	return first(checkChosen(r.Backup, r.Points), checkName("repository", r.Repository), checkText("reason", r.Reason, MaxText))
+}
+
+// Validate checks what the types do not say.
+func (r *BackupUnpinRequest) Validate() error {
+	return first(checkChosen(r.Backup, r.Points), checkName("repository", r.Repository))
+}
+
+// Validate checks what the types do not say and fills in the level.
+func (r *BackupVerifyRequest) Validate() error {
+	return first(
+		checkChosen(r.Backup, r.Points),
+		checkName("repository", r.Repository),
+		checkLevel(&r.Level),
+		checkSubset(r.Part, r.Parts, r.Percent),
+		checkSealed("identity_sealed", r.Identity),
+	)
+}
+
+// Validate checks what the types do not say and fills in the level.
+func (r *RepositoryVerifyRequest) Validate() error {
+	return first(
+		checkName("repository", r.Repository),
+		checkLevel(&r.Level),
+		checkSubset(r.Part, r.Parts, r.Percent),
+		checkSealed("identity_sealed", r.Identity),
+	)
+}
+
+// Validate checks what the types do not say. Policies and durations are for
+// those who understand them.
+func (r *RepositoryPruneRequest) Validate() error {
+	if r.Keep != nil && len(r.Keep.Tags) > MaxTags {
+		return invalid("keep.tags", "has %d entries, at most %d are accepted", len(r.Keep.Tags), MaxTags)
+	}
+	return first(
+		checkName("repository", r.Repository),
+		checkText("grace", r.Grace, MaxTagValue),
+		checkText("orphan_age", r.OrphanAge, MaxTagValue),
+		checkPage(&r.Limit, r.Cursor),
 	)
 }
 
@@ -146,6 +197,70 @@ func checkID(field, id string, required bool) error {
 	}
 	if len(id) > 64 || !nameToken.MatchString(id) {
 		return invalid(field, "%q is no id", clip(id))
+	}
+	return nil
+}
+
+// checkChosen checks that a request names a backup or restore points.
+func checkChosen(backup string, points []string) error {
+	switch {
+	case backup == "" && len(points) == 0:
+		return invalid("backup", "give \"backup\" or \"restore_points\"")
+	case backup != "" && len(points) > 0:
+		return invalid("restore_points", "give \"backup\" or \"restore_points\", not both")
+	case len(points) > MaxPoints:
+		return invalid("restore_points", "has %d entries, at most %d are accepted", len(points), MaxPoints)
+	}
+	seen := make(map[string]bool, len(points))
+	for i, p := range points {
+		at := fmt.Sprintf("restore_points[%d]", i)
+		if len(p) > 64 || !nameToken.MatchString(strings.Replace(p, ".", "_", 1)) {
+			return invalid(at, "%q is no id of a restore point", clip(p))
+		}
+		if seen[p] {
+			return invalid(at, "%q is there twice", p)
+		}
+		seen[p] = true
+	}
+	return checkID("backup", backup, false)
+}
+
+func checkLevel(l *Level) error {
+	if *l == "" {
+		*l = LevelData
+	}
+	if !contains(Levels(), *l) {
+		return invalid("level", "there is no level %q", clip(string(*l)))
+	}
+	return nil
+}
+
+// maxParts is far more than days between two full verifications.
+const maxParts = 10_000
+
+func checkSubset(part, parts, percent int) error {
+	switch {
+	case percent != 0 && (part != 0 || parts != 0):
+		return invalid("percent", "goes without \"part\" and \"parts\"")
+	case percent < 0 || percent > 100:
+		return invalid("percent", "must be between 1 and 100")
+	case parts < 0 || parts > maxParts:
+		return invalid("parts", "must be between 1 and %d", maxParts)
+	case part < 0 || part > parts || part == 0 && parts > 0:
+		return invalid("part", "must be between 1 and \"parts\"")
+	}
+	return nil
+}
+
+// checkSealed checks the form of what is sealed to the service; it never shows
+// any of it.
+func checkSealed(field, s string) error {
+	if s == "" {
+		return nil
+	}
+	key, sealed, ok := strings.Cut(s, ".")
+	if len(s) > MaxSealed || !ok || !nameToken.MatchString(key) || sealed == "" {
+		return invalid(field, "is not <public xkey of the sender>.<base64>, of at most %d bytes", MaxSealed)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,9 @@ import (
 
 	"jetkeep/service/api"
 	"jetkeep/service/natsconn"
+	"jetkeep/store/retain"
+	"jetkeep/store/seal"
+	"jetkeep/store/sign"
 )
 
 // KindLocal is a repository in a directory.
@@ -59,6 +63,26 @@ type Repository struct {
 	// or empty. Without it an unmounted volume is an error and never becomes
 	// an empty repository.
 	Create bool
+	// OperatorRecipients are the age recipients whose owners can read a
+	// repository that is made; none makes it readable for everybody. They say
+	// nothing about one that exists. They are of one kind, hybrid or classic,
+	// and so is the repository.
+	OperatorRecipients []string
+	// Recipient, if set, is the public key that the repository must have, or
+	// the key's fingerprint.
+	Recipient string
+	// Identity or IdentityFile hold secret keys that let the service read
+	// messages: for restores without an identity in the request, and to verify
+	// records. Backups need none.
+	Identity     natsconn.Secret
+	IdentityFile string
+	// SignSeedFile holds the nkey seed that what is written is signed with.
+	SignSeedFile string
+	// TrustedKeys are the public nkeys whose signatures are accepted. With
+	// none, nothing need be signed. The service's own is always among them.
+	TrustedKeys []string
+	// Keep is the policy of a prune that names none.
+	Keep *api.Keep
 }
 
 // Staging is the directory between server and store.
@@ -182,8 +206,70 @@ func (c *Config) validateRepositories() error {
 			return fmt.Errorf("%s.path: repository %s has the same", at, other)
 		}
 		paths[path] = r.Name
+		if err := r.validateKeys(); err != nil {
+			return fmt.Errorf("%s.%w", at, err)
+		}
 	}
 	return nil
+}
+
+// validateKeys refuses what is no key, so that a typing error is known at the
+// start and not when a key is needed. It never shows what might be a secret.
+func (r *Repository) validateKeys() error {
+	classic := r.Classic()
+	for i, k := range r.OperatorRecipients {
+		key, err := seal.ParseRecipient(k)
+		if err == nil && (key.Kind() == seal.Classic) != classic {
+			err = fmt.Errorf("is %s, the first one is not: %w", key.Kind(), seal.ErrKind)
+		}
+		if err != nil {
+			return fmt.Errorf("operator_recipients[%d]: %w", i, err)
+		}
+	}
+	if r.Recipient != "" {
+		if err := seal.CheckPin(r.Recipient); err != nil {
+			return fmt.Errorf("recipient: %w", err)
+		}
+	}
+	if r.Identity != "" && r.IdentityFile != "" {
+		return fmt.Errorf("identity_file: is given as well as an identity")
+	}
+	if r.Identity != "" {
+		if _, err := seal.ParseIdentities(r.Identity.Reveal()); err != nil {
+			return fmt.Errorf("identity: %w", err)
+		}
+	}
+	if _, err := sign.NewTrust(r.TrustedKeys); err != nil && len(r.TrustedKeys) > 0 {
+		return fmt.Errorf("trusted_keys: %w", err)
+	}
+	if r.Keep != nil {
+		if _, err := PolicyOf(*r.Keep); err != nil {
+			return fmt.Errorf("keep: %w", err)
+		}
+	}
+	return nil
+}
+
+// Classic tells whether a repository that is made has classic keys.
+func (r *Repository) Classic() bool {
+	if len(r.OperatorRecipients) == 0 {
+		return false
+	}
+	key, err := seal.ParseRecipient(r.OperatorRecipients[0])
+	return err == nil && key.Kind() == seal.Classic
+}
+
+// PolicyOf makes a policy of what a configuration or request says.
+func PolicyOf(k api.Keep) (retain.Policy, error) {
+	var p retain.Policy
+	b, err := json.Marshal(k)
+	if err == nil {
+		err = p.UnmarshalJSON(b)
+	}
+	if err == nil {
+		err = p.Validate()
+	}
+	return p, err
 }
 
 func (c *Config) validateBounds() error {

@@ -1,10 +1,13 @@
 package config
 
 import (
+	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"jetkeep/service/api"
 	"jetkeep/service/natsconn"
 )
 
@@ -42,18 +45,63 @@ func TestValidateNamesTheField(t *testing.T) {
 		"repositories[1].path": func(c *Config) {
 			c.Repositories = append(c.Repositories, Repository{Name: "b", Kind: KindLocal, Path: "/r/"})
 		},
-		"staging.dir":   func(c *Config) { c.Staging.Dir = "" },
-		"staging.limit": func(c *Config) { c.Staging.Limit = 1 },
-		"concurrency":   func(c *Config) { c.Concurrency = -1 },
-		"replicas":      func(c *Config) { c.Replicas = 9 },
-		"lease":         func(c *Config) { c.Lease = time.Millisecond },
-		"max_attempts":  func(c *Config) { c.MaxAttempts = -1 },
-		"sweep":         func(c *Config) { c.Sweep = time.Hour },
+		"repositories[0].recipient": func(c *Config) { c.Repositories[0].Recipient = "age1nonsense" },
+		"repositories[0].operator_recipients[0]": func(c *Config) {
+			c.Repositories[0].OperatorRecipients = []string{"AGE-SECRET-KEY-1NOTHING"}
+		},
+		"repositories[0].identity": func(c *Config) { c.Repositories[0].Identity = "not a secret key" },
+		"repositories[0].identity_file": func(c *Config) {
+			c.Repositories[0].Identity, c.Repositories[0].IdentityFile = "AGE-SECRET-KEY-1", "/k"
+		},
+		"repositories[0].trusted_keys": func(c *Config) { c.Repositories[0].TrustedKeys = []string{"UA"} },
+		"repositories[0].keep":         func(c *Config) { c.Repositories[0].Keep = &api.Keep{Within: "soon"} },
+		"staging.dir":                  func(c *Config) { c.Staging.Dir = "" },
+		"staging.limit":                func(c *Config) { c.Staging.Limit = 1 },
+		"concurrency":                  func(c *Config) { c.Concurrency = -1 },
+		"replicas":                     func(c *Config) { c.Replicas = 9 },
+		"lease":                        func(c *Config) { c.Lease = time.Millisecond },
+		"max_attempts":                 func(c *Config) { c.MaxAttempts = -1 },
+		"sweep":                        func(c *Config) { c.Sweep = time.Hour },
 	} {
 		c := valid()
 		spoil(&c)
 		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), field+":") {
 			t.Errorf("%s: %v", field, err)
+		} else if strings.Contains(err.Error(), "secret key") && strings.Contains(err.Error(), "NOTHING") {
+			t.Errorf("%s shows a secret: %v", field, err)
 		}
+	}
+}
+
+// TestPolicyOf: a request's policy has the fields of the policy itself.
+func TestPolicyOf(t *testing.T) {
+	floor := 2
+	full := api.Keep{
+		Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: -1, Within: "1d", WithinHourly: "1d", WithinDaily: "2d",
+		WithinWeekly: "15d", WithinMonthly: "60d", WithinYearly: "1000d", Tags: []string{"a", "b=c"}, Zone: "Europe/Berlin", Floor: &floor,
+	}
+	v := reflect.ValueOf(full)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Errorf("field %s is not tested", v.Type().Field(i).Name)
+		}
+	}
+	p, err := PolicyOf(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back api.Keep
+	if err := json.Unmarshal(b, &back); err != nil || !reflect.DeepEqual(back, full) {
+		t.Errorf("%+v, of %+v: %v", back, full, err)
+	}
+	if p, err := PolicyOf(api.Keep{Last: 1}); err != nil || p.Floor != 1 {
+		t.Errorf("policy without a floor: %+v %v", p, err)
+	}
+	if _, err := PolicyOf(api.Keep{Zone: "Mars/Base"}); err == nil {
+		t.Error("a zone that does not exist")
 	}
 }

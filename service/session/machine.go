@@ -107,12 +107,15 @@ func (t *Task) Succeed(o Owner, r Result, p api.Progress, now time.Time) error {
 }
 
 // Fail ends the task with an error; one of api.CodeCancelled makes it
-// cancelled.
-func (t *Task) Fail(o Owner, e *api.Error, p api.Progress, now time.Time) error {
+// cancelled. What was found until then is kept.
+func (t *Task) Fail(o Owner, e *api.Error, r Result, p api.Progress, now time.Time) error {
 	if err := t.owned(o); err != nil {
 		return fmt.Errorf("finish task %s: %w", t.ID, err)
 	}
 	t.Progress = p
+	if r.Verification != nil || r.Pruned != nil {
+		t.Result = &Result{Verification: r.Verification, Pruned: r.Pruned}
+	}
 	t.fail(e, now)
 	return nil
 }
@@ -284,7 +287,10 @@ func verdict(s *Session, tasks []*Task, c api.TaskCounts, state api.State) *api.
 	if first == nil {
 		return api.Errorf(api.CodeInternal, "%d of %d tasks are not there", s.Tasks-c.Total, s.Tasks)
 	}
-	text := fmt.Sprintf("stream %s: %s", first.Stream, first.Error.Description)
+	text := first.Error.Description
+	if first.Stream != "" {
+		text = fmt.Sprintf("stream %s: %s", first.Stream, text)
+	}
 	if c.Total > 1 {
 		text = fmt.Sprintf("%d of %d streams failed, the first one is %s: %s", c.Failed, c.Total, first.Stream, first.Error.Description)
 	}
@@ -309,7 +315,7 @@ func (s *Session) Move(a Actions, tasks []*Task, now time.Time) error {
 		s.Started = now
 	}
 	if a.State.Final() {
-		s.Ended = now
+		s.Ended, s.IdentitySealed = now, ""
 		c, p := Count(tasks), Sum(tasks)
 		if p.Seconds = now.Sub(s.Started).Seconds(); p.Seconds > 0 {
 			p.BytesPerSecond, p.MessagesPerSec = float64(p.Bytes)/p.Seconds, float64(p.Messages)/p.Seconds
@@ -324,7 +330,7 @@ func (s *Session) Abort(e *api.Error, now time.Time) error {
 	if s.State.Final() {
 		return fmt.Errorf("abort session %s that is %s: %w", s.ID, s.State, ErrTransition)
 	}
-	s.State, s.Error, s.Ended = api.StateFailed, e, now
+	s.State, s.Error, s.Ended, s.IdentitySealed = api.StateFailed, e, now, ""
 	return nil
 }
 

@@ -26,8 +26,10 @@ func TestTaskTransitions(t *testing.T) {
 		"renew":   func(x *Task) error { return x.Renew(owner, api.Progress{Messages: 1}) },
 		"commit":  func(x *Task) error { return x.Commit(owner) },
 		"succeed": func(x *Task) error { return x.Succeed(owner, Result{}, api.Progress{}, noon) },
-		"fail":    func(x *Task) error { return x.Fail(owner, boom, api.Progress{}, noon) },
-		"stop":    func(x *Task) error { return x.Fail(owner, api.Errorf(api.CodeCancelled, ""), api.Progress{}, noon) },
+		"fail":    func(x *Task) error { return x.Fail(owner, boom, Result{}, api.Progress{}, noon) },
+		"stop": func(x *Task) error {
+			return x.Fail(owner, api.Errorf(api.CodeCancelled, ""), Result{}, api.Progress{}, noon)
+		},
 		"release": func(x *Task) error { return x.Release(owner) },
 		"cancel":  func(x *Task) error { return x.Cancel("", noon) },
 	}
@@ -72,7 +74,7 @@ func TestOnlyTheOwnerChangesATask(t *testing.T) {
 		x := &Task{State: api.StateRunning, Instance: "a", Attempt: 1}
 		for _, err := range []error{
 			x.Renew(o, api.Progress{}), x.Commit(o), x.Release(o),
-			x.Succeed(o, Result{}, api.Progress{}, noon), x.Fail(o, api.Errorf(api.CodeInternal, ""), api.Progress{}, noon),
+			x.Succeed(o, Result{}, api.Progress{}, noon), x.Fail(o, api.Errorf(api.CodeInternal, ""), Result{}, api.Progress{}, noon),
 		} {
 			if !errors.Is(err, ErrNotOwner) {
 				t.Errorf("owner %v: %v", o, err)
@@ -251,9 +253,9 @@ func play(rt *rapid.T, x *Task, queued map[string]bool, owners map[string]Owner)
 	case "succeed":
 		_ = x.Succeed(o, Result{}, api.Progress{}, noon)
 	case "fail":
-		_ = x.Fail(o, api.Errorf(api.CodeDiskFull, ""), api.Progress{}, noon)
+		_ = x.Fail(o, api.Errorf(api.CodeDiskFull, ""), Result{}, api.Progress{}, noon)
 	case "stop":
-		_ = x.Fail(o, api.Errorf(api.CodeCancelled, ""), api.Progress{}, noon)
+		_ = x.Fail(o, api.Errorf(api.CodeCancelled, ""), Result{}, api.Progress{}, noon)
 	case "release":
 		_ = x.Release(o)
 	case "lose":
@@ -322,12 +324,33 @@ func TestTextsAreBounded(t *testing.T) {
 	if err := x.Succeed(x.Owner(), Result{Notes: notes}, api.Progress{}, noon); err != nil {
 		t.Fatal(err)
 	}
-	if err := y.Fail(y.Owner(), api.Errorf(api.CodeInternal, "%s", long), api.Progress{}, noon); err != nil {
+	if err := y.Fail(y.Owner(), api.Errorf(api.CodeInternal, "%s", long), Result{}, api.Progress{}, noon); err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range []*Task{x, &y} {
 		if b, err := json.Marshal(v); err != nil || len(b) > 64<<10 || strings.Contains(string(b), `\ufffd`) {
 			t.Errorf("task has %d bytes: %v", len(b), err)
 		}
+	}
+}
+
+// TestEndKeepsFindingsAndDropsIdentity: a verification that fails has found
+// something, and a secret is not kept longer than it is of use.
+func TestEndKeepsFindingsAndDropsIdentity(t *testing.T) {
+	found := &api.Verification{Level: api.LevelData, ProblemCount: 1}
+	x := &Task{ID: "s.0001", State: api.StateRunning, Instance: "a", Attempt: 1}
+	err := x.Fail(x.Owner(), api.Errorf(api.CodeDamaged, "bad"), Result{Verification: found, Digest: "half"}, api.Progress{}, noon)
+	if err != nil || x.View().Verification != found || x.View().Digest != "" {
+		t.Errorf("failed task: %+v, %v", x, err)
+	}
+	tasks := []*Task{x}
+	ses := &Session{ID: "s", State: api.StateRunning, Ready: true, Tasks: 1, IdentitySealed: "X.sealed"}
+	a := Advance(ses, tasks)
+	if err := ses.Move(a, tasks, noon); err != nil || ses.IdentitySealed != "" || ses.Error.Description != "bad" {
+		t.Errorf("ended session: %+v, %v", ses, err)
+	}
+	ses = &Session{ID: "s", State: api.StatePending, IdentitySealed: "X.sealed"}
+	if err := ses.Abort(api.Errorf(api.CodeInternal, ""), noon); err != nil || ses.IdentitySealed != "" {
+		t.Errorf("aborted session: %+v, %v", ses, err)
 	}
 }

@@ -29,6 +29,12 @@ type Session struct {
 	Counts   *api.TaskCounts `json:"counts,omitempty"`
 	Progress *api.Progress   `json:"progress,omitempty"`
 	Error    *api.Error      `json:"error,omitempty"`
+	// Verify and Prune are what sessions of these kinds do.
+	Verify *Verify `json:"verify,omitempty"`
+	Prune  *Prune  `json:"prune,omitempty"`
+	// IdentitySealed is an identity that the request brought, sealed to the
+	// service. It goes when the session ends.
+	IdentitySealed string `json:"identity_sealed,omitempty"`
 	// Announced is set when the event of its end is known to be published.
 	Announced bool `json:"announced,omitempty"`
 
@@ -36,8 +42,8 @@ type Session struct {
 	Revision uint64 `json:"-"`
 }
 
-// A Task is the part of a session that concerns one stream, as KV keeps it
-// under its id.
+// A Task is the part of a session that concerns one stream, or the whole of one
+// that concerns a repository, as KV keeps it under its id.
 type Task struct {
 	ID         string    `json:"id"`
 	Session    string    `json:"session"`
@@ -79,4 +85,25 @@ type Result struct {
 	Digest       string   `json:"digest,omitempty"`
 	Verified     bool     `json:"verified,omitempty"`
 	Notes        []string `json:"notes,omitempty"`
+
+	Verification *api.Verification `json:"verification,omitempty"`
+	Pruned       *api.Pruned       `json:"pruned,omitempty"`
+}
+
+// Verify is what a verification looks at. Without points it is all of a
+// repository.
+type Verify struct {
+	Points  []string  `json:"restore_points,omitempty"`
+	Level   api.Level `json:"level"`
+	Part    int       `json:"part,omitempty"`
+	Parts   int       `json:"parts,omitempty"`
+	Percent int       `json:"percent,omitempty"`
+}
+
+// Prune is what a prune forgets and how long it waits; a wait that is nil is the
+// repository's default.
+type Prune struct {
+	Keep      *api.Keep      `json:"keep,omitempty"`
+	Grace     *time.Duration `json:"grace,omitempty"`
+	OrphanAge *time.Duration `json:"orphan_age,omitempty"`
 }

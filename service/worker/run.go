@@ -242,14 +242,14 @@ func (r *running) finish(ctx context.Context, result session.Result, err, cause 
 		change = func(t *session.Task) error { return t.Succeed(r.owner, result, p, w.Now()) }
 	case errors.Is(cause, errCancelled) || errors.Is(err, errCancelled):
 		e := api.Errorf(api.CodeCancelled, "the session was cancelled")
-		change = func(t *session.Task) error { return t.Fail(r.owner, e, p, w.Now()) }
+		change = func(t *session.Task) error { return t.Fail(r.owner, e, result, p, w.Now()) }
 	case ctx.Err() != nil:
 		r.release(ctx)
 		return
 	default:
 		r.log.Error("task failed", "error", err)
 		e := mapped(err, w.MapError)
-		change = func(t *session.Task) error { return t.Fail(r.owner, e, p, w.Now()) }
+		change = func(t *session.Task) error { return t.Fail(r.owner, e, result, p, w.Now()) }
 	}
 	if werr := r.write(ctx, change); werr != nil {
 		r.log.Error("write the end of task", "error", werr)

@@ -1,0 +1,221 @@
+package api
+
+import "time"
+
+// PinView is why and since when a restore point is kept in any case.
+type PinView struct {
+	Reason string     `json:"reason,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`
+}
+
+// BackupDeleteRequest asks to forget a backup, or single restore points. Give
+// one of both.
+type BackupDeleteRequest struct {
+	Backup     string   `json:"backup,omitempty" doc:"Forget all restore points of this backup."`
+	Points     []string `json:"restore_points,omitempty" doc:"Forget these restore points."`
+	Repository string   `json:"repository,omitempty"`
+	DryRun     bool     `json:"dry_run,omitempty" doc:"Say what would be forgotten, and forget nothing."`
+}
+
+// BackupDeleteResponse names what was forgotten.
+type BackupDeleteResponse struct {
+	Repository string   `json:"repository"`
+	Backup     string   `json:"backup,omitempty"`
+	DryRun     bool     `json:"dry_run,omitempty" doc:"Nothing was done."`
+	Points     []string `json:"restore_points" doc:"The restore points that are forgotten."`
+}
+
+// BackupPinRequest asks to keep a backup, or single restore points, whatever
+// policies say. Give one of both.
+type BackupPinRequest struct {
+	Backup     string   `json:"backup,omitempty" doc:"Pin all restore points of this backup."`
+	Points     []string `json:"restore_points,omitempty" doc:"Pin these restore points."`
+	Repository string   `json:"repository,omitempty"`
+	Reason     string   `json:"reason,omitempty" doc:"Why, for people."`
+}
+
+// BackupUnpinRequest asks to take pins away. Give one of both.
+type BackupUnpinRequest struct {
+	Backup     string   `json:"backup,omitempty" doc:"Unpin all restore points of this backup."`
+	Points     []string `json:"restore_points,omitempty" doc:"Unpin these restore points."`
+	Repository string   `json:"repository,omitempty"`
+}
+
+// BackupPinResponse names what is pinned now, or not any more.
+type BackupPinResponse struct {
+	Repository string   `json:"repository"`
+	Backup     string   `json:"backup,omitempty"`
+	Points     []string `json:"restore_points"`
+}
+
+// Level is how closely a verification looks.
+type Level string
+
+// The levels of a verification.
+const (
+	LevelStructure Level = "structure"
+	LevelData      Level = "data"
+	LevelRecords   Level = "records"
+)
+
+// Levels returns all levels, the least thorough first.
+func Levels() []Level { return []Level{LevelStructure, LevelData, LevelRecords} }
+
+// BackupVerifyRequest asks to verify a backup, or single restore points. Give
+// one of both.
+type BackupVerifyRequest struct {
+	Backup     string   `json:"backup,omitempty" doc:"Verify all restore points of this backup."`
+	Points     []string `json:"restore_points,omitempty" doc:"Verify these restore points."`
+	Repository string   `json:"repository,omitempty"`
+	Level      Level    `json:"level,omitempty" doc:"How closely; default: data."`
+	Part       int      `json:"part,omitempty" doc:"Which of \"parts\" parts to read, from 1 on."`
+	Parts      int      `json:"parts,omitempty" doc:"In how many parts all of it is read, one part a request."`
+	Percent    int      `json:"percent,omitempty" doc:"How much to read, chosen at random."`
+	Identity   string   `json:"identity_sealed,omitempty" doc:"An age identity that opens the repository, sealed to the service's xkey; for level records."`
+}
+
+// RepositoryVerifyRequest asks to verify all restore points of a repository.
+type RepositoryVerifyRequest struct {
+	Repository string `json:"repository,omitempty"`
+	Level      Level  `json:"level,omitempty" doc:"How closely; default: data."`
+	Part       int    `json:"part,omitempty" doc:"Which of \"parts\" parts to read, from 1 on."`
+	Parts      int    `json:"parts,omitempty" doc:"In how many parts all of it is read, one part a request."`
+	Percent    int    `json:"percent,omitempty" doc:"How much to read, chosen at random."`
+	Identity   string `json:"identity_sealed,omitempty" doc:"An age identity that opens the repository, sealed to the service's xkey; for level records."`
+}
+
+// MaxProblems is how many problems, notes or restore points a result lists; the
+// counts are of all.
+const MaxProblems = 100
+
+// Verification is what a verification found.
+type Verification struct {
+	Level        Level                 `json:"level"`
+	Points       int                   `json:"restore_points" doc:"Restore points looked at."`
+	Objects      int                   `json:"objects" doc:"Objects looked at."`
+	Read         int                   `json:"objects_read" doc:"Objects read whole."`
+	Bytes        uint64                `json:"bytes_read"`
+	Records      uint64                `json:"records,omitempty" doc:"Messages decoded, at level records."`
+	Locked       int                   `json:"locked,omitempty" doc:"Restore points that are sealed and were not looked into."`
+	Damaged      int                   `json:"damaged" doc:"Restore points that a problem reaches."`
+	DamagedList  []string              `json:"damaged_restore_points,omitempty" doc:"The first of them."`
+	ProblemCount int                   `json:"problem_count"`
+	Problems     []VerificationProblem `json:"problems,omitempty" doc:"The first of them."`
+	Notes        []string              `json:"notes,omitempty" doc:"What is no damage but should be known, such as unsigned restore points."`
+	Orphans      int                   `json:"orphans,omitempty" doc:"Objects that no restore point needs; a prune collects them."`
+	OrphanBytes  uint64                `json:"orphan_bytes,omitempty"`
+}
+
+// VerificationProblem is something that is not as it must be.
+type VerificationProblem struct {
+	Object  string   `json:"object" doc:"Name in the store."`
+	Problem string   `json:"problem" doc:"What is wrong, for people."`
+	Points  []string `json:"restore_points,omitempty" doc:"The restore points that it reaches."`
+}
+
+// Keep is a retention policy: a restore point is kept if any rule keeps it.
+// Policies count in each stream of a target apart. Counts of -1 are unlimited;
+// durations are such as 36h, 30d or 2w and count back from the newest restore
+// point.
+type Keep struct {
+	Last          int      `json:"last,omitempty" doc:"So many of the newest."`
+	Hourly        int      `json:"hourly,omitempty" doc:"The newest of each of so many hours that have one."`
+	Daily         int      `json:"daily,omitempty"`
+	Weekly        int      `json:"weekly,omitempty"`
+	Monthly       int      `json:"monthly,omitempty"`
+	Yearly        int      `json:"yearly,omitempty"`
+	Within        string   `json:"within,omitempty" doc:"All that are at most so much older than the newest."`
+	WithinHourly  string   `json:"within_hourly,omitempty" doc:"The newest of each hour within."`
+	WithinDaily   string   `json:"within_daily,omitempty"`
+	WithinWeekly  string   `json:"within_weekly,omitempty"`
+	WithinMonthly string   `json:"within_monthly,omitempty"`
+	WithinYearly  string   `json:"within_yearly,omitempty"`
+	Tags          []string `json:"tags,omitempty" doc:"Those with one of these tags: key, or key=value."`
+	Zone          string   `json:"zone,omitempty" doc:"Time zone of hours to years, such as Europe/Berlin; default UTC."`
+	Floor         *int     `json:"floor,omitempty" doc:"How many of the newest good ones are kept in any case; default 1."`
+}
+
+// RepositoryPruneRequest asks to delete what no restore point needs, after
+// forgetting by a policy if there is one.
+type RepositoryPruneRequest struct {
+	Repository string `json:"repository,omitempty"`
+	Keep       *Keep  `json:"keep,omitempty" doc:"Forget what this policy does not keep; default: the repository's configured one, and without one nothing is forgotten."`
+	DryRun     bool   `json:"dry_run,omitempty" doc:"Answer the plan, and do nothing."`
+	Grace      string `json:"grace,omitempty" doc:"How long what is condemned stays for restores that read it."`
+	OrphanAge  string `json:"orphan_age,omitempty" doc:"How old what nobody refers to must be before it goes."`
+	Limit      int    `json:"limit,omitempty" doc:"Decisions in a plan, default 100, at most 1000."`
+	Cursor     string `json:"cursor,omitempty" doc:"The previous plan's \"next\"."`
+}
+
+// RepositoryPruneResponse is the plan of a dry run, or the session that was
+// started.
+type RepositoryPruneResponse struct {
+	Repository string     `json:"repository"`
+	Session    string     `json:"session,omitempty"`
+	Kind       Kind       `json:"kind,omitempty"`
+	State      State      `json:"state,omitempty"`
+	Tasks      int        `json:"tasks,omitempty"`
+	DryRun     bool       `json:"dry_run,omitempty" doc:"Nothing was done."`
+	Plan       *PrunePlan `json:"plan,omitempty" doc:"Of a dry run."`
+}
+
+// PrunePlan is what a prune would do at this moment.
+type PrunePlan struct {
+	Points    int            `json:"restore_points" doc:"Restore points there are."`
+	Keep      int            `json:"keep"`
+	Forget    int            `json:"forget"`
+	Unread    int            `json:"unread,omitempty" doc:"Restore points that are sealed or damaged: they are kept, whatever the policy says."`
+	Objects   int            `json:"objects" doc:"Objects that would go now or after their waits, of restore points forgotten before and now."`
+	Bytes     uint64         `json:"bytes"`
+	Decisions []PruneDecided `json:"decisions" doc:"A page of them, the newest restore points first."`
+	Next      string         `json:"next,omitempty"`
+	Text      []string       `json:"text,omitempty" doc:"What would be done about objects, for people."`
+}
+
+// PruneDecided is what becomes of one restore point, and why.
+type PruneDecided struct {
+	Point   string    `json:"restore_point"`
+	Target  string    `json:"target,omitempty"`
+	Stream  string    `json:"stream,omitempty"`
+	Time    time.Time `json:"time"`
+	Keep    bool      `json:"keep"`
+	Reasons []string  `json:"reasons"`
+}
+
+// Pruned is what a prune did.
+type Pruned struct {
+	Points       int      `json:"restore_points" doc:"Restore points that are left."`
+	Forgotten    int      `json:"forgotten" doc:"Restore points forgotten by the policy."`
+	ForgetList   []string `json:"forgotten_restore_points,omitempty" doc:"The first of them."`
+	Unread       int      `json:"unread,omitempty" doc:"Restore points that are sealed or damaged and were kept."`
+	Condemned    int      `json:"condemned" doc:"Objects that are to go."`
+	Deleted      int      `json:"deleted" doc:"Objects that went."`
+	DeletedBytes uint64   `json:"deleted_bytes"`
+	Waiting      int      `json:"waiting,omitempty" doc:"Objects that go with a later prune, when their wait is over."`
+	Text         []string `json:"text,omitempty" doc:"The same for people."`
+}
+
+// RepositoryInfoResponse describes a repository.
+type RepositoryInfoResponse struct {
+	RepositoryView
+	ID            string     `json:"id"`
+	Format        int        `json:"format"`
+	Created       *time.Time `json:"created,omitempty"`
+	Backups       int        `json:"backups"`
+	RestorePoints int        `json:"restore_points"`
+	Damaged       int        `json:"damaged,omitempty" doc:"Restore points that cannot be read."`
+	Locked        int        `json:"locked,omitempty" doc:"Restore points that are sealed and that the service has no key to."`
+	Pinned        int        `json:"pinned,omitempty"`
+	Streams       int        `json:"streams" doc:"Streams with a restore point."`
+	Newest        *time.Time `json:"newest,omitempty" doc:"The moment of the newest restore point."`
+	NewBytes      uint64     `json:"new_bytes" doc:"What all backups together added."`
+
+	Encrypted   bool     `json:"encrypted"`
+	Readable    bool     `json:"readable" doc:"The service can read messages: the repository is not encrypted, or an identity is configured."`
+	Recipient   string   `json:"recipient,omitempty" doc:"The repository's public key."`
+	Operators   []string `json:"operators,omitempty" doc:"Fingerprints of the operators' keys that open the repository."`
+	SigningKey  string   `json:"signing_key,omitempty" doc:"The nkey with which the service signs what it writes."`
+	TrustedKeys []string `json:"trusted_keys,omitempty" doc:"The nkeys whose signatures are accepted."`
+	Unsigned    bool     `json:"unsigned,omitempty" doc:"No key is trusted: whoever can write to the store can make restore points that nobody tells from real ones."`
+	XKey        string   `json:"xkey,omitempty" doc:"The service's public xkey, to which identities are sealed."`
+}
