@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ func (s *Service) backupCreate(ctx context.Context, q *api.BackupCreateRequest) 
 	}
 	// A repository that cannot be opened is better known now than from every
 	// task.
-	if _, err := s.repositories.Open(ctx, repository); err != nil {
+	if _, err := s.repositories.OpenToWrite(ctx, repository); err != nil {
 		return nil, err
 	}
 	conn, err := s.dial(ctx, target)
@@ -45,11 +46,11 @@ func (s *Service) backupCreate(ctx context.Context, q *api.BackupCreateRequest) 
 }
 
 func (s *Service) backupList(ctx context.Context, q *api.BackupListRequest) (*api.BackupListResponse, error) {
-	repository, listed, err := s.points(ctx, q.Repository)
+	repository, listed, pins, err := s.points(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}
-	views := groupBackups(listed, q.Target, q.Stream)
+	views := groupBackups(listed, pins, q.Target, q.Stream)
 	part, next := page(views, func(v api.BackupView) string { return v.Backup }, descending, q.Cursor, q.Limit)
 	return &api.BackupListResponse{Repository: repository, Total: len(views), Backups: part, Next: next}, nil
 }
@@ -67,36 +68,44 @@ func (s *Service) backupInfo(ctx context.Context, q *api.BackupInfoRequest) (*ap
 	if err != nil {
 		return nil, err
 	}
-	views := groupBackups(listed, "", "")
+	pins, err := repo.Pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	views := groupBackups(listed, pins, "", "")
 	if len(views) == 0 {
 		return nil, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup %s", repository, q.Backup)
 	}
 	part, next := page(listed, func(l store.Listed) string { return l.ID }, ascending, q.Cursor, q.Limit)
 	r := &api.BackupInfoResponse{Repository: repository, BackupView: views[0], RestorePoints: []api.RestorePointView{}, Next: next}
 	for _, l := range part {
-		r.RestorePoints = append(r.RestorePoints, pointView(l))
+		r.RestorePoints = append(r.RestorePoints, pointView(l, pins))
 	}
 	return r, nil
 }
 
-// points reads the restore points of a repository.
-func (s *Service) points(ctx context.Context, name string) (string, []store.Listed, error) {
+// points reads the restore points of a repository and its pins.
+func (s *Service) points(ctx context.Context, name string) (string, []store.Listed, map[string]store.Pin, error) {
 	name, err := s.repositoryName(name)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	repo, err := s.repositories.Open(ctx, name)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	listed, err := repo.Points(ctx)
-	return name, listed, err
+	if err != nil {
+		return "", nil, nil, err
+	}
+	pins, err := repo.Pins(ctx)
+	return name, listed, pins, err
 }
 
 // groupBackups sums up restore points by backup, newest first. A backup is in
 // it if it is of the target and one of its streams matches, where those are
 // given; its sums are over all its streams then.
-func groupBackups(listed []store.Listed, target, stream string) []api.BackupView {
+func groupBackups(listed []store.Listed, pins map[string]store.Pin, target, stream string) []api.BackupView {
 	byID := map[string]*api.BackupView{}
 	wanted := map[string]bool{}
 	for _, l := range listed {
@@ -106,25 +115,12 @@ func groupBackups(listed []store.Listed, target, stream string) []api.BackupView
 			v = &api.BackupView{Backup: id}
 			byID[id] = v
 		}
-		if l.Err != nil {
-			v.Damaged++
-			// What cannot be read might match.
-			wanted[id] = true
-			continue
+		if _, ok := pinned(pins, l.ID); ok {
+			v.Pinned++
 		}
-		p := l.Point
-		v.Target, v.Tags = p.Target, p.Tags
-		v.Streams++
-		v.Messages += p.Content.Messages
-		v.Bytes += p.Content.Bytes
-		v.StoredBytes += p.Content.StoredBytes
-		v.NewBytes += p.Content.NewBytes
-		if p.Time.After(v.Time) {
-			v.Time = p.Time
-		}
-		if (target == "" || p.Target == target) && (stream == "" || match(stream, p.Stream)) {
-			wanted[id] = true
-		}
+		// What cannot be read might match.
+		wanted[id] = wanted[id] || l.Err != nil || (target == "" || l.Point.Target == target) && (stream == "" || match(stream, l.Point.Stream))
+		addPoint(v, l)
 	}
 	out := []api.BackupView{}
 	for id, v := range byID {
@@ -136,24 +132,69 @@ func groupBackups(listed []store.Listed, target, stream string) []api.BackupView
 	return out
 }
 
+// addPoint adds a restore point to its backup's sums.
+func addPoint(v *api.BackupView, l store.Listed) {
+	p := l.Point
+	switch {
+	case isLocked(l.Err):
+		v.Locked++
+	case l.Err != nil:
+		v.Damaged++
+		return
+	default:
+		v.Target, v.Tags = p.Target, p.Tags
+	}
+	v.Streams++
+	v.Messages += p.Content.Messages
+	v.Bytes += p.Content.Bytes
+	v.StoredBytes += p.Content.StoredBytes
+	v.NewBytes += p.Content.NewBytes
+	if p.Time.After(v.Time) {
+		v.Time = p.Time
+	}
+}
+
+// isLocked tells whether a restore point is sealed, of which the outside is
+// known.
+func isLocked(err error) bool {
+	return errors.Is(err, store.ErrLocked) || errors.Is(err, store.ErrWrongIdentity)
+}
+
 // backupOf returns a restore point's backup, which its id begins with.
 func backupOf(l store.Listed) string {
 	if l.Err == nil && l.Point.Backup != "" {
 		return l.Point.Backup
 	}
-	id, _, _ := strings.Cut(l.ID, ".")
-	return id
+	return backupOfID(l.ID)
 }
 
-func pointView(l store.Listed) api.RestorePointView {
-	if l.Err != nil {
-		return api.RestorePointView{RestorePoint: l.ID, Error: mapError(l.Err)}
+func backupOfID(id string) string {
+	backup, _, _ := strings.Cut(id, ".")
+	return backup
+}
+
+func pointView(l store.Listed, pins map[string]store.Pin) api.RestorePointView {
+	if l.Err != nil && !isLocked(l.Err) {
+		return api.RestorePointView{RestorePoint: l.ID, Pinned: pinView(pins, l.ID), Error: mapError(l.Err)}
 	}
 	p := l.Point
 	return api.RestorePointView{
-		RestorePoint: p.ID, Stream: p.Stream, Time: p.Time, Created: p.Created,
+		RestorePoint: l.ID, Stream: p.Stream, Time: p.Time, Created: p.Created,
 		Messages: p.Content.Messages, Bytes: p.Content.Bytes, FirstSeq: p.State.FirstSeq, LastSeq: p.State.LastSeq,
 		Consumers: p.Consumers.Count, Digest: p.Content.Digest, Engine: p.Engine, Server: p.Server,
 		StoredBytes: p.Content.StoredBytes, NewBytes: p.Content.NewBytes, Notes: p.Notes,
+		Locked: l.Err != nil, Pinned: pinView(pins, l.ID),
 	}
+}
+
+func pinView(pins map[string]store.Pin, id string) *api.PinView {
+	pin, ok := pinned(pins, id)
+	if !ok {
+		return nil
+	}
+	v := &api.PinView{Reason: reasonOf(pin)}
+	if !pin.Time.IsZero() {
+		v.Since = &pin.Time
+	}
+	return v
 }

@@ -66,18 +66,24 @@ func on[Q any, R any](fn func(context.Context, *Q) (*R, error)) func(context.Con
 
 func (s *Service) makeEndpoints() []*endpoint {
 	handlers := map[string]func(context.Context, []byte) (any, error){
-		api.BackupCreate:   on(s.backupCreate),
-		api.BackupList:     on(s.backupList),
-		api.BackupInfo:     on(s.backupInfo),
-		api.RestorePlan:    on(s.restorePlan),
-		api.RestoreCreate:  on(s.restoreCreate),
-		api.SessionList:    on(s.sessionList),
-		api.SessionInfo:    on(s.sessionInfo),
-		api.SessionCancel:  on(s.sessionCancel),
-		api.RepositoryList: on(s.repositoryList),
-		api.RepositoryInfo: on(s.repositoryInfo),
-		api.TargetList:     on(s.targetList),
-		api.TargetInfo:     on(s.targetInfo),
+		api.BackupCreate:     on(s.backupCreate),
+		api.BackupList:       on(s.backupList),
+		api.BackupInfo:       on(s.backupInfo),
+		api.BackupDelete:     on(s.backupDelete),
+		api.BackupPin:        on(s.backupPin),
+		api.BackupUnpin:      on(s.backupUnpin),
+		api.BackupVerify:     on(s.backupVerify),
+		api.RestorePlan:      on(s.restorePlan),
+		api.RestoreCreate:    on(s.restoreCreate),
+		api.SessionList:      on(s.sessionList),
+		api.SessionInfo:      on(s.sessionInfo),
+		api.SessionCancel:    on(s.sessionCancel),
+		api.RepositoryList:   on(s.repositoryList),
+		api.RepositoryInfo:   on(s.repositoryInfo),
+		api.RepositoryVerify: on(s.repositoryVerify),
+		api.RepositoryPrune:  on(s.repositoryPrune),
+		api.TargetList:       on(s.targetList),
+		api.TargetInfo:       on(s.targetInfo),
 	}
 	var out []*endpoint
 	for _, e := range api.Endpoints() {
@@ -97,7 +103,7 @@ func (s *Service) addMicro(ctx context.Context) (registration, <-chan struct{}, 
 	svc, err := micro.AddService(s.conn.NC, micro.Config{
 		Name: api.Service, Version: s.version, Description: "Backups and restores of NATS JetStream",
 		QueueGroup: api.Service,
-		Metadata:   map[string]string{"instance": s.config.Instance, "prefix": s.config.Prefix},
+		Metadata:   map[string]string{"instance": s.config.Instance, "prefix": s.config.Prefix, "xkey": s.publicXKey()},
 		StatsHandler: func(e *micro.Endpoint) any {
 			if ep := byName[e.Name]; ep != nil {
 				return ep.stats.view()

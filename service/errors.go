@@ -17,8 +17,10 @@ import (
 	"jetkeep/service/natsconn"
 	"jetkeep/service/restore"
 	"jetkeep/service/session"
+	"jetkeep/service/state"
 	"jetkeep/store"
 	"jetkeep/store/object"
+	"jetkeep/store/seal"
 	"jetkeep/store/staging"
 )
 
@@ -42,6 +44,14 @@ func codes() []struct {
 		{store.ErrNotARepository, api.CodeNotARepository},
 		{store.ErrForeign, api.CodeNotARepository},
 		{store.ErrNewerFormat, api.CodeNewerFormat},
+		{store.ErrOldFormat, api.CodeOldFormat},
+		{store.ErrKeyMismatch, api.CodeRepoMismatch},
+		{store.ErrLocked, api.CodeLocked},
+		{store.ErrWrongIdentity, api.CodeWrongIdentity},
+		{seal.ErrKey, api.CodeWrongIdentity},
+		{store.ErrUntrusted, api.CodeUntrusted},
+		{store.ErrPinned, api.CodePinned},
+		{store.ErrPruned, api.CodeConflict},
 		{store.ErrNoPoint, api.CodeBackupNotFound},
 		{object.ErrNoSpace, api.CodeDiskFull},
 		{staging.ErrNoSpace, api.CodeDiskFull},
@@ -95,12 +105,15 @@ func classify(err error) (*api.Error, bool) {
 		}
 	}
 	var damage *store.DamageError
+	var mismatch *state.MismatchError
 	var incomplete *backup.IncompleteError
 	var rejected *jsapi.APIError
 	var status *jetsnap.StatusError
 	switch {
 	case natsconn.IsAuthorization(err):
 		return api.Errorf(api.CodeTargetUnavailable, "%v", err), true
+	case errors.As(err, &mismatch):
+		return api.Errorf(api.CodeRepoMismatch, "%v", err), true
 	case errors.As(err, &damage):
 		return api.Errorf(api.CodeDamaged, "%v", err), true
 	case errors.As(err, &incomplete), errors.As(err, &status):

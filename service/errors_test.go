@@ -135,6 +135,8 @@ func (m memory) List() []api.RepositoryView {
 
 func (m memory) Open(context.Context, string) (*store.Repository, error) { return m.repo, nil }
 
+func (m memory) OpenToWrite(context.Context, string) (*store.Repository, error) { return m.repo, nil }
+
 func newMemory(t *testing.T, faults ...faulty.Fault) memory {
 	driver := mem.New()
 	if _, err := store.Init(t.Context(), object.NewBucket(driver), store.InitOptions{}); err != nil {

@@ -17,6 +17,8 @@ func (s *Service) handlers() map[api.Kind]worker.Handler {
 	return map[api.Kind]worker.Handler{
 		api.KindBackup:  backupHandler{s},
 		api.KindRestore: restoreHandler{s},
+		api.KindVerify:  verifyHandler{s},
+		api.KindPrune:   pruneHandler{s},
 	}
 }
 
@@ -25,7 +27,7 @@ type backupHandler struct{ s *Service }
 
 // Run implements worker.Handler.
 func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) (session.Result, error) {
-	repo, err := h.s.repositories.Open(ctx, t.Repository)
+	repo, err := h.s.repositories.OpenToWrite(ctx, t.Repository)
 	if err != nil {
 		return session.Result{}, err
 	}
@@ -35,11 +37,22 @@ func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 		Point:    store.Point{Task: t.ID, Backup: run.Session.ID, Target: t.Target, Stream: t.Stream, Tags: run.Session.Tags},
 		Progress: meter{run.Progress}, Fence: run.Fence, Log: run.Log, Room: h.s.room.enter,
 	}
+	missing, err := h.s.rolledBack(ctx, repo, t.Target, t.Stream)
+	if err != nil {
+		run.Log.Warn("compare the log with what is remembered", "error", err)
+	}
 	p, err := job.Run(ctx)
 	if err != nil {
 		return session.Result{}, err
 	}
-	return resultOf(p), nil
+	out := resultOf(p)
+	if missing != "" {
+		run.Log.Error("repository was rolled back", "what", missing)
+		out.Notes = append([]string{missing}, out.Notes...)
+		return out, nil // what is remembered stays, or the next backup would not notice
+	}
+	h.s.rememberHead(ctx, repo, t.Target, t.Stream, run.Log)
+	return out, nil
 }
 
 // meter counts for a backup, whose every attempt begins at nothing.
@@ -63,7 +76,7 @@ type restoreHandler struct{ s *Service }
 
 // Run implements worker.Handler.
 func (h restoreHandler) Run(ctx context.Context, t session.Task, run worker.Run) (session.Result, error) {
-	repo, err := h.s.repositories.Open(ctx, t.Repository)
+	repo, err := h.s.openReadable(ctx, t.Repository, run.Session.IdentitySealed)
 	if err != nil {
 		return session.Result{}, err
 	}

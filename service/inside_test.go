@@ -118,14 +118,14 @@ func TestGroupBackups(t *testing.T) {
 		}
 		return out
 	}
-	all := groupBackups(list, "", "")
+	all := groupBackups(list, nil, "", "")
 	if ids(all) != "B3 B2 B1 " || all[1].Streams != 2 || all[1].Messages != 20 || all[1].Damaged != 1 || !all[1].Time.Equal(at.Add(2*time.Hour)) {
 		t.Errorf("all: %+v", all)
 	}
-	if got := ids(groupBackups(list, "y", "")); got != "B3 B2 " { // B2 has a point that nobody can read
+	if got := ids(groupBackups(list, nil, "y", "")); got != "B3 B2 " { // B2 has a point that nobody can read
 		t.Errorf("of target y: %s", got)
 	}
-	if got := ids(groupBackups(list[:3], "", "KV_*")); got != "B2 " {
+	if got := ids(groupBackups(list[:3], nil, "", "KV_*")); got != "B2 " {
 		t.Errorf("of KV_*: %s", got)
 	}
 }

@@ -2,19 +2,13 @@ package service
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"jetkeep/service/api"
 	"jetkeep/service/config"
 	"jetkeep/service/natsconn"
 	"jetkeep/store"
-	"jetkeep/store/object"
-	"jetkeep/store/object/local"
 )
 
 // Targets gives access to the accounts that are configured.
@@ -28,8 +22,12 @@ type Targets interface {
 // Repositories gives access to the repositories that are configured.
 type Repositories interface {
 	List() []api.RepositoryView
-	// Open opens a repository, the default one if name is empty.
+	// Open opens a repository, the default one if name is empty. What is sealed
+	// in it may not be readable.
 	Open(ctx context.Context, name string) (*store.Repository, error)
+	// OpenToWrite is Open for those who write into it, which an encrypted
+	// repository takes a writer key for.
+	OpenToWrite(ctx context.Context, name string) (*store.Repository, error)
 }
 
 // dialTimeout bounds connecting to a target for a request, so that its answer
@@ -82,101 +80,6 @@ func (t targets) Dial(ctx context.Context, name string) (*natsconn.Conn, error) 
 		}
 	}
 	return nil, api.Errorf(api.CodeTargetNotFound, "there is no target %s", name)
-}
-
-type repositories struct {
-	list []config.Repository
-
-	mu   sync.Mutex
-	open map[string]opened
-}
-
-// opened is a repository in a directory that was seen as it is.
-type opened struct {
-	repo   *store.Repository
-	driver *local.Driver
-	dir    os.FileInfo
-}
-
-func newRepositories(list []config.Repository) *repositories {
-	return &repositories{list: list, open: map[string]opened{}}
-}
-
-func (r *repositories) List() []api.RepositoryView {
-	out := make([]api.RepositoryView, len(r.list))
-	for i, c := range r.list {
-		out[i] = api.RepositoryView{Repository: c.Name, Kind: c.Kind, Location: c.Path, Default: i == 0}
-	}
-	return out
-}
-
-// Open opens a repository, or returns it as it was opened before if its
-// directory is still the same: a volume that was unmounted since must not go
-// unnoticed.
-func (r *repositories) Open(ctx context.Context, name string) (*store.Repository, error) {
-	for _, c := range r.list {
-		if c.Name == name || name == "" {
-			repo, err := r.openOne(ctx, c)
-			if err != nil {
-				return nil, fmt.Errorf("repository %s: %w", c.Name, err)
-			}
-			return repo, nil
-		}
-	}
-	return nil, api.Errorf(api.CodeRepoNotFound, "there is no repository %s", name)
-}
-
-func (r *repositories) openOne(ctx context.Context, c config.Repository) (*store.Repository, error) {
-	r.mu.Lock() // two at once must not both create it
-	defer r.mu.Unlock()
-	known, ok := r.open[c.Name]
-	if dir, err := os.Stat(c.Path); ok && err == nil && os.SameFile(dir, known.dir) {
-		return known.repo, nil
-	}
-	// What was there once is not made anew: it went away.
-	create := c.Create && !ok
-	driver, err := local.Open(c.Path)
-	if errors.Is(err, object.ErrNotExist) && create {
-		driver, err = local.Create(c.Path)
-	}
-	if errors.Is(err, object.ErrNotExist) {
-		return nil, api.Errorf(api.CodeNotARepository, "repository %s: there is no directory %s", c.Name, c.Path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	repo, err := openRepository(ctx, driver, create)
-	if err == nil {
-		known = opened{repo: repo, driver: driver}
-		known.dir, err = os.Stat(c.Path)
-	}
-	if err != nil {
-		_ = driver.Close() // nothing was written through it that Close could lose
-		return nil, err
-	}
-	// A driver that was replaced may be in use; it is closed with its last user.
-	r.open[c.Name] = known
-	return repo, nil
-}
-
-func openRepository(ctx context.Context, driver *local.Driver, create bool) (*store.Repository, error) {
-	bucket := object.NewBucket(driver)
-	repo, err := store.Open(ctx, bucket, store.OpenOptions{})
-	if errors.Is(err, store.ErrNotARepository) && create {
-		repo, err = store.Init(ctx, bucket, store.InitOptions{})
-		if errors.Is(err, store.ErrIsRepository) {
-			repo, err = store.Open(ctx, bucket, store.OpenOptions{}) // another process was quicker
-		}
-	}
-	return repo, err
-}
-
-func (r *repositories) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, o := range r.open {
-		_ = o.driver.Close() // every write was synced when it was made
-	}
 }
 
 // targetName returns the name that a request means.

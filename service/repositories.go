@@ -2,9 +2,12 @@ package service
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"jetkeep/service/api"
+	"jetkeep/store"
+	"jetkeep/store/seal"
 )
 
 func (s *Service) repositoryList(context.Context, *api.RepositoryListRequest) (*api.RepositoryListResponse, error) {
@@ -26,30 +29,81 @@ func (s *Service) repositoryInfo(ctx context.Context, q *api.RepositoryInfoReque
 	if err != nil {
 		return nil, err
 	}
+	pins, err := repo.Pins(ctx)
+	if err != nil {
+		return nil, err
+	}
 	m := repo.Marker()
-	r := &api.RepositoryInfoResponse{ID: m.ID, Format: m.Format, Created: &m.Created}
+	r := &api.RepositoryInfoResponse{
+		ID: m.ID, Format: m.Format, Created: &m.Created, Pinned: len(pins), XKey: s.publicXKey(),
+		Encrypted: repo.Encrypted(), Readable: repo.Readable(), Recipient: m.Recipient,
+	}
 	for _, v := range s.repositories.List() {
 		if v.Repository == name {
 			r.RepositoryView = v
 		}
 	}
+	if err := s.describeKeys(ctx, r, repo, name); err != nil {
+		return nil, err
+	}
+	describePoints(r, listed)
+	return r, nil
+}
+
+// describeKeys says who can read the repository, and whose word counts.
+func (s *Service) describeKeys(ctx context.Context, r *api.RepositoryInfoResponse, repo *store.Repository, name string) error {
+	if repo.Encrypted() {
+		operators, err := repo.Operators(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range operators {
+			key, err := seal.ParseRecipient(o)
+			if err != nil {
+				return fmt.Errorf("operator: %w", err)
+			}
+			r.Operators = append(r.Operators, key.Fingerprint())
+		}
+	}
+	for _, c := range s.config.Repositories {
+		if c.Name != name {
+			continue
+		}
+		keys, err := openOptions(c)
+		if err != nil {
+			return err
+		}
+		r.TrustedKeys = c.TrustedKeys
+		if keys.Signer != nil {
+			r.SigningKey = keys.Signer.Public()
+		}
+	}
+	r.Unsigned = len(r.TrustedKeys) == 0
+	return nil
+}
+
+// describePoints sums up the restore points.
+func describePoints(r *api.RepositoryInfoResponse, listed []store.Listed) {
 	streams := map[string]bool{}
 	var newest time.Time
 	for _, l := range listed {
-		if l.Err != nil {
+		switch {
+		case isLocked(l.Err):
+			r.Locked++
+		case l.Err != nil:
 			r.Damaged++
 			continue
+		default:
+			streams[l.Point.Target+" "+l.Point.Stream] = true
 		}
 		r.RestorePoints++
-		streams[l.Point.Target+" "+l.Point.Stream] = true
 		r.NewBytes += l.Point.Content.NewBytes
 		if l.Point.Time.After(newest) {
 			newest = l.Point.Time
 		}
 	}
-	r.Backups, r.Streams = len(groupBackups(listed, "", "")), len(streams)
+	r.Backups, r.Streams = len(groupBackups(listed, nil, "", "")), len(streams)
 	if !newest.IsZero() {
 		r.Newest = &newest
 	}
-	return r, nil
 }

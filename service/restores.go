@@ -76,7 +76,7 @@ func (s *Service) restoreCreate(ctx context.Context, q *api.RestoreRequest) (*ap
 		}
 	}
 	accepted, err := s.startSession(ctx, &session.Session{
-		Kind: api.KindRestore, Target: x.target, Repository: x.repository, Backup: x.backup,
+		Kind: api.KindRestore, Target: x.target, Repository: x.repository, Backup: x.backup, IdentitySealed: q.Identity,
 	}, tasks)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func (s *Service) prepareRestore(ctx context.Context, q *api.RestoreRequest) (*r
 	if x.repository, err = s.repositoryName(q.Repository); err != nil {
 		return nil, err
 	}
-	repo, err := s.repositories.Open(ctx, x.repository)
+	repo, err := s.openReadable(ctx, x.repository, q.Identity)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nkeys"
 
 	"jetkeep/service/api"
 	"jetkeep/service/config"
@@ -28,6 +29,7 @@ import (
 	"jetkeep/service/natsconn"
 	"jetkeep/service/queue"
 	"jetkeep/service/session"
+	"jetkeep/service/state"
 	"jetkeep/service/worker"
 	"jetkeep/store/staging"
 )
@@ -68,6 +70,8 @@ type Service struct {
 	repositories Repositories
 	conn         *natsconn.Conn
 	store        *session.Store
+	state        *state.Store
+	xkey         nkeys.KeyPair
 	worker       *worker.Worker
 	staging      *staging.Area
 	endpoints    []*endpoint
@@ -118,12 +122,10 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 	if s.targets == nil {
 		s.targets = targets{s.config.Targets}
 	}
-	if s.repositories == nil {
-		r := newRepositories(s.config.Repositories)
-		s.closers = append(s.closers, r.close)
-		s.repositories = r
-	}
 	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	if err := s.openKeys(ctx); err != nil {
 		return err
 	}
 	handlers := d.Handlers
@@ -198,6 +200,28 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, MapError: mapError, Instance: s.config.Instance,
 		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency}, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 	})
+	return nil
+}
+
+// openKeys binds what is remembered of keys and repositories, and looks at the
+// repositories that are there.
+func (s *Service) openKeys(ctx context.Context) error {
+	js, err := s.jetStream()
+	if err != nil {
+		return fmt.Errorf("control account: %w", err)
+	}
+	if s.state, err = state.Open(ctx, js, state.Options{Replicas: s.config.Replicas}); err != nil {
+		return err
+	}
+	if s.xkey, err = s.state.XKey(ctx); err != nil {
+		return err
+	}
+	if s.repositories == nil {
+		r := newRepositories(s.config.Repositories, s.state, s.log)
+		s.closers = append(s.closers, r.close)
+		s.repositories = r
+		return r.checkThere(ctx)
+	}
 	return nil
 }
 

@@ -126,6 +126,26 @@ func (c *Client) BackupInfo(ctx context.Context, q api.BackupInfoRequest) (*api.
 	return do[api.BackupInfoResponse](ctx, c, api.BackupInfo, q)
 }
 
+// BackupDelete forgets a backup or restore points.
+func (c *Client) BackupDelete(ctx context.Context, q api.BackupDeleteRequest) (*api.BackupDeleteResponse, error) {
+	return do[api.BackupDeleteResponse](ctx, c, api.BackupDelete, q)
+}
+
+// BackupPin pins a backup or restore points.
+func (c *Client) BackupPin(ctx context.Context, q api.BackupPinRequest) (*api.BackupPinResponse, error) {
+	return do[api.BackupPinResponse](ctx, c, api.BackupPin, q)
+}
+
+// BackupUnpin takes pins away.
+func (c *Client) BackupUnpin(ctx context.Context, q api.BackupUnpinRequest) (*api.BackupPinResponse, error) {
+	return do[api.BackupPinResponse](ctx, c, api.BackupUnpin, q)
+}
+
+// BackupVerify starts a verification of a backup or of restore points.
+func (c *Client) BackupVerify(ctx context.Context, q api.BackupVerifyRequest) (*api.Accepted, error) {
+	return do[api.Accepted](ctx, c, api.BackupVerify, q)
+}
+
 // RestorePlan asks what a restore would do.
 func (c *Client) RestorePlan(ctx context.Context, q api.RestoreRequest) (*api.RestorePlanResponse, error) {
 	return do[api.RestorePlanResponse](ctx, c, api.RestorePlan, q)
@@ -175,6 +195,16 @@ func (c *Client) RepositoryList(ctx context.Context) (*api.RepositoryListRespons
 // RepositoryInfo describes a repository.
 func (c *Client) RepositoryInfo(ctx context.Context, q api.RepositoryInfoRequest) (*api.RepositoryInfoResponse, error) {
 	return do[api.RepositoryInfoResponse](ctx, c, api.RepositoryInfo, q)
+}
+
+// RepositoryVerify starts a verification of a repository.
+func (c *Client) RepositoryVerify(ctx context.Context, q api.RepositoryVerifyRequest) (*api.Accepted, error) {
+	return do[api.Accepted](ctx, c, api.RepositoryVerify, q)
+}
+
+// RepositoryPrune starts a prune, or asks for its plan.
+func (c *Client) RepositoryPrune(ctx context.Context, q api.RepositoryPruneRequest) (*api.RepositoryPruneResponse, error) {
+	return do[api.RepositoryPruneResponse](ctx, c, api.RepositoryPrune, q)
 }
 
 // TargetList lists the targets.

@@ -1,0 +1,366 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"jetkeep/service/api"
+	"jetkeep/service/config"
+	"jetkeep/service/state"
+	"jetkeep/store"
+	"jetkeep/store/object"
+	"jetkeep/store/object/local"
+	"jetkeep/store/seal"
+	"jetkeep/store/sign"
+)
+
+// repositories opens those of the configuration.
+type repositories struct {
+	list  []config.Repository
+	state *state.Store
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	open map[string]opened
+}
+
+// opened is a repository in a directory that was seen as it is.
+type opened struct {
+	repo   *store.Repository
+	driver *local.Driver
+	dir    os.FileInfo
+	writer bool // it has its writer key
+}
+
+func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger) *repositories {
+	return &repositories{list: list, state: s, log: log, open: map[string]opened{}}
+}
+
+func (r *repositories) List() []api.RepositoryView {
+	out := make([]api.RepositoryView, len(r.list))
+	for i, c := range r.list {
+		out[i] = api.RepositoryView{Repository: c.Name, Kind: c.Kind, Location: c.Path, Default: i == 0}
+	}
+	return out
+}
+
+func (r *repositories) config(name string) (config.Repository, error) {
+	for _, c := range r.list {
+		if c.Name == name || name == "" {
+			return c, nil
+		}
+	}
+	return config.Repository{}, api.Errorf(api.CodeRepoNotFound, "there is no repository %s", name)
+}
+
+// Open opens a repository, or returns it as it was opened before if its
+// directory is still the same: a volume that was unmounted since must not go
+// unnoticed.
+func (r *repositories) Open(ctx context.Context, name string) (*store.Repository, error) {
+	return r.get(ctx, name, r.withWriterKey)
+}
+
+// OpenToWrite makes the writer key if there is none.
+func (r *repositories) OpenToWrite(ctx context.Context, name string) (*store.Repository, error) {
+	return r.get(ctx, name, func(ctx context.Context, o *opened) error {
+		err := r.withWriterKey(ctx, o)
+		if err == nil && !o.writer && o.repo.Encrypted() {
+			err = r.makeWriterKey(ctx, o)
+		}
+		return err
+	})
+}
+
+func (r *repositories) get(ctx context.Context, name string, key func(context.Context, *opened) error) (*store.Repository, error) {
+	c, err := r.config(name)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock() // two at once must not both create it
+	defer r.mu.Unlock()
+	o, err := r.openOne(ctx, c)
+	if err == nil && !o.writer {
+		err = key(ctx, &o)
+		r.open[c.Name] = o
+	}
+	if err != nil {
+		return nil, fmt.Errorf("repository %s: %w", c.Name, err)
+	}
+	return o.repo, nil
+}
+
+func (r *repositories) openOne(ctx context.Context, c config.Repository) (opened, error) {
+	known, ok := r.open[c.Name]
+	if dir, err := os.Stat(c.Path); ok && err == nil && os.SameFile(dir, known.dir) {
+		return known, nil
+	}
+	// What was there once is not made anew: it went away. That may have been
+	// before this instance began, or another instance may have it elsewhere.
+	_, err := r.state.RepositoryID(ctx, c.Name)
+	if err != nil && !errors.Is(err, state.ErrNone) {
+		return opened{}, err
+	}
+	create := c.Create && !ok && err != nil
+	driver, err := local.Open(c.Path)
+	if errors.Is(err, object.ErrNotExist) && create {
+		driver, err = local.Create(c.Path)
+	}
+	if errors.Is(err, object.ErrNotExist) {
+		return opened{}, api.Errorf(api.CodeNotARepository, "repository %s: there is no directory %s", c.Name, c.Path)
+	}
+	if err != nil {
+		return opened{}, err
+	}
+	o := opened{driver: driver}
+	if o.repo, err = r.openIn(ctx, driver, c, create); err == nil {
+		o.dir, err = os.Stat(c.Path)
+	}
+	if err != nil {
+		_ = driver.Close() // nothing was written through it that Close could lose
+		return opened{}, err
+	}
+	// A driver that was replaced may be in use; it is closed with its last user.
+	r.open[c.Name] = o
+	return o, nil
+}
+
+// openIn opens the repository in a store, and makes it if that is asked for.
+func (r *repositories) openIn(ctx context.Context, driver object.Driver, c config.Repository, create bool) (*store.Repository, error) {
+	keys, err := openOptions(c)
+	if err != nil {
+		return nil, err
+	}
+	bucket := object.NewBucket(driver)
+	repo, err := store.Open(ctx, bucket, keys)
+	if errors.Is(err, store.ErrNotARepository) && create {
+		if err := r.create(ctx, bucket, c); err != nil {
+			return nil, err
+		}
+		repo, err = store.Open(ctx, bucket, keys)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := repo.Marker()
+	if err := r.state.Bind(ctx, c.Name, m.ID, m.Recipient); err != nil {
+		return nil, err
+	}
+	return r.unlock(ctx, repo, c), nil
+}
+
+func (r *repositories) create(ctx context.Context, bucket *object.Bucket, c config.Repository) error {
+	_, err := store.Init(ctx, bucket, store.InitOptions{Recipients: c.OperatorRecipients, Classic: c.Classic()})
+	if errors.Is(err, store.ErrIsRepository) {
+		return nil // another process was quicker
+	}
+	if err != nil {
+		return err
+	}
+	if n := len(c.OperatorRecipients); n > 0 {
+		r.log.Info("made an encrypted repository", "repository", c.Name, "location", c.Path, "operators", n)
+	} else {
+		r.log.Warn("made a repository that is not encrypted: whoever reads the store reads the messages",
+			"repository", c.Name, "location", c.Path)
+	}
+	return nil
+}
+
+// unlock uses the identity of the configuration. One that does not fit or
+// cannot be read is no reason to make no backups.
+func (r *repositories) unlock(ctx context.Context, repo *store.Repository, c config.Repository) *store.Repository {
+	if !repo.Encrypted() || c.Identity == "" && c.IdentityFile == "" {
+		return repo
+	}
+	ids, err := configuredIdentities(c)
+	if err == nil {
+		var readable *store.Repository
+		if readable, err = repo.Unlock(ctx, ids); err == nil {
+			return readable
+		}
+	}
+	r.log.Error("identity is of no use, restores will need one in the request", "repository", c.Name, "error", err)
+	return repo
+}
+
+// checkThere opens the repositories that are there, and fails if one is not the
+// one that its name stands for: an instance with another directory than the
+// others would spread backups over both. Whatever else is wrong may pass and is
+// told to those who ask.
+func (r *repositories) checkThere(ctx context.Context) error {
+	for _, c := range r.list {
+		if _, err := os.Stat(c.Path); errors.Is(err, os.ErrNotExist) && c.Create {
+			continue // made when it is used first
+		}
+		_, err := r.Open(ctx, c.Name)
+		mismatch := new(state.MismatchError)
+		if errors.As(err, &mismatch) || errors.Is(err, store.ErrKeyMismatch) {
+			return err
+		}
+		if err != nil {
+			r.log.Error("repository cannot be opened", "repository", c.Name, "error", err)
+		}
+	}
+	return nil
+}
+
+// openOptions are the keys that a repository is opened with.
+func openOptions(c config.Repository) (store.OpenOptions, error) {
+	o := store.OpenOptions{Recipient: c.Recipient}
+	trusted := c.TrustedKeys
+	if c.SignSeedFile != "" {
+		seed, err := os.ReadFile(c.SignSeedFile)
+		if err != nil {
+			return o, fmt.Errorf("read signing seed: %w", err)
+		}
+		if o.Signer, err = sign.ParseSeed(firstKeyLine(string(seed))); err != nil {
+			return o, fmt.Errorf("read signing seed %s: %w", c.SignSeedFile, err)
+		}
+		if len(trusted) > 0 {
+			trusted = append(trusted[:len(trusted):len(trusted)], o.Signer.Public())
+		}
+	}
+	if len(trusted) > 0 {
+		var err error
+		if o.Trust, err = sign.NewTrust(trusted); err != nil {
+			return o, fmt.Errorf("trusted keys: %w", err)
+		}
+	}
+	return o, nil
+}
+
+func configuredIdentities(c config.Repository) ([]string, error) {
+	text := c.Identity.Reveal()
+	if c.IdentityFile != "" {
+		b, err := os.ReadFile(c.IdentityFile)
+		if err != nil {
+			return nil, fmt.Errorf("read identity: %w", err)
+		}
+		text = string(b)
+	}
+	return identities(text)
+}
+
+// identities reads an identity file's text.
+func identities(text string) ([]string, error) {
+	ids, err := seal.ParseIdentities(text)
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = id.Secret()
+	}
+	return out, nil
+}
+
+// withWriterKey gives the repository the writer key that instances share, if
+// there is one.
+func (r *repositories) withWriterKey(ctx context.Context, o *opened) error {
+	if !o.repo.Encrypted() {
+		return nil
+	}
+	id := o.repo.Marker().ID
+	key, err := r.state.WriterKey(ctx, id)
+	if errors.Is(err, state.ErrNone) {
+		if !o.repo.Readable() {
+			return nil
+		}
+		if key, err = r.adoptWriterKey(ctx, o.repo); key == "" || err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return o.use(key)
+}
+
+// adoptWriterKey takes over the writer key of an instance whose memory is lost,
+// so that increments go on. It takes the one that the newest restore points
+// were made with; empty if there is none.
+func (r *repositories) adoptWriterKey(ctx context.Context, repo *store.Repository) (string, error) {
+	keys, err := repo.WriterKeys(ctx)
+	if err != nil {
+		r.log.Warn("not all writer keys can be adopted", "error", err)
+	}
+	if len(keys) == 0 {
+		return "", nil
+	}
+	key, err := newestWriter(ctx, repo, keys)
+	if err != nil {
+		return "", err
+	}
+	return r.state.EnsureWriterKey(ctx, repo.Marker().ID, func() (string, error) { return key, nil })
+}
+
+func (r *repositories) makeWriterKey(ctx context.Context, o *opened) error {
+	key, err := r.state.EnsureWriterKey(ctx, o.repo.Marker().ID, func() (string, error) { return o.repo.NewWriterKey(ctx) })
+	if err != nil {
+		return err
+	}
+	return o.use(key)
+}
+
+func (o *opened) use(key string) error {
+	repo, err := o.repo.WithWriterKey(key)
+	if err != nil {
+		return err
+	}
+	o.repo, o.writer = repo, true
+	return nil
+}
+
+func (r *repositories) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.open {
+		_ = o.driver.Close() // every write was synced when it was made
+	}
+}
+
+// newestWriter returns the key that names the log of the newest restore point
+// as it is named, the first key if there is no restore point.
+func newestWriter(ctx context.Context, repo *store.Repository, keys []string) (string, error) {
+	if len(keys) == 1 {
+		return keys[0], nil
+	}
+	listed, err := repo.Points(ctx)
+	if err != nil {
+		return "", err
+	}
+	listed = slices.DeleteFunc(listed, func(l store.Listed) bool { return l.Err != nil })
+	if len(listed) == 0 {
+		return keys[0], nil
+	}
+	newest := slices.MaxFunc(listed, func(a, b store.Listed) int { return a.Point.Time.Compare(b.Point.Time) }).Point
+	for _, key := range keys {
+		writer, err := repo.WithWriterKey(key)
+		if err != nil {
+			return "", err
+		}
+		chain, err := writer.Chain(newest.Target, newest.Stream)
+		if err != nil {
+			return "", err
+		}
+		if chain == newest.Chain {
+			return key, nil
+		}
+	}
+	return keys[0], nil
+}
+
+// firstKeyLine returns the line of a seed's file that is not a comment.
+func firstKeyLine(file string) string {
+	for line := range strings.Lines(file) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			return line
+		}
+	}
+	return ""
+}

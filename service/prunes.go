@@ -1,0 +1,317 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"jetkeep/service/api"
+	"jetkeep/service/config"
+	"jetkeep/service/session"
+	"jetkeep/service/worker"
+	"jetkeep/store"
+	"jetkeep/store/retain"
+)
+
+func (s *Service) repositoryPrune(ctx context.Context, q *api.RepositoryPruneRequest) (*api.RepositoryPruneResponse, error) {
+	name, err := s.repositoryName(q.Repository)
+	if err != nil {
+		return nil, err
+	}
+	p := session.Prune{Keep: q.Keep}
+	if p.Keep == nil {
+		p.Keep = s.configuredKeep(name)
+	}
+	if err := checkPrune(&p, q); err != nil {
+		return nil, err
+	}
+	repo, err := s.repositories.OpenToWrite(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if q.DryRun {
+		plan, err := s.prunePlan(ctx, repo, p, q)
+		return &api.RepositoryPruneResponse{Repository: name, DryRun: true, Plan: plan}, err
+	}
+	if err := s.notBeingPruned(ctx, name); err != nil {
+		return nil, err
+	}
+	a, err := s.startSession(ctx, &session.Session{Kind: api.KindPrune, Repository: name, Prune: &p}, []*session.Task{{}})
+	if err != nil {
+		return nil, err
+	}
+	return &api.RepositoryPruneResponse{Repository: name, Session: a.Session, Kind: a.Kind, State: a.State, Tasks: a.Tasks}, nil
+}
+
+func (s *Service) configuredKeep(name string) *api.Keep {
+	for _, r := range s.config.Repositories {
+		if r.Name == name {
+			return r.Keep
+		}
+	}
+	return nil
+}
+
+// checkPrune understands the policy and the waits.
+func checkPrune(p *session.Prune, q *api.RepositoryPruneRequest) error {
+	if p.Keep != nil {
+		policy, err := config.PolicyOf(*p.Keep)
+		if err != nil {
+			return invalidPolicy(err)
+		}
+		if policy.Empty() && q.Keep != nil {
+			return api.Errorf(api.CodeInvalidRequest, "field keep: a policy without a rule keeps everything").WithField("keep")
+		}
+	}
+	var err error
+	if p.Grace, err = waitOf("grace", q.Grace); err != nil {
+		return err
+	}
+	p.OrphanAge, err = waitOf("orphan_age", q.OrphanAge)
+	return err
+}
+
+func invalidPolicy(err error) error {
+	at := "keep"
+	field := new(retain.FieldError)
+	if errors.As(err, &field) {
+		at += "." + field.Field
+	}
+	return api.Errorf(api.CodeInvalidRequest, "field %s: %v", at, err).WithField(at)
+}
+
+func waitOf(field, text string) (*time.Duration, error) {
+	if text == "" {
+		return nil, nil
+	}
+	d, err := retain.ParseDuration(text)
+	if err != nil || d < 0 {
+		return nil, api.Errorf(api.CodeInvalidRequest, "field %s: %q is no duration, such as 36h, 7d or 2w", field, text).WithField(field)
+	}
+	return &d, nil
+}
+
+func (s *Service) notBeingPruned(ctx context.Context, repository string) error {
+	sessions, err := s.store.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ses := range sessions {
+		if ses.Kind == api.KindPrune && ses.Repository == repository && !ses.State.Final() {
+			return api.Errorf(api.CodeConflict, "session %s prunes repository %s; wait for its end or cancel it", ses.ID, repository)
+		}
+	}
+	return nil
+}
+
+// A verdict is what a policy says about each restore point.
+type verdict struct {
+	decisions []api.PruneDecided // the newest first
+	keep      int
+	forget    []string
+	unread    int
+}
+
+// judge applies a policy. What cannot be read is kept: nobody knows of which
+// stream it is, and whether a backup of it is good.
+func (s *Service) judge(ctx context.Context, repo *store.Repository, keep *api.Keep, now time.Time) (*verdict, error) {
+	listed, err := repo.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pins, err := repo.Pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bad, err := s.state.Damaged(ctx, repo.Marker().ID)
+	if err != nil {
+		return nil, err
+	}
+	v := new(verdict)
+	points := map[string]store.Point{}
+	var items []retain.Item
+	for _, l := range listed {
+		if l.Err != nil {
+			v.unread++
+			v.decide(l, true, "it cannot be read: "+unreadable(l.Err))
+			continue
+		}
+		if keep == nil {
+			v.decide(l, true, "no policy is given")
+			continue
+		}
+		_, isPinned := pinned(pins, l.ID)
+		points[l.ID] = l.Point
+		items = append(items, retain.Item{
+			ID: l.ID, Group: l.Point.Target + "\x00" + l.Point.Stream, Time: l.Point.Time, Tags: l.Point.Tags,
+			Pinned: isPinned, Good: !slices.Contains(bad, l.ID),
+		})
+	}
+	if keep != nil {
+		policy, err := config.PolicyOf(*keep)
+		if err != nil {
+			return nil, invalidPolicy(err)
+		}
+		for _, d := range retain.Apply(policy, items, now) {
+			v.decide(store.Listed{ID: d.ID, Point: points[d.ID]}, d.Keep, d.Reasons...)
+		}
+	}
+	slices.SortFunc(v.decisions, func(a, b api.PruneDecided) int { return cmp.Compare(b.Point, a.Point) })
+	return v, nil
+}
+
+func unreadable(err error) string {
+	if isLocked(err) {
+		return "it is sealed"
+	}
+	return mapError(err).Description
+}
+
+func (v *verdict) decide(l store.Listed, keep bool, reasons ...string) {
+	if keep {
+		v.keep++
+	} else {
+		v.forget = append(v.forget, l.ID)
+	}
+	v.decisions = append(v.decisions, api.PruneDecided{
+		Point: l.ID, Target: l.Point.Target, Stream: l.Point.Stream, Time: l.Point.Time, Keep: keep, Reasons: reasons,
+	})
+}
+
+func pruneOptions(p session.Prune) store.PruneOptions {
+	o := store.PruneOptions{Grace: store.DefaultGrace, OrphanAge: store.DefaultOrphanAge}
+	if p.Grace != nil {
+		o.Grace = *p.Grace
+	}
+	if p.OrphanAge != nil {
+		o.OrphanAge = *p.OrphanAge
+	}
+	return o
+}
+
+func (s *Service) prunePlan(ctx context.Context, repo *store.Repository, p session.Prune, q *api.RepositoryPruneRequest) (*api.PrunePlan, error) {
+	v, err := s.judge(ctx, repo, p.Keep, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	o := pruneOptions(p)
+	o.Suppose = v.forget
+	plan, err := repo.PlanPrune(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	objects, size := going(plan)
+	part, next := page(v.decisions, func(d api.PruneDecided) string { return d.Point }, descending, q.Cursor, q.Limit)
+	return &api.PrunePlan{
+		Points: v.keep + len(v.forget), Keep: v.keep, Forget: len(v.forget), Unread: v.unread,
+		Objects: objects, Bytes: size, Decisions: part, Next: next, Text: lines(plan.String()),
+	}, nil
+}
+
+// going counts what a plan's objects come to, those condemned before included.
+func going(plan *store.PrunePlan) (objects int, size uint64) {
+	for i := range plan.Chains {
+		c := &plan.Chains[i]
+		for _, o := range slices.Concat(c.Unused, c.Orphans) {
+			objects++
+			size += uint64(o.Size)
+		}
+		for _, e := range c.Condemned {
+			objects += e.Objects
+			size += uint64(e.Bytes)
+		}
+	}
+	return objects, size
+}
+
+// lines bounds a text for people.
+func lines(text string) []string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	for i := range all {
+		all[i] = bounded(all[i])
+	}
+	return firstOf(all, api.MaxProblems)
+}
+
+// pruneHandler forgets by a policy and deletes what nobody needs.
+type pruneHandler struct{ s *Service }
+
+// Run implements worker.Handler.
+func (h pruneHandler) Run(ctx context.Context, t session.Task, run worker.Run) (session.Result, error) {
+	p := run.Session.Prune
+	if p == nil {
+		return session.Result{}, errors.New("session does not say what to prune")
+	}
+	repo, err := h.s.repositories.OpenToWrite(ctx, t.Repository)
+	if err != nil {
+		return session.Result{}, err
+	}
+	v, err := h.s.judge(ctx, repo, p.Keep, time.Now())
+	if err != nil {
+		return session.Result{}, err
+	}
+	if err := run.Fence(ctx); err != nil {
+		return session.Result{}, err
+	}
+	out := session.Result{Pruned: &api.Pruned{
+		Points: v.keep, Forgotten: len(v.forget), ForgetList: firstFew(v.forget), Unread: v.unread,
+	}}
+	if err := h.forget(ctx, repo, t.Repository, v.forget, run.Log); err != nil {
+		return session.Result{}, err
+	}
+	plan, err := repo.PlanPrune(ctx, pruneOptions(*p))
+	if err != nil {
+		return out, err
+	}
+	_, size := going(plan)
+	run.Progress.SetTotal(0, size)
+	report, err := repo.Prune(ctx, plan)
+	if err != nil {
+		return out, err
+	}
+	run.Progress.SetTotal(0, uint64(report.DeletedBytes))
+	run.Progress.Set(0, uint64(report.DeletedBytes))
+	addReport(out.Pruned, report)
+	if n := len(report.Problems); n > 0 {
+		out.Notes = firstOf(report.Problems, api.MaxProblems)
+		return out, api.Errorf(api.CodeDamaged, "everything was pruned but what has problems, of which there are %d; the first one: %s", n, bounded(report.Problems[0])).
+			WithHint("repository.verify says what is damaged. What has problems is kept as it is.")
+	}
+	return out, nil
+}
+
+// forget forgets what a policy does not keep. What somebody else has forgotten
+// meanwhile is forgotten.
+func (h pruneHandler) forget(ctx context.Context, repo *store.Repository, name string, ids []string, log *slog.Logger) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	err := repo.Forget(ctx, ids)
+	if errors.Is(err, store.ErrNoPoint) {
+		log.Warn("restore points were forgotten meanwhile", "error", err)
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("prune repository %s: %w", name, err)
+	}
+	log.Info("restore points forgotten", "repository", name, "count", len(ids))
+	return nil
+}
+
+func addReport(p *api.Pruned, r store.PruneReport) {
+	p.Condemned, p.Deleted, p.Waiting, p.DeletedBytes = r.Condemned, r.Deleted, r.Waiting, uint64(r.DeletedBytes)
+	if !r.Next.IsZero() {
+		p.Text = append(p.Text, "what waits goes with a prune after "+r.Next.UTC().Format(time.RFC3339))
+	}
+	if r.Copied > 0 {
+		p.Text = append(p.Text, fmt.Sprintf("%d records of restore points were not found by their id and were copied from the log", r.Copied))
+	}
+	if r.Removed > 0 {
+		p.Text = append(p.Text, fmt.Sprintf("%d records of forgotten restore points were left over and went", r.Removed))
+	}
+}
