@@ -55,7 +55,7 @@ func (w *waiting) session(ctx context.Context, r *client.Client, accepted *api.A
 		say = std.out
 	}
 	if !w.json {
-		_, _ = fmt.Fprintf(say, "%s %s of %s\n", accepted.Kind, accepted.Session, term.Plural(accepted.Tasks, "stream"))
+		_, _ = fmt.Fprintf(say, "%s %s of %s\n", accepted.Kind, accepted.Session, term.Plural(accepted.Tasks, thing(accepted.Kind)))
 		for _, warning := range accepted.Warnings {
 			_, _ = fmt.Fprintf(std.err, "warning: %s\n", term.Printable(warning))
 		}

@@ -19,6 +19,22 @@ type board struct {
 	tasks   map[string]api.TaskView
 }
 
+// thing is what a task of a session is about.
+func thing(k api.Kind) string {
+	if k == api.KindVerify || k == api.KindPrune {
+		return "repository"
+	}
+	return "stream"
+}
+
+// nameOf names what a task is about.
+func nameOf(t api.TaskView) string {
+	if t.Stream == "" {
+		return "repository"
+	}
+	return t.Stream
+}
+
 // shownTasks bounds how many running streams are drawn at a time.
 const shownTasks = 8
 
@@ -121,19 +137,19 @@ func taskFraction(t api.TaskView) float64 {
 func (b *board) lines(width int) []string {
 	p, ended, fraction := b.sums()
 	bar := min(max(width-74, 6), 30) // the words beside it need up to 74
-	total := fmt.Sprintf("%s %s  %d of %s", b.session.Kind, term.Bar(bar, fraction), ended, term.Plural(len(b.tasks), "stream"))
+	total := fmt.Sprintf("%s %s  %d of %s", b.session.Kind, term.Bar(bar, fraction), ended, term.Plural(len(b.tasks), thing(b.session.Kind)))
 	total = strings.Join(append([]string{total, term.Percent(fraction)}, amounts(p)...), "  ")
 	lines := []string{total}
 	running, nameWidth := b.running()
 	for _, t := range running[:min(len(running), shownTasks)] {
 		f := taskFraction(t)
-		name := term.Printable(t.Stream)
+		name := term.Printable(nameOf(t))
 		pad := strings.Repeat(" ", max(nameWidth-utf8.RuneCountInString(name), 0))
 		line := fmt.Sprintf("  %s%s %s", name, pad, term.Bar(bar, f))
 		lines = append(lines, strings.Join(append([]string{line, term.Percent(f)}, amounts(t.Progress)...), "  "))
 	}
 	if more := len(running) - shownTasks; more > 0 {
-		lines = append(lines, fmt.Sprintf("  and %s more", term.Plural(more, "stream")))
+		lines = append(lines, fmt.Sprintf("  and %s more", term.Plural(more, thing(b.session.Kind))))
 	}
 	return lines
 }
@@ -145,7 +161,7 @@ func (b *board) running() ([]api.TaskView, int) {
 		t := b.tasks[id]
 		if t.State == api.StateRunning || t.State == api.StateCommitting {
 			running = append(running, t)
-			width = max(width, utf8.RuneCountInString(t.Stream))
+			width = max(width, utf8.RuneCountInString(nameOf(t)))
 		}
 	}
 	return running, min(width, 32)
@@ -175,7 +191,7 @@ func (b *board) plain() string {
 	p, ended, fraction := b.sums()
 	return strings.Join(append([]string{
 		fmt.Sprintf("%s %s", b.session.Kind, strings.TrimSpace(term.Percent(fraction))),
-		fmt.Sprintf("%d of %s", ended, term.Plural(len(b.tasks), "stream")),
+		fmt.Sprintf("%d of %s", ended, term.Plural(len(b.tasks), thing(b.session.Kind))),
 	}, amounts(p)...), "  ")
 }
 
@@ -185,15 +201,15 @@ func taskLines(t api.TaskView) []string {
 	if t.State != api.StateSucceeded {
 		mark = "✗"
 	}
-	line := fmt.Sprintf("%s %s  %s  %s  %s", mark, term.Printable(t.Stream),
+	line := fmt.Sprintf("%s %s  %s  %s  %s", mark, term.Printable(nameOf(t)),
 		term.Plural(int(t.Progress.Messages), "message"), term.Bytes(t.Progress.Bytes), taskSeconds(t))
 	if t.Verified {
 		line += "  verified"
 	}
 	if t.Error != nil {
-		line = fmt.Sprintf("%s %s  %s: %s", mark, term.Printable(t.Stream), t.State, term.Printable(t.Error.Error()))
+		line = fmt.Sprintf("%s %s  %s: %s", mark, term.Printable(nameOf(t)), t.State, term.Printable(t.Error.Error()))
 	} else if t.State != api.StateSucceeded {
-		line = fmt.Sprintf("%s %s  %s", mark, term.Printable(t.Stream), t.State)
+		line = fmt.Sprintf("%s %s  %s", mark, term.Printable(nameOf(t)), t.State)
 	}
 	lines := []string{line}
 	for _, note := range t.Notes {
@@ -211,9 +227,9 @@ func taskSeconds(t api.TaskView) string {
 
 // sessionLine tells how a session ended.
 func sessionLine(s api.SessionView) string {
-	line := fmt.Sprintf("%s %s %s: %s", s.Kind, s.Session, s.State, term.Plural(s.Tasks.Succeeded, "stream"))
+	line := fmt.Sprintf("%s %s %s: %s", s.Kind, s.Session, s.State, term.Plural(s.Tasks.Succeeded, thing(s.Kind)))
 	if s.Tasks.Succeeded != s.Tasks.Total {
-		line = fmt.Sprintf("%s %s %s: %d of %s", s.Kind, s.Session, s.State, s.Tasks.Succeeded, term.Plural(s.Tasks.Total, "stream"))
+		line = fmt.Sprintf("%s %s %s: %d of %s", s.Kind, s.Session, s.State, s.Tasks.Succeeded, term.Plural(s.Tasks.Total, thing(s.Kind)))
 	}
 	line += fmt.Sprintf(", %s, %s", term.Plural(int(s.Progress.Messages), "message"), term.Bytes(s.Progress.Bytes))
 	if s.Started != nil && s.Ended != nil {

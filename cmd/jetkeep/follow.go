@@ -223,6 +223,18 @@ func outcome(s api.SessionView) error {
 	return errReported
 }
 
+// printFindings tells what verifications and prunes came to.
+func printFindings(std stdio, tasks []api.TaskView) {
+	for _, t := range tasks {
+		if t.Verification != nil {
+			printVerification(std, t.Verification)
+		}
+		if t.Pruned != nil {
+			printPruned(std, t.Pruned)
+		}
+	}
+}
+
 // wait follows an accepted session to its end and reports it.
 func wait(ctx context.Context, s sessions, session string, std stdio, asJSON bool) error {
 	b := newBoard()
@@ -238,6 +250,7 @@ func wait(ctx context.Context, s sessions, session string, std stdio, asJSON boo
 		err = std.json(info)
 	} else {
 		_, err = fmt.Fprintln(std.out, sessionLine(info.SessionView))
+		printFindings(std, info.TaskList)
 	}
 	return errors.Join(err, outcome(info.SessionView))
 }

@@ -24,8 +24,10 @@ type instanceOptions struct {
 	Host     string // of the embedded server
 	Port     int
 	Target   natsconn.Options // what to use instead of an embedded server
-	Prefix   string
-	Log      *slog.Logger
+	// Keys are those of the repository; its name and path are filled in.
+	Keys   config.Repository
+	Prefix string
+	Log    *slog.Logger
 }
 
 // repositoryName is the one repository's.
@@ -60,10 +62,12 @@ func startInstance(ctx context.Context, o instanceOptions) (*instance, error) {
 		o.Target = natsconn.Options{URL: i.server.URL()}
 	}
 	i.url = serverName(o.Target)
+	repository := o.Keys
+	repository.Name, repository.Path, repository.Create = repositoryName, filepath.Join(data, "repository"), true
 	i.config = config.Config{
 		Prefix:       o.Prefix,
 		Control:      o.Target,
-		Repositories: []config.Repository{{Name: repositoryName, Path: filepath.Join(data, "repository"), Create: true}},
+		Repositories: []config.Repository{repository},
 		Staging:      config.Staging{Dir: filepath.Join(data, "staging")},
 	}
 	i.config.SetDefaults()

@@ -45,6 +45,9 @@ func listBackups(ctx context.Context, r *client.Client, req api.BackupListReques
 	}
 	table := term.NewTable("backup", "target", "moment", ">streams", ">messages", ">bytes", ">stored", ">new", "tags")
 	for _, b := range list.Backups {
+		if b.Locked > 0 && b.Target == "" {
+			b.Target = "(locked)"
+		}
 		table.Row(b.Backup, b.Target, moment(b.Time), fmt.Sprint(b.Streams), term.Count(b.Messages), term.Bytes(b.Bytes),
 			term.Bytes(b.StoredBytes), term.Bytes(b.NewBytes), joined(b.Tags))
 	}
@@ -75,6 +78,9 @@ func listPoints(ctx context.Context, r *client.Client, req api.BackupInfoRequest
 	}
 	table := term.NewTable("restore point", "stream", "moment", ">messages", ">bytes", ">first", ">last", ">consumers", ">stored", "engine")
 	for _, p := range info.RestorePoints {
+		if p.Locked {
+			p.Stream = "(locked)"
+		}
 		table.Row(p.RestorePoint, p.Stream, moment(p.Time), term.Count(p.Messages), term.Bytes(p.Bytes),
 			fmt.Sprint(p.FirstSeq), fmt.Sprint(p.LastSeq), fmt.Sprint(p.Consumers), term.Bytes(p.StoredBytes), p.Engine)
 	}

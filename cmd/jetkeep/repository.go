@@ -19,7 +19,8 @@ import (
 )
 
 func addRepository(c *cli) {
-	repository := c.app.Command("repository", "Make repositories, say who can read them")
+	repository := c.app.Command("repository", "Make repositories, look at them, say who can read them")
+	addRepositoryRemote(c, repository)
 	addRepositoryInit(c, repository)
 	addRepositoryKey(c, repository.Command("key", "Look at the operators of an encrypted repository, change them"))
 }

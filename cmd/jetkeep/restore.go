@@ -18,6 +18,7 @@ func addRestore(c *cli) {
 		at     string
 		plan   bool
 		verify bool
+		key    identitySource
 	)
 	cmd := c.command(c.app.Command("restore", "Restore streams"), func(ctx context.Context, std stdio) error {
 		if err := restoreTime(&req, at); err != nil {
@@ -26,7 +27,10 @@ func addRestore(c *cli) {
 		if !verify {
 			req.Verify = &verify
 		}
-		return withRemote(ctx, &conn, func(r *client.Client) error {
+		return withRemote(ctx, &conn, func(r *client.Client) (err error) {
+			if req.Identity, err = key.sealed(ctx, r, req.Repository); err != nil {
+				return err
+			}
 			if plan {
 				return showPlan(ctx, r, req, std, w.json)
 			}
@@ -46,6 +50,7 @@ func addRestore(c *cli) {
 	cmd.Flag("repository", "Repository to restore from").PlaceHolder("NAME").StringVar(&req.Repository)
 	cmd.Flag("plan", "Say what would be done, and do nothing").UnNegatableBoolVar(&plan)
 	cmd.Flag("verify", "Read back what was restored and compare it").Default("true").BoolVar(&verify)
+	key.flags(cmd)
 	cmd.Flag("detach", "Do not wait for the end").UnNegatableBoolVar(&w.detach)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&w.json)
 	conn.flags(cmd)

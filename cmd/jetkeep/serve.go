@@ -6,8 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
+	"github.com/choria-io/fisk"
+
+	"jetkeep/service/config"
 	"jetkeep/service/embedded"
+	"jetkeep/service/natsconn"
 )
 
 func addServe(c *cli) {
@@ -28,14 +33,27 @@ func addServe(c *cli) {
 		if o.Log, err = newLog(std.err, level); err != nil {
 			return err
 		}
+		if o.Keys.IdentityFile == "" {
+			o.Keys.Identity = natsconn.Secret(os.Getenv(envIdentity))
+		}
 		return serve(ctx, o, std)
 	})
 	cmd.Flag("data", "Directory of the repository, of staging and of the embedded server").Required().PlaceHolder("DIR").StringVar(&o.Data)
 	cmd.Flag("embedded", "Run a NATS server with JetStream inside, and use that").UnNegatableBoolVar(&o.Embedded)
 	cmd.Flag("host", "Where the embedded server listens").Default("127.0.0.1").PlaceHolder("HOST").StringVar(&o.Host)
 	cmd.Flag("port", "Port of the embedded server, 0 for any free one").Default(fmt.Sprint(embedded.DefaultPort)).PlaceHolder("PORT").IntVar(&o.Port)
+	keyFlags(cmd, &o.Keys)
 	cmd.Flag("log-level", "debug, info, warn or error").Default("info").PlaceHolder("LEVEL").StringVar(&level)
 	conn.flags(cmd)
+}
+
+// keyFlags adds the flags about the repository's keys.
+func keyFlags(cmd *fisk.CmdClause, r *config.Repository) {
+	cmd.Flag("operator-recipient", "Public key (age1…) of who may read the repository, which is made encrypted then; can be repeated").PlaceHolder("KEY").StringsVar(&r.OperatorRecipients)
+	cmd.Flag("recipient", "Public key that the repository must have, or its fingerprint").PlaceHolder("KEY").StringVar(&r.Recipient)
+	cmd.Flag("identity-file", "File with a secret age key, for restores that bring none; backups need none").Envar(envIdentityFile).PlaceHolder("FILE").StringVar(&r.IdentityFile)
+	cmd.Flag("sign-seed-file", "File with the nkey seed that restore points are signed with").PlaceHolder("FILE").StringVar(&r.SignSeedFile)
+	cmd.Flag("trusted-key", "Public nkey whose signatures are accepted, besides the service's own; can be repeated").PlaceHolder("KEY").StringsVar(&r.TrustedKeys)
 }
 
 func newLog(w io.Writer, level string) (*slog.Logger, error) {

@@ -25,7 +25,7 @@ func addSession(c *cli) {
 		s.conn.flags(clause)
 	}
 	add("ls", "List sessions, the newest first", func(s *sessionCommand) {
-		s.flag("kind", "Only backup or restore", &s.kind)
+		s.flag("kind", "Only backup, restore, verify or prune", &s.kind)
 		s.flag("state", "Only in this state", &s.state)
 	}, (*sessionCommand).list)
 	add("info", "Show a session and its streams", func(s *sessionCommand) { s.arg("Id of the session") }, (*sessionCommand).info)
@@ -108,9 +108,10 @@ func (s *sessionCommand) info(ctx context.Context, r *client.Client, std stdio) 
 	}
 	for _, t := range info.TaskList {
 		for _, note := range t.Notes {
-			_, _ = fmt.Fprintf(std.out, "%s: %s\n", term.Printable(t.Stream), term.Printable(note))
+			_, _ = fmt.Fprintf(std.out, "%s: %s\n", term.Printable(nameOf(t)), term.Printable(note))
 		}
 	}
+	printFindings(std, info.TaskList)
 	return nil
 }
 

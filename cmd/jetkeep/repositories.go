@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/choria-io/fisk"
+
+	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service/api"
+	"jetkeep/service/client"
+)
+
+// addRepositoryRemote adds what asks the service; the other commands on
+// repositories work on a directory themselves.
+func addRepositoryRemote(c *cli, group *fisk.CmdClause) {
+	addRepositoryList(c, group)
+	addRepositoryInfo(c, group)
+	v := &verify{}
+	v.flags(c.command(group.Command("verify", "Verify a whole repository"), v.run))
+}
+
+func addRepositoryList(c *cli, group *fisk.CmdClause) {
+	var (
+		conn   connection
+		asJSON bool
+	)
+	cmd := c.command(group.Command("ls", "List the repositories of the service"), func(ctx context.Context, std stdio) error {
+		return withRemote(ctx, &conn, func(r *client.Client) error {
+			list, err := r.RepositoryList(ctx)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return std.json(list)
+			}
+			table := term.NewTable("repository", "kind", "location", "")
+			for _, v := range list.Repositories {
+				mark := ""
+				if v.Default {
+					mark = "default"
+				}
+				table.Row(v.Repository, v.Kind, v.Location, mark)
+			}
+			return table.Write(std.out)
+		})
+	})
+	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
+	conn.flags(cmd)
+}
+
+func addRepositoryInfo(c *cli, group *fisk.CmdClause) {
+	var (
+		conn   connection
+		req    api.RepositoryInfoRequest
+		asJSON bool
+	)
+	cmd := c.command(group.Command("info", "Open a repository and describe it"), func(ctx context.Context, std stdio) error {
+		return withRemote(ctx, &conn, func(r *client.Client) error {
+			info, err := r.RepositoryInfo(ctx, req)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return std.json(info)
+			}
+			return printRepository(std, info)
+		})
+	})
+	cmd.Arg("repository", "Name of the repository; the default one if not given").StringVar(&req.Repository)
+	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
+	conn.flags(cmd)
+}
+
+func printRepository(std stdio, r *api.RepositoryInfoResponse) error {
+	rows := [][2]string{
+		{"repository", r.Repository}, {"location", r.Location}, {"id", r.ID}, {"format", fmt.Sprint(r.Format)},
+		{"backups", fmt.Sprint(r.Backups)}, {"restore points", pointCounts(r)}, {"streams", fmt.Sprint(r.Streams)},
+		{"stored", term.Bytes(r.NewBytes)},
+	}
+	if r.Newest != nil {
+		rows = append(rows, [2]string{"newest", moment(*r.Newest)})
+	}
+	rows = append(rows, [2]string{"encryption", encryptionOf(r)})
+	for _, o := range r.Operators {
+		rows = append(rows, [2]string{"operator", o})
+	}
+	if r.SigningKey != "" {
+		rows = append(rows, [2]string{"signs with", r.SigningKey})
+	}
+	for _, k := range r.TrustedKeys {
+		rows = append(rows, [2]string{"trusts", k})
+	}
+	if r.Unsigned {
+		rows = append(rows, [2]string{"signatures", "not asked for: whoever writes to the store can forge restore points"})
+	}
+	for _, row := range rows {
+		if _, err := fmt.Fprintf(std.out, "%-15s %s\n", row[0], term.Printable(row[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pointCounts(r *api.RepositoryInfoResponse) string {
+	s := fmt.Sprint(r.RestorePoints)
+	for _, x := range []struct {
+		n    int
+		what string
+	}{{r.Locked, "locked"}, {r.Pinned, "pinned"}} {
+		if x.n > 0 {
+			s += fmt.Sprintf(", %d of them %s", x.n, x.what)
+		}
+	}
+	if r.Damaged > 0 {
+		s += fmt.Sprintf(", and %d that cannot be read", r.Damaged)
+	}
+	return s
+}
+
+func encryptionOf(r *api.RepositoryInfoResponse) string {
+	switch {
+	case !r.Encrypted:
+		return "none: whoever reads the store reads the messages"
+	case r.Readable:
+		return "age, and the service has an identity that reads messages"
+	}
+	return "age; restores need an identity"
+}

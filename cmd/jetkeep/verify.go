@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/choria-io/fisk"
+
+	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service/api"
+	"jetkeep/service/client"
+)
+
+func addVerify(c *cli) {
+	v := &verify{}
+	cmd := c.command(c.app.Command("verify", "Look whether backups are whole, without restoring them"), v.run)
+	cmd.Arg("backup", "Backup to verify, or ids of restore points; the whole repository if none is given").StringsVar(&v.ids)
+	v.flags(cmd)
+}
+
+// verify is what both commands that verify are given.
+type verify struct {
+	conn       connection
+	identity   identitySource
+	w          waiting
+	ids        []string
+	repository string
+	level      string
+	part       string
+	percent    int
+}
+
+func (v *verify) flags(cmd *fisk.CmdClause) {
+	cmd.Flag("repository", "Repository to look into").PlaceHolder("NAME").StringVar(&v.repository)
+	cmd.Flag("level", "structure: everything is there; data: and unaltered; records: and decodes to what was backed up").Default(string(api.LevelData)).EnumVar(&v.level, levels()...)
+	cmd.Flag("part", "Read one of several parts only, such as 3/7").PlaceHolder("N/T").StringVar(&v.part)
+	cmd.Flag("percent", "Read so much only, chosen at random").PlaceHolder("N").IntVar(&v.percent)
+	v.identity.flags(cmd)
+	cmd.Flag("detach", "Do not wait for the end").UnNegatableBoolVar(&v.w.detach)
+	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&v.w.json)
+	v.conn.flags(cmd)
+}
+
+func levels() []string {
+	var out []string
+	for _, l := range api.Levels() {
+		out = append(out, string(l))
+	}
+	return out
+}
+
+func (v *verify) run(ctx context.Context, std stdio) error {
+	part, parts, err := parsePart(v.part)
+	if err != nil {
+		return err
+	}
+	named, err := nameOnce(v.ids)
+	if err != nil {
+		return err
+	}
+	level := api.Level(v.level)
+	return withRemote(ctx, &v.conn, func(r *client.Client) error {
+		sealed := ""
+		if level == api.LevelRecords {
+			if sealed, err = v.identity.sealed(ctx, r, v.repository); err != nil {
+				return err
+			}
+		}
+		var accepted *api.Accepted
+		if len(v.ids) == 0 {
+			accepted, err = r.RepositoryVerify(ctx, api.RepositoryVerifyRequest{
+				Repository: v.repository, Level: level, Part: part, Parts: parts, Percent: v.percent, Identity: sealed,
+			})
+		} else {
+			accepted, err = r.BackupVerify(ctx, api.BackupVerifyRequest{
+				Backup: named.backup, Points: named.points, Repository: v.repository,
+				Level: level, Part: part, Parts: parts, Percent: v.percent, Identity: sealed,
+			})
+		}
+		if err != nil {
+			return err
+		}
+		return v.w.session(ctx, r, accepted, std)
+	})
+}
+
+func parsePart(s string) (part, parts int, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	if n, err := fmt.Sscanf(s, "%d/%d", &part, &parts); n != 2 || err != nil || fmt.Sprintf("%d/%d", part, parts) != s {
+		return 0, 0, usagef("--part: %q is none, such as 3/7", s)
+	}
+	return part, parts, nil
+}
+
+// printVerification tells what a verification found.
+func printVerification(std stdio, v *api.Verification) {
+	_, _ = fmt.Fprintf(std.out, "  %s verified at level %s: %s, %d of them read (%s)\n", term.Plural(v.Points, "restore point"), v.Level,
+		term.Plural(v.Objects, "object"), v.Read, term.Bytes(v.Bytes))
+	if v.Orphans > 0 {
+		_, _ = fmt.Fprintf(std.out, "  %s (%s) that no restore point needs\n", term.Plural(v.Orphans, "object"), term.Bytes(v.OrphanBytes))
+	}
+	for _, p := range v.Problems {
+		_, _ = fmt.Fprintf(std.out, "  problem: %s: %s\n", term.Printable(p.Object), term.Printable(p.Problem))
+		for _, id := range p.Points {
+			_, _ = fmt.Fprintf(std.out, "    reaches %s\n", term.Printable(id))
+		}
+	}
+	if more := v.ProblemCount - len(v.Problems); more > 0 {
+		_, _ = fmt.Fprintf(std.out, "  and %s\n", term.Plural(more, "more problem"))
+	}
+	if v.ProblemCount > 0 {
+		_, _ = fmt.Fprintf(std.out, "  %s damaged: %s\n", term.Plural(v.Damaged, "restore point"), term.Printable(strings.Join(v.DamagedList, " ")))
+	}
+}
