@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"jetkeep/store/object"
@@ -175,6 +176,42 @@ func TestInitBrokenOff(t *testing.T) {
 			if ops, err := r.Operators(t.Context()); err != nil || len(ops) != 1 {
 				t.Errorf("write %d: operators %v, %v", n, ops, err)
 			}
+		}
+	}
+}
+
+// TestInitAtOnce makes one repository from several places: one of them has it,
+// with operators that can unlock it, and the others are told.
+func TestInitAtOnce(t *testing.T) {
+	for range 10 {
+		b := object.NewBucket(mem.New())
+		ops := []seal.Identity{identity(t, seal.Classic), identity(t, seal.Classic), identity(t, seal.Classic)}
+		made := make([]*Repository, len(ops))
+		errs := make([]error, len(ops))
+		var wg sync.WaitGroup
+		for i, op := range ops {
+			wg.Go(func() {
+				made[i], errs[i] = Init(t.Context(), b, InitOptions{Recipients: []string{op.Recipient().String()}, Classic: true})
+			})
+		}
+		wg.Wait()
+		winners := 0
+		for i, err := range errs {
+			switch {
+			case err == nil:
+				winners++
+				if _, err := Open(t.Context(), b, OpenOptions{Identities: []string{ops[i].Secret()}}); err != nil {
+					t.Errorf("who made it cannot unlock it: %v", err)
+				}
+				if list, err := made[i].Operators(t.Context()); err != nil || !slices.Equal(list, []string{ops[i].Recipient().String()}) {
+					t.Errorf("operators %v, %v", list, err)
+				}
+			case !errors.Is(err, ErrIsRepository):
+				t.Errorf("who did not make it: %v", err)
+			}
+		}
+		if winners != 1 {
+			t.Errorf("%d made it", winners)
 		}
 	}
 }
