@@ -145,8 +145,8 @@ Give to the service, and to nobody else:
     lost, make another, and trust both public keys.
 `, o.signFile)
 	}
-	if lines := serviceLines(m, key, o.signFile, signer); lines != "" {
-		b.WriteString("\nConfiguration of the service for this repository:\n" + lines)
+	if flags := serviceFlags(m, key, o.signFile, signer); flags != "" {
+		b.WriteString("\nFlags of jetkeep serve for this repository, which are no secrets:\n" + flags)
 	}
 	if !repo.Encrypted() {
 		b.WriteString("\nWho can read the directory can read every message. To encrypt, make the\nrepository with --recipient, --recipients-file or --generate-operator.\n")
@@ -155,17 +155,17 @@ Give to the service, and to nobody else:
 	return err
 }
 
-// serviceLines is what pins the repository's key and the signer's.
-func serviceLines(m store.Marker, key seal.Recipient, signFile string, signer *sign.Signer) string {
+// serviceFlags is what pins the repository's key and the signer's.
+func serviceFlags(m store.Marker, key seal.Recipient, signFile string, signer *sign.Signer) string {
 	var b strings.Builder
 	if m.Encrypted() {
-		fmt.Fprintf(&b, "  recipient: %q\n", key.Fingerprint())
+		fmt.Fprintf(&b, "  --recipient %s\n", key.Fingerprint())
 	}
 	if signer != nil {
 		if abs, err := filepath.Abs(signFile); err == nil {
 			signFile = abs
 		}
-		fmt.Fprintf(&b, "  sign_seed_file: %q\n  trusted_keys: [%q]\n", signFile, signer.Public())
+		fmt.Fprintf(&b, "  --sign-seed-file %q\n  --trusted-key %s\n", signFile, signer.Public())
 	}
 	return b.String()
 }
