@@ -56,6 +56,27 @@ func (l *light) put(ctx context.Context, prefix, text string) error {
 	return nil
 }
 
+// putList puts what is used so far into a list, as Writer does if it is much.
+func (l *light) putList(ctx context.Context) error {
+	payload, err := marshal(l.uses)
+	if err != nil {
+		return err
+	}
+	enc, err := newEncoder(LevelDefault)
+	if err != nil {
+		return err
+	}
+	raw := fmt.Appendf(nil, "%s{\"epoch\":%d,%s", kindUses, l.epoch, payload[1:])
+	stored := enc.EncodeAll(raw, nil)
+	name, hash := l.name(metaPrefix, stored)
+	err = l.repo.bucket.PutBytes(ctx, name, stored)
+	if err != nil && !errors.Is(err, object.ErrExist) {
+		return err
+	}
+	l.uses = Uses{Lists: []Ref{{Hash: hash, Size: int64(len(stored)), Raw: int64(len(raw))}}}
+	return nil
+}
+
 func (l *light) name(prefix string, data []byte) (name, hash string) {
 	h := sha256.Sum256(data)
 	hash = hex.EncodeToString(h[:])

@@ -152,7 +152,7 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 	if ref := p.Consumers.Ref; ref != nil {
 		p.Content.Uses = p.Content.Uses.with(Used{Name: chainObject(metaPrefix, chain, ref.Hash), Size: ref.Size})
 	}
-	c := &committing{repo: r, point: p, chain: chain}
+	c := &committing{repo: r, point: p, chain: chain, condemned: map[string]uint64{}}
 	if c.codec, c.body, err = r.encodePoint(&p); err != nil {
 		return err
 	}
@@ -167,11 +167,11 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 	// ended before it had made the copy.
 	tail, last, err := r.tailAt(ctx, chain, p.Content.Since)
 	if err == nil && last != nil {
-		err = c.seen(ctx, last)
+		err = c.seen(last)
 	}
 	var e *entry
 	if err == nil {
-		e, err = r.appendEntry(ctx, &tail, func(e *entry) error { return c.seen(ctx, e) }, c.build)
+		e, err = r.appendEntry(ctx, &tail, c.seen, func() (*entry, error) { return c.build(ctx) })
 	}
 	if errors.Is(err, errSameTask) {
 		if err := r.putCopy(ctx, c.same); err != nil {
@@ -209,38 +209,52 @@ type committing struct {
 	chain string
 	codec string
 	body  []byte
-	same  *entry          // of the same task
-	uses  map[string]Used // loaded when there is a prune to compare with
+	same  *entry // of the same task
+	// condemned has what prune entries condemned since the writer began.
+	condemned map[string]uint64
 }
 
-func (c *committing) build() (*entry, error) {
-	return &entry{kind: entryPoint, task: c.point.Task, time: time.Now().UTC(), codec: c.codec, body: c.body}, nil
-}
-
-// seen judges an entry that came after the writer began.
-func (c *committing) seen(ctx context.Context, e *entry) error {
+// seen takes in an entry that came after the writer began.
+func (c *committing) seen(e *entry) error {
 	switch {
 	case e.kind == entryPoint && e.task == c.point.Task:
 		c.same = e
 		return errSameTask
-	case e.kind != entryPrune || e.number <= c.point.Content.Since:
-		return nil
-	}
-	condemned, err := decodePrune(e)
-	if err != nil {
-		return err
-	}
-	if c.uses == nil {
-		if c.uses, err = c.repo.resolve(ctx, c.chain, c.point.Content.Uses); err != nil {
+	case e.kind == entryPrune && e.number > c.point.Content.Since:
+		b, err := decodePrune(e)
+		if err != nil {
 			return err
 		}
-	}
-	for _, o := range condemned.Objects {
-		if _, ok := c.uses[o.Name]; ok {
-			return fmt.Errorf("%w: %s, by entry %d", ErrPruned, o.Name, e.number)
+		for _, o := range b.Objects {
+			c.condemned[o.Name] = e.number
 		}
 	}
 	return nil
+}
+
+// build makes the entry, unless something that it refers to was condemned.
+func (c *committing) build(ctx context.Context) (*entry, error) {
+	if err := c.spared(ctx); err != nil {
+		return nil, err
+	}
+	return &entry{kind: entryPoint, task: c.point.Task, time: time.Now().UTC(), codec: c.codec, body: c.body}, nil
+}
+
+func (c *committing) spared(ctx context.Context) error {
+	if len(c.condemned) == 0 {
+		return nil
+	}
+	var hit string
+	err := c.repo.eachUse(ctx, c.chain, c.point.Content.Uses, func(o Used) bool {
+		if c.condemned[o.Name] > 0 {
+			hit = o.Name
+		}
+		return hit == "" // a list that was condemned may be gone
+	})
+	if hit != "" {
+		return fmt.Errorf("%w: %s, by entry %d", ErrPruned, hit, c.condemned[hit])
+	}
+	return err
 }
 
 // compare says whether a record that is there holds the same restore point.

@@ -69,6 +69,8 @@ func (e *entry) head() []byte {
 	return fmt.Appendf(b, "sha256: %x\n", h.Sum(nil))
 }
 
+func (e *entry) trusted() bool { return e.untrusted == nil }
+
 func (e *entry) encode() []byte {
 	b := append(e.head(), "signature: "+e.signature+"\n\n"...)
 	return append(b, e.body...)

@@ -73,7 +73,7 @@ func (s *chainState) add(e *entry) error {
 	switch {
 	case e.kind == entryPoint:
 		return s.addPoint(name, e)
-	case e.untrusted != nil:
+	case !e.trusted():
 		return nil
 	case e.kind == entryForget:
 		return s.addForget(e)

@@ -1,16 +1,12 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
-	"jetkeep/store/object"
 	"jetkeep/store/object/faulty"
 	"jetkeep/store/object/mem"
 	"jetkeep/store/sign"
@@ -165,19 +161,17 @@ func TestPruneAndCommitMeet(t *testing.T) {
 func TestPruneReadsLists(t *testing.T) {
 	r, d := newRepo(t)
 	one := mustLight(t, r, "ORDERS", "b.0001", "a", "b")
-	payload, err := json.Marshal(one.Content.Uses)
-	if err != nil {
-		t.Fatal(err)
-	}
 	blobbed := func(task string, more ...string) Point {
 		l, err := r.newLight(t.Context(), "ORDERS", task)
-		l.since = min(l.since, one.Number)
+		l.take(one)
+		if err == nil {
+			err = l.putList(t.Context())
+		}
 		for _, text := range more {
 			if err == nil {
 				err = l.put(t.Context(), packsPrefix, text)
 			}
 		}
-		l.uses.Lists = []Ref{putList(t, r, l.chain, payload)}
 		if err == nil {
 			err = r.Commit(t.Context(), l.point())
 		}
@@ -211,22 +205,6 @@ func TestPruneReadsLists(t *testing.T) {
 	if len(report.Problems) != 1 || report.Condemned > 0 || !strings.Contains(plan.String(), list) {
 		t.Errorf("%s%+v", plan, report)
 	}
-}
-
-func putList(t testing.TB, r *Repository, chain string, payload []byte) Ref {
-	t.Helper()
-	enc, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw := append([]byte(kindUses), payload...)
-	l := &light{repo: r, chain: chain}
-	stored := enc.EncodeAll(raw, nil)
-	name, hash := l.name(metaPrefix, stored)
-	if err := r.bucket.PutBytes(t.Context(), name, stored); err != nil && !errors.Is(err, object.ErrExist) {
-		t.Fatal(err)
-	}
-	return Ref{Hash: hash, Size: int64(len(stored)), Raw: int64(len(raw))}
 }
 
 // Orphans are collected late, also those of a stream that has no log yet.
