@@ -188,15 +188,24 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 // putCopy puts the copy of a restore point's entry where it is found by id.
 func (r *Repository) putCopy(ctx context.Context, e *entry) error {
 	name, data := commitName(e.task), e.encode()
-	err := r.bucket.PutBytes(ctx, name, data)
-	if !errors.Is(err, object.ErrExist) {
-		return err //nolint:wrapcheck // says which object
+	for {
+		err := r.bucket.PutBytes(ctx, name, data)
+		if !errors.Is(err, object.ErrExist) {
+			return err //nolint:wrapcheck // says which object
+		}
+		there, err := r.bucket.ReadAll(ctx, name, maxCommit)
+		switch {
+		case errors.Is(err, object.ErrNotExist):
+			// Forgotten meanwhile, this one or one before of the same id: then
+			// this one needs its copy. If it was this one, prune takes it away.
+		case err != nil:
+			return err //nolint:wrapcheck // says which object
+		case !bytes.Equal(there, data):
+			return ErrPointExists
+		default:
+			return nil
+		}
 	}
-	there, err := r.bucket.ReadAll(ctx, name, maxCommit)
-	if err == nil && !bytes.Equal(there, data) {
-		err = ErrPointExists
-	}
-	return err
 }
 
 // errSameTask ends the reading of a log at an entry of the same task.

@@ -208,7 +208,7 @@ func (w *world) judge(op *operation) verdict {
 	if w.rng.IntN(40) == 0 {
 		w.actors[w.rng.IntN(len(w.actors))].jump(w.rng)
 	}
-	if w.rng.IntN(10) == 0 {
+	if w.rng.IntN(30) == 0 {
 		w.past = append(w.past, w.shown())
 	}
 	switch w.rng.IntN(250) {
