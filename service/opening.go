@@ -107,6 +107,10 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository) (opened
 		return opened{}, err
 	}
 	create := c.Create && !ok && err != nil
+	keys, err := openOptions(c)
+	if err != nil {
+		return opened{}, err
+	}
 	driver, err := local.Open(c.Path)
 	if errors.Is(err, object.ErrNotExist) && create {
 		driver, err = local.Create(c.Path)
@@ -118,7 +122,7 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository) (opened
 		return opened{}, err
 	}
 	o := opened{driver: driver}
-	if o.repo, err = r.openIn(ctx, driver, c, create); err == nil {
+	if o.repo, err = r.openIn(ctx, driver, c, keys, create); err == nil {
 		o.dir, err = os.Stat(c.Path)
 	}
 	if err != nil {
@@ -131,11 +135,7 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository) (opened
 }
 
 // openIn opens the repository in a store, and makes it if that is asked for.
-func (r *repositories) openIn(ctx context.Context, driver object.Driver, c config.Repository, create bool) (*store.Repository, error) {
-	keys, err := openOptions(c)
-	if err != nil {
-		return nil, err
-	}
+func (r *repositories) openIn(ctx context.Context, driver object.Driver, c config.Repository, keys store.OpenOptions, create bool) (*store.Repository, error) {
 	bucket := object.NewBucket(driver)
 	repo, err := store.Open(ctx, bucket, keys)
 	if errors.Is(err, store.ErrNotARepository) && create {
@@ -216,10 +216,10 @@ func openOptions(c config.Repository) (store.OpenOptions, error) {
 	if c.SignSeedFile != "" {
 		seed, err := os.ReadFile(c.SignSeedFile)
 		if err != nil {
-			return o, fmt.Errorf("read signing seed: %w", err)
+			return o, api.Errorf(api.CodeKeyUnavailable, "read signing seed: %v", err)
 		}
 		if o.Signer, err = sign.ParseSeed(firstKeyLine(string(seed))); err != nil {
-			return o, fmt.Errorf("read signing seed %s: %w", c.SignSeedFile, err)
+			return o, api.Errorf(api.CodeKeyUnavailable, "read signing seed %s: %v", c.SignSeedFile, err)
 		}
 		if len(trusted) > 0 {
 			trusted = append(trusted[:len(trusted):len(trusted)], o.Signer.Public())
@@ -228,7 +228,7 @@ func openOptions(c config.Repository) (store.OpenOptions, error) {
 	if len(trusted) > 0 {
 		var err error
 		if o.Trust, err = sign.NewTrust(trusted); err != nil {
-			return o, fmt.Errorf("trusted keys: %w", err)
+			return o, api.Errorf(api.CodeKeyUnavailable, "trusted keys: %v", err)
 		}
 	}
 	return o, nil

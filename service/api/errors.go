@@ -36,6 +36,7 @@ const (
 	CodeRepoMismatch      ErrCode = "repository_mismatch"
 	CodeOldFormat         ErrCode = "repository_format_older"
 	CodeUntrusted         ErrCode = "untrusted"
+	CodeKeyUnavailable    ErrCode = "key_unavailable"
 	CodeConflict          ErrCode = "conflict"
 	CodePlanRefused       ErrCode = "plan_refused"
 	CodeStreamExists      ErrCode = "stream_exists"
@@ -108,6 +109,7 @@ func ErrorTable() []ErrorInfo {
 		{CodeNewerFormat, 503, "The repository was written by a newer jetkeep.", "Update jetkeep."},
 		{CodeOldFormat, 503, "The repository is of a format that is read but not written any more.", "Back up into a new repository and keep the old one for restores."},
 		{CodeRepoMismatch, 503, "The repository of that name is not the one that was in use under it, or not the one that is configured.", "Check that every instance has the same volume mounted. If it was replaced on purpose, give it another name, or delete the key that the description names from the bucket JETKEEP_STATE."},
+		{CodeKeyUnavailable, 503, "A key that the configuration names cannot be read or is none; the description names it.", "Check the file and its permissions. Nothing is written without a signature that is asked for."},
 		{CodeNotWritable, 503, "The store refuses to be written.", "Check permissions and mount options of the repository and of staging."},
 		{CodeStoreUnavailable, 503, "The store cannot be reached.", ""},
 		{CodeDiskFull, 507, "The store or the staging directory is full.", "Free space or raise the limit; what was uploaded is used again."},
