@@ -101,6 +101,7 @@ func TestNatsCommandLine(t *testing.T) {
 	}
 	n.looksAtPlaces()
 	n.restores(all)
+	n.maintains(all, some)
 	n.wants(n.run("micro", "stats", "jetkeep"), "backup", "session")
 	n.isRefused()
 }
@@ -138,6 +139,49 @@ func (n natsCLI) restores(backup api.Accepted) {
 	n.wants(n.run("stream", "ls", "--all"), sample.Streams()...)
 	n.wants(n.run("kv", "get", "settings", "shop.001.limit", "--raw"), `"round":0`)
 	n.wants(n.run("consumer", "info", "ORDERS", "shipping"), "Outstanding Acks")
+}
+
+// maintains verifies, pins, forgets and prunes.
+func (n natsCLI) maintains(all, some api.Accepted) {
+	n.t.Helper()
+	for _, request := range [][2]string{
+		{api.RepositoryVerify, `{}`},
+		{api.RepositoryVerify, `{"level":"structure"}`},
+		{api.BackupVerify, `{"backup":"` + some.Backup + `","level":"records","part":1,"parts":2}`},
+		{api.BackupVerify, `{"restore_points":["` + some.Backup + `.0001"]}`},
+	} {
+		a := req[api.Accepted](n, request[0], request[1])
+		if a.Kind != api.KindVerify || a.Tasks != 1 {
+			n.t.Errorf("%s %s answers %+v", request[0], request[1], a)
+		}
+		n.ended(a.Session, api.StateSucceeded)
+		info := req[api.SessionInfoResponse](n, api.SessionInfo, `{"session":"`+a.Session+`"}`)
+		if len(info.TaskList) != 1 || info.TaskList[0].Verification == nil || info.TaskList[0].Verification.Points == 0 {
+			n.t.Errorf("session of %s %s: %+v", request[0], request[1], info)
+		}
+	}
+	if r := req[api.BackupPinResponse](n, api.BackupPin, `{"backup":"`+all.Backup+`","reason":"audit"}`); len(r.Points) != 8 {
+		n.t.Errorf("backup.pin answers %+v", r)
+	}
+	if r := req[api.ErrorResponse](n, api.BackupDelete, `{"backup":"`+all.Backup+`"}`); r.Error == nil || r.Error.ErrCode != api.CodePinned {
+		n.t.Errorf("backup.delete of what is pinned answers %+v", r.Error)
+	}
+	if r := req[api.BackupPinResponse](n, api.BackupUnpin, `{"backup":"`+all.Backup+`"}`); len(r.Points) != 8 {
+		n.t.Errorf("backup.unpin answers %+v", r)
+	}
+	if r := req[api.BackupDeleteResponse](n, api.BackupDelete, `{"restore_points":["`+some.Backup+`.0001"]}`); len(r.Points) != 1 {
+		n.t.Errorf("backup.delete answers %+v", r)
+	}
+	plan := req[api.RepositoryPruneResponse](n, api.RepositoryPrune, `{"keep":{"last":1},"dry_run":true}`)
+	if plan.Plan == nil || plan.Plan.Points != 9 || plan.Plan.Forget != 1 || len(plan.Plan.Text) == 0 {
+		n.t.Errorf("repository.prune answers the plan %+v", plan.Plan)
+	}
+	a := req[api.RepositoryPruneResponse](n, api.RepositoryPrune, `{"keep":{"last":1}}`)
+	n.ended(a.Session, api.StateSucceeded)
+	info := req[api.SessionInfoResponse](n, api.SessionInfo, `{"session":"`+a.Session+`"}`)
+	if len(info.TaskList) != 1 || info.TaskList[0].Pruned == nil || info.TaskList[0].Pruned.Forgotten != 1 {
+		n.t.Errorf("session of repository.prune: %+v", info)
+	}
 }
 
 // isRefused shows errors as a user of the command sees them.
