@@ -216,6 +216,33 @@ func TestRepositoryOfNewerFormat(t *testing.T) {
 	}
 }
 
+// TestRepositoryOfOlderFormat: it can be read and restored, and is not written.
+func TestRepositoryOfOlderFormat(t *testing.T) {
+	server := natstest.Start(t)
+	nc := server.Connect()
+	natstest.MakeStream(t, nc, map[string]any{"name": "NEW", "subjects": []string{"new.>"}, "storage": "file"})
+	cfg := setup(t, server)
+	if err := os.CopyFS(cfg.Repositories[0].Path, os.DirFS("../store/testdata/format1")); err != nil {
+		t.Fatal(err)
+	}
+	run(t, cfg, service.Deps{})
+	c := connect(t, server)
+	list, err := c.BackupList(t.Context(), api.BackupListRequest{})
+	if err != nil || list.Total == 0 {
+		t.Errorf("backups: %+v %v", list, err)
+	}
+	if _, err := c.RestorePlan(t.Context(), api.RestoreRequest{From: list.Backups[0].Target}); err != nil {
+		t.Errorf("plan: %v", err)
+	}
+	for endpoint, body := range map[string]string{
+		api.BackupCreate: `{}`, api.RepositoryPrune: `{}`, api.BackupDelete: `{"backup":"` + list.Backups[0].Backup + `"}`,
+	} {
+		if e := refused(t, nc, endpoint, body); e.ErrCode != api.CodeOldFormat {
+			t.Errorf("%s: %+v", endpoint, e)
+		}
+	}
+}
+
 // TestRepositoryThatWentAway moves the directory away, as an unmounted volume
 // does, and puts an empty one in its place.
 func TestRepositoryThatWentAway(t *testing.T) {

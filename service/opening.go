@@ -36,6 +36,9 @@ type opened struct {
 	driver *local.Driver
 	dir    os.FileInfo
 	writer bool // it has its writer key
+	// unlock is set while the identity of the configuration has not been tried
+	// with success, unless it does not fit.
+	unlock bool
 }
 
 func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger) *repositories {
@@ -69,6 +72,9 @@ func (r *repositories) Open(ctx context.Context, name string) (*store.Repository
 // OpenToWrite makes the writer key if there is none.
 func (r *repositories) OpenToWrite(ctx context.Context, name string) (*store.Repository, error) {
 	return r.get(ctx, name, func(ctx context.Context, o *opened) error {
+		if o.repo.Marker().Format < store.Format {
+			return store.ErrOldFormat // known now and not when something was captured
+		}
 		err := r.withWriterKey(ctx, o)
 		if err == nil && !o.writer && o.repo.Encrypted() {
 			err = r.makeWriterKey(ctx, o)
@@ -85,8 +91,11 @@ func (r *repositories) get(ctx context.Context, name string, key func(context.Co
 	r.mu.Lock() // two at once must not both create it
 	defer r.mu.Unlock()
 	o, err := r.openOne(ctx, c)
-	if err == nil && !o.writer {
-		err = key(ctx, &o)
+	if err == nil {
+		r.unlock(ctx, &o, c)
+		if !o.writer {
+			err = key(ctx, &o)
+		}
 		r.open[c.Name] = o
 	}
 	if err != nil {
@@ -121,7 +130,7 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository) (opened
 	if err != nil {
 		return opened{}, err
 	}
-	o := opened{driver: driver}
+	o := opened{driver: driver, unlock: c.Identity != "" || c.IdentityFile != ""}
 	if o.repo, err = r.openIn(ctx, driver, c, keys, create); err == nil {
 		o.dir, err = os.Stat(c.Path)
 	}
@@ -148,10 +157,7 @@ func (r *repositories) openIn(ctx context.Context, driver object.Driver, c confi
 		return nil, err
 	}
 	m := repo.Marker()
-	if err := r.state.Bind(ctx, c.Name, m.ID, m.Recipient); err != nil {
-		return nil, err
-	}
-	return r.unlock(ctx, repo, c), nil
+	return repo, r.state.Bind(ctx, c.Name, m.ID, m.Recipient)
 }
 
 func (r *repositories) create(ctx context.Context, bucket *object.Bucket, c config.Repository) error {
@@ -173,19 +179,20 @@ func (r *repositories) create(ctx context.Context, bucket *object.Bucket, c conf
 
 // unlock uses the identity of the configuration. One that does not fit or
 // cannot be read is no reason to make no backups.
-func (r *repositories) unlock(ctx context.Context, repo *store.Repository, c config.Repository) *store.Repository {
-	if !repo.Encrypted() || c.Identity == "" && c.IdentityFile == "" {
-		return repo
+func (r *repositories) unlock(ctx context.Context, o *opened, c config.Repository) {
+	if !o.unlock || !o.repo.Encrypted() {
+		return
 	}
 	ids, err := configuredIdentities(c)
 	if err == nil {
 		var readable *store.Repository
-		if readable, err = repo.Unlock(ctx, ids); err == nil {
-			return readable
+		if readable, err = o.repo.Unlock(ctx, ids); err == nil {
+			o.repo, o.unlock = readable, false
+			return
 		}
 	}
+	o.unlock = !errors.Is(err, store.ErrWrongIdentity) && !errors.Is(err, seal.ErrKey)
 	r.log.Error("identity is of no use, restores will need one in the request", "repository", c.Name, "error", err)
-	return repo
 }
 
 // checkThere opens the repositories that are there, and fails if one is not the

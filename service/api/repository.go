@@ -96,7 +96,6 @@ type Verification struct {
 	Read         int                   `json:"objects_read" doc:"Objects read whole."`
 	Bytes        uint64                `json:"bytes_read"`
 	Records      uint64                `json:"records,omitempty" doc:"Messages decoded, at level records."`
-	Locked       int                   `json:"locked,omitempty" doc:"Restore points that are sealed and were not looked into."`
 	Damaged      int                   `json:"damaged" doc:"Restore points that a problem reaches."`
 	DamagedList  []string              `json:"damaged_restore_points,omitempty" doc:"The first of them."`
 	ProblemCount int                   `json:"problem_count"`
