@@ -48,6 +48,10 @@ conformance: tools ## the version matrix, the clusters, the golden files and the
 fuzz: ## each fuzz target for FUZZTIME
 	@bash contrib/tools/fuzz.sh $(FUZZTIME)
 
+.PHONY: model
+model: ## 10,000 interleavings of backups, forgetting and pruning
+	$(SUM) -show '^TestModel$$' -- -count=1 -timeout 20m -run '^TestModel$$' ./store -model-runs 10000
+
 .PHONY: layering
 layering: ## the direction of imports
 	@$(GO) run ./contrib/tools/layering
@@ -74,7 +78,7 @@ bench: tools build ## measure against nats and restic; installs restic if it is 
 	bin/bench -nats-server "$(TOOLS)/nats-server-2.15.2" -nats "$(TOOLS)/nats" -jetkeep bin/jetkeep $(BENCH)
 
 # Measurements and what `test` already ran are not in it.
-CI_STEPS := tools build lint test fuzz readme demo
+CI_STEPS := tools build lint test model fuzz readme demo
 
 .PHONY: ci
 ci: ## everything that must pass, with the time of each step

@@ -182,7 +182,7 @@ func (p play) attempt(a *actor, r *Repository, stream, task string) error {
 			return err
 		}
 	}
-	if a.rng.IntN(3) == 0 {
+	if a.rng.IntN(5) == 0 {
 		if err := l.putList(ctx); err != nil {
 			return err
 		}

@@ -159,9 +159,8 @@ func (x *pruning) delete(ctx context.Context, s *chainState, e *logPrune) error 
 	if err != nil {
 		return err
 	}
-	valid := objectPattern(s.tail.chain)
 	for _, o := range e.objects {
-		if uses[o.Name] || !valid.MatchString(o.Name) {
+		if uses[o.Name] || !isObjectOf(s.tail.chain, o.Name) {
 			x.problem("chain %s: entry %d condemned %s, which is in use; nothing of that entry is deleted", s.tail.chain, e.number, o.Name)
 			return nil
 		}

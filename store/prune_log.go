@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -194,7 +193,6 @@ func (s *chainState) inUse(ctx context.Context) (map[string]bool, error) {
 func (s *chainState) unused(ctx context.Context, uses map[string]bool) ([]Used, error) {
 	var out []Used
 	seen := map[string]bool{}
-	valid := objectPattern(s.tail.chain)
 	for _, p := range s.points {
 		if !p.forgotten {
 			continue
@@ -205,7 +203,7 @@ func (s *chainState) unused(ctx context.Context, uses map[string]bool) ([]Used, 
 			}
 			name := s.intern(o.Name)
 			seen[name] = true
-			if valid.MatchString(name) {
+			if isObjectOf(s.tail.chain, name) {
 				out = append(out, Used{Name: name, Size: o.Size})
 			}
 			return true
@@ -218,10 +216,15 @@ func (s *chainState) unused(ctx context.Context, uses map[string]bool) ([]Used, 
 	return out, nil
 }
 
-// objectPattern is what the objects of a chain are named. Nothing else is ever
-// deleted by a prune, whatever an entry says.
-func objectPattern(chain string) *regexp.Regexp {
-	return regexp.MustCompile(`^(packs|meta)/` + regexp.QuoteMeta(chain) + `/[0-9a-f]{64}$`)
+// isObjectOf says whether a name is that of an object of a chain. Nothing else
+// is ever deleted by a prune, whatever an entry says.
+func isObjectOf(chain, name string) bool {
+	for _, prefix := range []string{metaPrefix, packsPrefix} {
+		if hash, ok := strings.CutPrefix(name, prefix+chain+"/"); ok {
+			return hashPattern.MatchString(hash)
+		}
+	}
+	return false
 }
 
 const (

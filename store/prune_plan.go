@@ -195,7 +195,6 @@ func (p *planning) orphans(ctx context.Context, s *chainState, uses map[string]b
 			known[o.Name] = known[o.Name] || !e.done
 		}
 	}
-	valid := objectPattern(s.tail.chain)
 	before := p.Time.Add(-p.opt.OrphanAge)
 	var out []Used
 	for _, prefix := range []string{metaPrefix, packsPrefix} {
@@ -203,7 +202,7 @@ func (p *planning) orphans(ctx context.Context, s *chainState, uses map[string]b
 			if err != nil {
 				return nil, fmt.Errorf("list objects of chain %s: %w", s.tail.chain, err)
 			}
-			if known[info.Name] || uses[info.Name] || !valid.MatchString(info.Name) || info.Modified.IsZero() || info.Modified.After(before) {
+			if known[info.Name] || uses[info.Name] || !isObjectOf(s.tail.chain, info.Name) || info.Modified.IsZero() || info.Modified.After(before) {
 				continue
 			}
 			// A listing may still show what was deleted.

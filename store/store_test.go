@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Bool("make-golden", false, "make the golden repository, which must not exist")
-	flag.Int("model-runs", 10_000, "interleavings of the model test")
+	flag.Int("model-runs", 1000, "interleavings of the model test; make model runs ten times as many")
 	flag.Uint64("model-seed", 0, "first seed of the model test; 0 for any")
 	goleak.VerifyTestMain(m)
 }
