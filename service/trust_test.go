@@ -54,6 +54,9 @@ func TestTrustedKeys(t *testing.T) {
 		t.Errorf("plan of what is not signed: %v", err)
 	}
 	second := backUp(t, c)
+	if _, err := c.RestorePlan(t.Context(), api.RestoreRequest{Backup: second}); err != nil {
+		t.Errorf("plan of what the service signed itself: %v", err)
+	}
 	trusting.end()
 
 	// The same repository, with somebody else's key and trust in that alone.
