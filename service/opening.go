@@ -200,6 +200,8 @@ func (r *repositories) unlock(ctx context.Context, o *opened, c config.Repositor
 // others would spread backups over both. Whatever else is wrong may pass and is
 // told to those who ask.
 func (r *repositories) checkThere(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	for _, c := range r.list {
 		if _, err := os.Stat(c.Path); errors.Is(err, os.ErrNotExist) && c.Create {
 			continue // made when it is used first

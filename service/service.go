@@ -107,7 +107,11 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		targets: d.Targets, repositories: d.Repositories,
 		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
 	}
-	if err := s.open(ctx, d); err != nil {
+	err = s.open(ctx, d)
+	if r, ok := s.repositories.(*repositories); ok && err == nil {
+		err = r.checkThere(ctx)
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -203,8 +207,7 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	return nil
 }
 
-// openKeys binds what is remembered of keys and repositories, and looks at the
-// repositories that are there.
+// openKeys binds what is remembered of keys and repositories.
 func (s *Service) openKeys(ctx context.Context) error {
 	js, err := s.jetStream()
 	if err != nil {
@@ -220,7 +223,6 @@ func (s *Service) openKeys(ctx context.Context) error {
 		r := newRepositories(s.config.Repositories, s.state, s.log)
 		s.closers = append(s.closers, r.close)
 		s.repositories = r
-		return r.checkThere(ctx)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func (s *Service) backupVerify(ctx context.Context, q *api.BackupVerifyRequest) 
 		return nil, err
 	}
 	return s.startVerify(ctx, name, q.Backup, q.Identity, session.Verify{
-		Points: ids, Level: q.Level, Part: q.Part, Parts: q.Parts, Percent: q.Percent,
+		Points: q.Points, Level: q.Level, Part: q.Part, Parts: q.Parts, Percent: q.Percent,
 	})
 }
 
@@ -75,13 +75,19 @@ func (h verifyHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 	if err != nil {
 		return session.Result{}, err
 	}
+	points := v.Points
+	if run.Session.Backup != "" {
+		if points, err = chosen(ctx, repo, t.Repository, run.Session.Backup, nil); err != nil {
+			return session.Result{}, err
+		}
+	}
 	id := repo.Marker().ID
 	heads, err := h.s.state.Heads(ctx, id)
 	if err != nil {
 		return session.Result{}, err
 	}
 	report, err := repo.Verify(ctx, store.VerifyOptions{
-		Level: level, Points: v.Points, Heads: heads, Part: v.Part, Parts: v.Parts, Percent: float64(v.Percent), Seed: run.Session.ID,
+		Level: level, Points: points, Heads: heads, Part: v.Part, Parts: v.Parts, Percent: float64(v.Percent), Seed: run.Session.ID,
 		OnProgress: func(p store.VerifyProgress) {
 			run.Progress.SetTotal(0, uint64(p.BytesTotal))
 			run.Progress.Set(0, uint64(p.Bytes))
@@ -90,7 +96,7 @@ func (h verifyHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 	if err != nil {
 		return session.Result{}, err
 	}
-	if err := h.remember(ctx, id, v, report); err != nil {
+	if err := h.remember(ctx, id, v, points, report); err != nil {
 		run.Log.Warn("remember verification", "error", err)
 	}
 	run.Progress.Set(report.Records, uint64(report.ReadBytes))
@@ -113,7 +119,7 @@ func (h verifyHandler) open(ctx context.Context, name string, ses session.Sessio
 
 // remember keeps for later what was found: how far the logs have come, unless
 // something is wrong with them, and which restore points are damaged.
-func (h verifyHandler) remember(ctx context.Context, id string, v *session.Verify, report *store.VerifyReport) error {
+func (h verifyHandler) remember(ctx context.Context, id string, v *session.Verify, points []string, report *store.VerifyReport) error {
 	if report.OK() {
 		for chain, head := range report.Heads {
 			if err := h.s.state.AdvanceHead(ctx, id, chain, head); err != nil {
@@ -122,13 +128,13 @@ func (h verifyHandler) remember(ctx context.Context, id string, v *session.Verif
 		}
 	}
 	looked := map[string]bool{}
-	for _, p := range v.Points {
+	for _, p := range points {
 		looked[p] = true
 	}
 	// Only a look at all of its data shows that a restore point is good again.
 	whole := v.Level != api.LevelStructure && v.Parts <= 1 && (v.Percent == 0 || v.Percent == 100)
 	return h.s.state.NoteDamaged(ctx, id, report.Damaged, func(point string) bool {
-		return whole && (len(v.Points) == 0 || looked[point])
+		return whole && (len(points) == 0 || looked[point])
 	})
 }
 

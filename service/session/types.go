@@ -90,8 +90,8 @@ type Result struct {
 	Pruned       *api.Pruned       `json:"pruned,omitempty"`
 }
 
-// Verify is what a verification looks at. Without points it is all of a
-// repository.
+// Verify is what a verification looks at. Without points it is the session's
+// backup, and without that all of a repository.
 type Verify struct {
 	Points  []string  `json:"restore_points,omitempty"`
 	Level   api.Level `json:"level"`
