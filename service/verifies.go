@@ -105,7 +105,7 @@ func (h verifyHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 		p := report.Problems[0]
 		return out, api.Errorf(api.CodeDamaged, "%d problems reach %d restore points; the first one: %s: %s",
 			out.Verification.ProblemCount, len(report.Damaged), p.Object, p.Problem).
-			WithHint("session.info lists the problems. Keep the repository as it is; a backup made now does not rely on what is damaged.")
+			WithHint("session.info lists the problems and the restore points that they reach; the others can be restored.")
 	}
 	return out, nil
 }
