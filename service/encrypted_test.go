@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -335,4 +336,35 @@ func locked(t *testing.T, server *natstest.Server, cfg config.Config, backup str
 			t.Errorf("plan: %v", err)
 		}
 	}
+}
+
+// TestInstancesShareKeys has two instances make one repository and its writer
+// key at the same moment.
+func TestInstancesShareKeys(t *testing.T) {
+	server := natstest.Start(t)
+	nc := server.Connect()
+	makeStreams(t, nc, 12)
+	op := operator(t)
+	cfg := encrypted(t, server, op)
+	cfg.Concurrency = 1
+	other := cfg
+	other.Instance, other.Staging.Dir = "other", filepath.Join(t.TempDir(), "staging")
+	run(t, cfg, service.Deps{})
+	run(t, other, service.Deps{})
+	c := connect(t, server)
+	a, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c, a.Session, api.StateSucceeded)
+	for range 4 { // answered by one or the other
+		info, err := c.RepositoryInfo(t.Context(), api.RepositoryInfoRequest{})
+		if err != nil || info.Locked != 0 || info.RestorePoints != 12 {
+			t.Errorf("repository: %+v %v", info, err)
+		}
+	}
+	for i := range 12 {
+		natstest.MustRequest(t, nc, fmt.Sprintf("STREAM.DELETE.S%03d", i), nil, nil)
+	}
+	bringBack(t, c, api.RestoreRequest{Identity: sealed(t, c, op)})
 }
