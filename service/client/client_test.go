@@ -2,13 +2,16 @@ package client
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"go.uber.org/goleak"
 
 	"jetkeep/service/api"
@@ -171,5 +174,44 @@ func TestWaitForNothing(t *testing.T) {
 	})
 	if _, err := c.Wait(t.Context(), session, nil); !api.HasCode(err, api.CodeSessionNotFound) {
 		t.Errorf("wait: %v", err)
+	}
+}
+
+// TestSealIdentity: only the service's key opens what is sealed, and the
+// sender that is named made it.
+func TestSealIdentity(t *testing.T) {
+	ours, err := nkeys.CreateCurveKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ours.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := SealIdentity(public, "a secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := SealIdentity(public, "a secret")
+	if err != nil || first == second || strings.Contains(first, "secret") {
+		t.Errorf("sealed twice: %s and %s, %v", first, second, err)
+	}
+	sender, box, _ := strings.Cut(first, ".")
+	b, err := base64.StdEncoding.DecodeString(box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := ours.Open(b, sender); err != nil || string(plain) != "a secret" {
+		t.Errorf("opened: %q %v", plain, err)
+	}
+	theirs, err := nkeys.CreateCurveKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := theirs.Open(b, sender); err == nil {
+		t.Error("another key opens it")
+	}
+	if s, err := SealIdentity("nonsense", "a secret"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("sealed to no key: %q %v", s, err)
 	}
 }
