@@ -247,6 +247,10 @@ func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*ent
 		if e.signature, err = r.signer.Sign(e.head()); err != nil {
 			return nil, err //nolint:wrapcheck // says what
 		}
+		// What we would not accept ourselves must not get in the way of others.
+		if err := r.trust.Check(e.head(), e.signature); err != nil {
+			return nil, fmt.Errorf("append to log %s: %w", t.chain, err)
+		}
 		data := e.encode()
 		if len(data) > maxEntry {
 			return nil, fmt.Errorf("%w: log entry of %d bytes, at most %d", ErrBounds, len(data), maxEntry)

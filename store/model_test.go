@@ -114,11 +114,12 @@ func (p play) cast() {
 
 // backup makes one restore point, in as many attempts as it takes.
 func (p play) backup(a *actor, stream, task string) {
-	r, err := a.open()
+	r := a.open()
 	for range 6 {
-		if err == nil {
-			err = p.attempt(a, r, stream, task)
+		if r == nil {
+			return
 		}
+		err := p.attempt(a, r, stream, task)
 		if err == nil || errors.Is(err, ErrPointExists) {
 			p.w.mu.Lock()
 			known := p.w.truth.ids[task] > 0
@@ -137,11 +138,6 @@ func (p play) backup(a *actor, stream, task string) {
 			p.w.failf("backup %s: %v", task, err)
 			return
 		}
-		if r == nil {
-			r, err = a.open()
-			continue
-		}
-		err = nil
 	}
 }
 
@@ -206,14 +202,13 @@ func sortedUses(uses map[string]Used) []Used {
 
 // forget forgets some of what there is, or of what a listing shows.
 func (p play) forget(a *actor) {
-	r, err := a.open()
+	r := a.open()
 	for range 8 {
 		if r == nil {
-			r, err = a.open()
-			continue
+			return
 		}
-		var all []Listed
-		if all, err = r.Points(context.Background()); err != nil {
+		all, err := r.Points(context.Background())
+		if err != nil {
 			continue
 		}
 		ids := p.w.ids()
@@ -224,7 +219,7 @@ func (p play) forget(a *actor) {
 			}
 		}
 		ids = slices.DeleteFunc(ids, func(string) bool { return a.rng.IntN(3) == 0 })
-		if err = r.Forget(context.Background(), ids); p.unexpected(err) {
+		if err := r.Forget(context.Background(), ids); p.unexpected(err) {
 			p.w.failf("forget: %v", err)
 		}
 	}
@@ -237,20 +232,18 @@ func (p play) unexpected(err error) bool {
 
 // prune plans and prunes, with any margins.
 func (p play) prune(a *actor) {
-	r, err := a.open()
+	r := a.open()
 	for range 4 {
 		if r == nil {
-			r, err = a.open()
-			continue
+			return
 		}
 		margins := []time.Duration{0, 0, time.Hour, 24 * time.Hour}
 		opt := PruneOptions{Grace: margins[a.rng.IntN(4)], OrphanAge: margins[a.rng.IntN(4)], Now: a.clock, Workers: 2}
-		var plan *PrunePlan
-		if plan, err = r.PlanPrune(context.Background(), opt); err != nil {
+		plan, err := r.PlanPrune(context.Background(), opt)
+		if err != nil {
 			continue
 		}
-		var report PruneReport
-		report, err = r.Prune(context.Background(), plan)
+		report, err := r.Prune(context.Background(), plan)
 		if report.Deleted > 0 {
 			p.w.count("pruned")
 		}
@@ -263,14 +256,13 @@ func (p play) prune(a *actor) {
 // read reads restore points. What one needs may only be gone if it was forgotten
 // meanwhile.
 func (p play) read(a *actor) {
-	r, err := a.open()
+	r := a.open()
 	for range 4 {
 		if r == nil {
-			r, err = a.open()
-			continue
+			return
 		}
-		var all []Listed
-		if all, err = r.Points(context.Background()); err != nil || len(all) == 0 {
+		all, err := r.Points(context.Background())
+		if err != nil || len(all) == 0 {
 			continue
 		}
 		l := all[a.rng.IntN(len(all))]

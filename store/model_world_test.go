@@ -121,9 +121,14 @@ func (a *actor) clock() time.Time {
 	return a.w.now.Add(a.offset)
 }
 
-// open opens the repository as a new process does.
-func (a *actor) open() (*Repository, error) {
-	return Open(context.Background(), object.NewBucket(&gate{a}), OpenOptions{})
+// open opens the repository as a new process does; nil if it dies of it.
+func (a *actor) open() *Repository {
+	for range 5 {
+		if r, err := Open(context.Background(), object.NewBucket(&gate{a}), OpenOptions{}); err == nil {
+			return r
+		}
+	}
+	return nil
 }
 
 // run lets processes go on, one operation at a time, until all have ended.

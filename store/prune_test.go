@@ -437,6 +437,31 @@ func TestPruneTrustsNobodyElse(t *testing.T) {
 	}
 }
 
+// Nobody appends what he would not accept himself.
+func TestOwnSignatureMustBeTrusted(t *testing.T) {
+	seed, err := sign.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := sign.ParseSeed(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := sign.NewTrust([]string{other.Public()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, d := newRepo(t)
+	mustLight(t, plain, "ORDERS", "b.0001", "a")
+	r := reopen(t, d, OpenOptions{Trust: trust})
+	if err := r.Forget(t.Context(), []string{"b.0001"}); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("forget without a signature: %v", err)
+	}
+	if n := len(objects(t, d, chainsPrefix)); n != 1 {
+		t.Errorf("%d entries", n)
+	}
+}
+
 func TestOldFormatIsNotChanged(t *testing.T) {
 	r := reopen(t, golden(t), OpenOptions{})
 	ids := []string{"20261122T210000Z-golden00.0001"}
