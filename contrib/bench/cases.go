@@ -141,9 +141,29 @@ func (b *bench) resticEnv(dir string) []string {
 	return []string{"RESTIC_REPOSITORY=" + filepath.Join(dir, "restic"), "RESTIC_PASSWORD=bench", "RESTIC_CACHE_DIR=" + filepath.Join(dir, "cache")}
 }
 
+// forget takes what a service keeps on the server away, so that the next one is
+// new. It would miss the repository that was there before.
+func (b *bench) forget(ctx context.Context) error {
+	return b.js(func(js jetstream.JetStream) error {
+		names := js.StreamNames(ctx)
+		for name := range names.Name() {
+			if !strings.HasPrefix(name, "JETKEEP") && !strings.HasPrefix(name, "KV_JETKEEP") {
+				continue
+			}
+			if err := js.DeleteStream(ctx, name); err != nil {
+				return err
+			}
+		}
+		return names.Err()
+	})
+}
+
 // jetkeepBackup starts a fresh service on a fresh directory and asks it for a
 // backup; the wall time is that of the request until its end.
 func (b *bench) jetkeepBackup(ctx context.Context, dir string) ([]sample, error) {
+	if err := b.forget(ctx); err != nil {
+		return nil, err
+	}
 	s, err := b.withService(ctx, dir, "jetkeep backup", "backup", stream)
 	if err != nil {
 		return nil, err

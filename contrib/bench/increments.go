@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -30,7 +31,7 @@ func (b *bench) increments(ctx context.Context, dir string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := b.renew(ctx, b.o.messages, 1); err != nil {
+	if err := errors.Join(b.forget(ctx), b.renew(ctx, b.o.messages, 1)); err != nil {
 		return err
 	}
 	one := b.o.messages / 100

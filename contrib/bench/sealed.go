@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func (b *bench) sealed(ctx context.Context, dir string) error {
 
 func (b *bench) sealedOnce(ctx context.Context, dir string, encrypted bool) (backup, restore sample, err error) {
 	repository, key := filepath.Join(dir, "jetkeep", "repository"), filepath.Join(dir, "operator.key")
-	if err = os.MkdirAll(dir, 0o700); err != nil {
+	if err = errors.Join(os.MkdirAll(dir, 0o700), b.forget(ctx)); err != nil {
 		return backup, restore, err
 	}
 	name := "plain"

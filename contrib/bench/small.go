@@ -28,7 +28,7 @@ func (b *bench) small(ctx context.Context, dir string) error {
 	names := [2]string{fmt.Sprintf("jetkeep backup of %d streams", b.o.streams), fmt.Sprintf("nats account backup of %d streams", b.o.streams)}
 	for n := range b.o.runs {
 		at := filepath.Join(dir, fmt.Sprint(n))
-		if err := os.MkdirAll(at, 0o700); err != nil {
+		if err := errors.Join(os.MkdirAll(at, 0o700), b.forget(ctx)); err != nil {
 			return err
 		}
 		ours, err := b.withService(ctx, at, names[0], "backup", "M_*")
