@@ -281,7 +281,7 @@ func (b *bench) print(w io.Writer) {
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "case\twall s (median)\tmin\tmax\tcpu s\tpeak RSS MiB\tstored MiB")
+	fmt.Fprintln(t, "case\twall s (median)\tmin\tmax\tcpu s\tpeak RSS MiB\tstored MiB\tMiB/s")
 	names := make([]string, 0, len(b.results))
 	for n := range b.results {
 		names = append(names, n)
@@ -290,9 +290,13 @@ func (b *bench) print(w io.Writer) {
 	for _, n := range names {
 		m := median(b.results[n])
 		wall := func(s sample) float64 { return s.wall.Seconds() }
-		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.2f\t%d\t%d\n", n, m.wall.Seconds(),
+		rate := "-"
+		if m.moved > 0 {
+			rate = fmt.Sprintf("%.0f", float64(m.moved>>20)/m.wall.Seconds())
+		}
+		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.2f\t%d\t%d\t%s\n", n, m.wall.Seconds(),
 			wall(slices.MinFunc(b.results[n], byWall)), wall(slices.MaxFunc(b.results[n], byWall)),
-			m.cpu.Seconds(), m.rss>>20, m.stored>>20)
+			m.cpu.Seconds(), m.rss>>20, m.stored>>20, rate)
 	}
 	_ = t.Flush() // to a terminal or file; what follows fails too if it does
 	fmt.Fprintln(w)
@@ -333,6 +337,7 @@ func median(s []sample) sample {
 		cpu:    time.Duration(at(func(s sample) int64 { return int64(s.cpu) })),
 		rss:    at(func(s sample) int64 { return s.rss }),
 		stored: at(func(s sample) int64 { return s.stored }),
+		moved:  s[0].moved,
 	}
 }
 

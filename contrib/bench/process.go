@@ -22,6 +22,7 @@ type sample struct {
 	cpu    time.Duration
 	rss    int64 // peak, bytes
 	stored int64 // bytes on disk afterwards
+	moved  int64 // bytes of messages that it was about, if they are counted
 }
 
 // A process is a child that lives longer than one call.

@@ -66,5 +66,6 @@ func (b *bench) sealedOnce(ctx context.Context, dir string, encrypted bool) (bac
 	if restore, err = b.withService(ctx, dir, "restore without read-back, "+name, read...); err != nil {
 		return backup, restore, err
 	}
+	backup.moved, restore.moved = int64(b.o.messages)<<10, int64(b.o.messages)<<10
 	return backup, restore, b.checkCount(ctx)
 }
