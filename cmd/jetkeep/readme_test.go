@@ -172,7 +172,7 @@ func (r *reader) compare(c shown, got []string) {
 	}
 }
 
-var progressLine = regexp.MustCompile(`^(backup|restore) \d+% `)
+var progressLine = regexp.MustCompile(`^(backup|restore|verify|prune) \d+% `)
 
 // learn finds out which id of this run stands for which of the README.
 func (r *reader) learn(want, got []string) {
