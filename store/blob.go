@@ -111,23 +111,21 @@ func (r *Repository) getBlob(ctx context.Context, k kind, b Blob) ([]byte, error
 func (r *Repository) putOnce(ctx context.Context, name string, body interface {
 	ReadAt([]byte, int64) (int, error)
 }, size int64) (int64, error) {
-	there, err := r.isThere(ctx, name, size)
-	if there || err != nil {
-		return 0, err
-	}
-	err = r.bucket.Put(ctx, name, body, size)
-	if errors.Is(err, object.ErrExist) {
-		// Somebody stored the same meanwhile.
-		there, err = r.isThere(ctx, name, size)
-		if err == nil && !there {
-			err = fmt.Errorf("object %s exists and does not", name)
+	// Somebody may store the same meanwhile, and a prune delete it again.
+	for range 3 {
+		there, err := r.isThere(ctx, name, size)
+		if there || err != nil {
+			return 0, err
 		}
-		return 0, err
+		err = r.bucket.Put(ctx, name, body, size)
+		if err == nil {
+			return size, nil
+		}
+		if !errors.Is(err, object.ErrExist) {
+			return 0, err //nolint:wrapcheck // says which object
+		}
 	}
-	if err != nil {
-		return 0, err //nolint:wrapcheck // says which object
-	}
-	return size, nil
+	return 0, fmt.Errorf("object %s exists and does not", name)
 }
 
 // isThere says whether a content-named object exists, and reads it to be sure:
@@ -146,6 +144,9 @@ func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool
 		return false, damaged(name, nil, "has %d bytes instead of %d; remove it and run again", info.Size, size)
 	}
 	body, err := r.bucket.Open(ctx, name, 0, size)
+	if errors.Is(err, object.ErrNotExist) {
+		return false, nil // pruned just now; Commit will say so
+	}
 	if err != nil {
 		return false, err //nolint:wrapcheck // says which object
 	}
