@@ -198,7 +198,7 @@ func rewrite(t *testing.T, server *natstest.Server) {
 	natstest.PublishTo(t, nc, "orders.new", 300, 500)
 }
 
-// TestPruneWhileBackupRuns prunes with no wait at all, again and again, while
+// TestPruneWhileBackupRuns prunes without grace, again and again, while
 // backups are made; every one of them can be read to its last byte.
 func TestPruneWhileBackupRuns(t *testing.T) {
 	server := natstest.Start(t)
@@ -217,7 +217,7 @@ func TestPruneWhileBackupRuns(t *testing.T) {
 				return
 			default:
 			}
-			a, err := c.RepositoryPrune(ctx, api.RepositoryPruneRequest{Keep: &api.Keep{Last: 2}, Grace: "0s", OrphanAge: "0s"})
+			a, err := c.RepositoryPrune(ctx, api.RepositoryPruneRequest{Keep: &api.Keep{Last: 2}, Grace: "0s"})
 			if err != nil {
 				t.Error(err)
 				return
