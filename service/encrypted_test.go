@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -298,11 +300,10 @@ func TestEverythingElseLost(t *testing.T) {
 			}
 			bringBack(t, c, api.RestoreRequest{})
 			same(t, again, before)
-			// The memory is adopted: the new backup carries on where the old was.
-			second := backUp(t, c)
-			info, err = c.BackupInfo(t.Context(), api.BackupInfoRequest{Backup: second})
-			if err != nil || info.Streams != 2 {
-				t.Errorf("second backup: %+v %v", info, err)
+			// The memory is adopted: the new backup carries on in the same logs.
+			backUp(t, c)
+			if logs := logsIn(t, cfg); len(logs) != 2 || slices.ContainsFunc(slices.Collect(maps.Values(logs)), func(n int) bool { return n != 2 }) {
+				t.Errorf("entries by log: %v", logs)
 			}
 		})
 	}
@@ -364,5 +365,70 @@ func TestInstancesShareKeys(t *testing.T) {
 	// Not restored: two instances at once are too much for a single server.
 	if v := verifyAll(t, c, api.RepositoryVerifyRequest{Level: api.LevelRecords, Identity: sealed(t, c, op)}, api.StateSucceeded); v.Points != 12 {
 		t.Errorf("verification: %+v", v)
+	}
+}
+
+// logsIn counts the entries of each log in a repository.
+func logsIn(t *testing.T, cfg config.Config) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	for _, f := range filesBelow(t, cfg.Repositories[0].Path, "chains") {
+		out[filepath.Base(filepath.Dir(f))]++
+	}
+	return out
+}
+
+// TestNewestWriterKeyIsAdopted: of several that were lost, the one whose logs
+// go on furthest.
+func TestNewestWriterKeyIsAdopted(t *testing.T) {
+	server := natstest.Start(t)
+	someStreams(t, server)
+	op := operator(t)
+	cfg := encrypted(t, server, op)
+	forget := func() {
+		t.Helper()
+		js, err := jetstream.New(server.Connect())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := js.DeleteKeyValue(t.Context(), api.BucketState); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := connect(t, server)
+	var older map[string]int
+	for round := range 3 {
+		i := run(t, cfg, service.Deps{})
+		backUp(t, c)
+		i.end()
+		forget()
+		logs := logsIn(t, cfg)
+		if len(logs) != 2*(round+1) {
+			t.Fatalf("logs after round %d: %v", round, logs)
+		}
+		if round == 1 {
+			older = logs
+		}
+	}
+	before := logsIn(t, cfg)
+	cfg.Repositories[0].IdentityFile = keyFile(t, op)
+	run(t, cfg, service.Deps{})
+	newest := map[string]bool{}
+	info, err := c.RepositoryInfo(t.Context(), api.RepositoryInfoRequest{})
+	if err != nil || info.Locked != 0 || info.RestorePoints != 6 {
+		t.Errorf("repository: %+v %v", info, err)
+	}
+	backUp(t, c)
+	after := logsIn(t, cfg)
+	for chain, n := range after {
+		if n == 2 && before[chain] == 1 {
+			newest[chain] = true
+		}
+		if older[chain] != 0 && n != 1 {
+			t.Errorf("an older log goes on: %v", after)
+		}
+	}
+	if len(after) != 6 || len(newest) != 2 {
+		t.Errorf("entries by log: %v, before %v", after, before)
 	}
 }
