@@ -58,7 +58,7 @@ func BenchmarkWrite(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		w, err := r.NewWriter(b.Context(), WriterOptions{Staging: a, Task: "bench"})
+		w, err := r.NewWriter(b.Context(), WriterOptions{Staging: a, Task: "bench", Target: "default", Stream: "ORDERS"})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"jetkeep/store/object"
+	"jetkeep/store/seal"
 )
 
 // A kind is the mark that the payload of a metadata object begins with, so
@@ -20,11 +22,17 @@ import (
 type kind string
 
 const (
-	kindTable     kind = "JKTABL01"
+	kindTable     kind = "JKTABL02"
+	kindTable1    kind = "JKTABL01" // of format 1
 	kindTables    kind = "JKLIST01"
 	kindDeleted   kind = "JKDELS01"
+	kindExtra     kind = "JKEXTR01"
 	kindConsumers kind = "JKCONS01"
+	kindProof     kind = "JKPROF01"
 )
+
+// public says whether objects of this kind are not sealed.
+func (k kind) public() bool { return k == kindUses }
 
 // maxBlob bounds the payload of a metadata object.
 const maxBlob = 256 << 20
@@ -43,53 +51,65 @@ type Blob struct {
 	Ref  *Ref   `json:"ref,omitempty"`
 }
 
-func (r *Ref) name() (string, hash256, error) {
+// hash returns what the object is named by.
+func (r *Ref) hash() (hash256, error) {
 	var h hash256
 	b, err := hex.DecodeString(r.Hash)
 	if err != nil || len(b) != len(h) || strings.ToLower(r.Hash) != r.Hash || r.Size <= 0 || r.Size > maxBlob || r.Raw <= 0 || r.Raw > maxBlob {
-		return "", h, fmt.Errorf("%w: reference %+v", errMalformed, *r)
+		return h, fmt.Errorf("%w: reference %+v", errMalformed, *r)
 	}
 	copy(h[:], b)
-	return hashName("meta", h), h, nil
+	return h, nil
 }
 
 // putBlob stores a payload, inside the Blob up to inline bytes and else as an
 // object. It returns how many bytes were uploaded: none if the object was
 // there already.
-func (r *Repository) putBlob(ctx context.Context, k kind, payload []byte, inline int) (Blob, int64, error) {
+func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []byte, inline int) (Blob, int64, error) {
 	if len(payload) <= inline {
 		return Blob{Data: payload}, 0, nil
 	}
-	if len(payload)+len(k) > maxBlob {
+	raw := append(binary.AppendUvarint([]byte(k), at.epoch), payload...)
+	if len(raw) > maxBlob {
 		return Blob{}, 0, fmt.Errorf("store metadata %s of %d bytes: %w", k, len(payload), ErrBounds)
 	}
 	enc, err := newEncoder(LevelDefault)
 	if err != nil {
 		return Blob{}, 0, err
 	}
-	raw := append([]byte(k), payload...)
 	stored := enc.EncodeAll(raw, nil)
+	if r.sealer != nil && !k.public() {
+		if stored, err = r.sealer.SealMeta(stored); err != nil {
+			return Blob{}, 0, err //nolint:wrapcheck // says what
+		}
+	}
 	h := sha256.Sum256(stored)
 	ref := &Ref{Hash: hex.EncodeToString(h[:]), Size: int64(len(stored)), Raw: int64(len(raw))}
-	uploaded, err := r.putOnce(ctx, hashName("meta", h), bytes.NewReader(stored), ref.Size)
+	uploaded, err := r.putOnce(ctx, r.metaName(at.chain, h), bytes.NewReader(stored), ref.Size)
 	return Blob{Ref: ref}, uploaded, err
 }
 
 // getBlob reads a payload and verifies it.
-func (r *Repository) getBlob(ctx context.Context, k kind, b Blob) ([]byte, error) {
+func (r *Repository) getBlob(ctx context.Context, chain string, k kind, b Blob) ([]byte, error) {
 	if b.Ref == nil {
 		return b.Data, nil
 	}
-	name, hash, err := b.Ref.name()
+	hash, err := b.Ref.hash()
 	if err != nil {
 		return nil, err
 	}
+	name := r.metaName(chain, hash)
 	stored := make([]byte, b.Ref.Size)
 	if err := r.readWhole(ctx, name, stored); err != nil {
 		return nil, err
 	}
 	if sha256.Sum256(stored) != hash {
 		return nil, damaged(name, nil, "content does not match its name")
+	}
+	if r.sealer != nil && !k.public() {
+		if stored, err = r.openMeta(name, stored); err != nil {
+			return nil, err
+		}
 	}
 	dec, err := newDecoder()
 	if err != nil {
@@ -103,7 +123,27 @@ func (r *Repository) getBlob(ctx context.Context, k kind, b Blob) ([]byte, error
 	if int64(len(raw)) != b.Ref.Raw || !strings.HasPrefix(string(raw[:min(len(raw), len(k))]), string(k)) {
 		return nil, damaged(name, nil, "is not a %s of %d bytes", k, b.Ref.Raw)
 	}
-	return raw[len(k):], nil
+	f := fields{b: raw[len(k):]}
+	if r.marker.Format > 1 {
+		f.uvarint() // the epoch, which only makes the name another
+	}
+	if f.err != nil {
+		return nil, damaged(name, f.err, "epoch")
+	}
+	return f.b, nil
+}
+
+// openMeta opens sealed metadata. That the key at hand is another one says
+// nothing about the object.
+func (r *Repository) openMeta(name string, stored []byte) ([]byte, error) {
+	plain, err := r.sealer.OpenMeta(stored)
+	switch {
+	case errors.Is(err, seal.ErrLocked), errors.Is(err, seal.ErrWrongIdentity):
+		return nil, fmt.Errorf("read %s: %w", name, ErrLocked)
+	case err != nil:
+		return nil, damaged(name, err, "sealed metadata")
+	}
+	return plain, nil
 }
 
 // putOnce stores an object named by its content, unless it is there, and

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ func (l *light) putList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	raw := fmt.Appendf(nil, "%s{\"epoch\":%d,%s", kindUses, l.epoch, payload[1:])
+	raw := append(binary.AppendUvarint([]byte(kindUses), l.epoch), payload...)
 	stored := enc.EncodeAll(raw, nil)
 	name, hash := l.name(metaPrefix, stored)
 	err = l.repo.bucket.PutBytes(ctx, name, stored)

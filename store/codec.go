@@ -85,10 +85,19 @@ func (f *fields) upTo(limit uint64) uint64 {
 // plus reads a distance from base.
 func (f *fields) plus(base uint64) uint64 { return base + f.upTo(math.MaxUint64-base) }
 
+// add adds two numbers whose sum must be one as well.
+func (f *fields) add(a, b uint64) uint64 {
+	if a > math.MaxUint64-b {
+		f.fail("number is too large")
+		return 0
+	}
+	return a + b
+}
+
 func (f *fields) bytes(n int) []byte {
 	if f.err != nil || len(f.b) < n {
 		f.fail("cut short")
-		return make([]byte, n)
+		return make([]byte, min(n, 64))
 	}
 	b := f.b[:n]
 	f.b = f.b[n:]

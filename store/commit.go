@@ -94,7 +94,7 @@ func (r *Repository) decodePoint(name string, e *entry) (Point, error) {
 		}
 	}
 	p.Chain, p.Number = e.chain, e.number
-	p.Content.Uses, p.Content.Since, p.Content.Epoch = s.Uses, e.number, e.epoch
+	p.Content.Uses, p.Content.Since, p.Content.Epoch, p.Content.chain = s.Uses, e.number, e.epoch, e.chain
 	return p, err
 }
 
@@ -148,6 +148,9 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 	chain, err := r.Chain(p.Target, p.Stream)
 	if err != nil {
 		return err
+	}
+	if at := p.Content.chain; at != "" && at != chain {
+		return fmt.Errorf("%w: content was stored for another stream than %s", ErrOrder, p.Stream)
 	}
 	if ref := p.Consumers.Ref; ref != nil {
 		p.Content.Uses = p.Content.Uses.with(Used{Name: chainObject(metaPrefix, chain, ref.Hash), Size: ref.Size})

@@ -15,6 +15,44 @@ import (
 	"jetkeep/store/seqset"
 )
 
+// spread puts what a commit record holds itself into objects of its own: they
+// must be as safe.
+func spread(t *testing.T, r *Repository, p *Point, consumers []byte) {
+	t.Helper()
+	c := &p.Content
+	put := func(b *Blob, k kind, payload []byte) {
+		t.Helper()
+		var err error
+		if *b, _, err = r.putBlob(t.Context(), c.place(), k, payload, 0); err != nil {
+			t.Fatal(err)
+		}
+		c.Uses = c.Uses.with(Used{Name: chainObject(metaPrefix, c.chain, b.Ref.Hash), Size: b.Ref.Size})
+	}
+	segments, err := r.table(t.Context(), *p, c.Tables.List[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(&segments[0].pack.proof, kindProof, segments[0].pack.proof.Data)
+	put(&c.Tables.List[0].Blob, kindTable, encodeTable(segments))
+	list, err := marshal(c.Tables.List)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Tables.List = nil
+	put(&c.Tables.Blob, kindTables, list)
+	put(&c.Deleted.Blob, kindDeleted, c.Deleted.Data)
+	put(&c.Extra.Blob, kindExtra, c.Extra.Data)
+	p.Consumers.Count = 1
+	put(&p.Consumers.Blob, kindConsumers, consumers)
+	uses, err := marshal(c.Uses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed Blob
+	put(&listed, kindUses, uses)
+	c.Uses = Uses{Lists: []Ref{*listed.Ref}}
+}
+
 // smallRepo makes a repository with two restore points that use every kind of
 // object, small enough to damage each of its bytes.
 func smallRepo(t *testing.T) (*mem.Driver, []string) {
@@ -22,7 +60,7 @@ func smallRepo(t *testing.T) (*mem.Driver, []string) {
 	r, d := newRepo(t)
 	for i, task := range []string{"b.0001", "b.0002"} {
 		recs := rising(24+i, 20)
-		w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: task})
+		w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: task, Target: "default", Stream: "ORDERS"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,30 +74,7 @@ func smallRepo(t *testing.T) (*mem.Driver, []string) {
 			t.Fatal(err)
 		}
 		p := makePoint(task, c)
-		// Small things live in the commit; as objects they must be as safe.
-		segments, err := decodeTable(c.Tables.List[0].Data)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p.Content.Tables.List[0].Blob, _, err = r.putBlob(t.Context(), kindTable, encodeTable(segments), 0); err != nil {
-			t.Fatal(err)
-		}
-		list, err := marshal(p.Content.Tables.List)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Content.Tables.List = nil
-		if p.Content.Tables.Blob, _, err = r.putBlob(t.Context(), kindTables, list, 0); err != nil {
-			t.Fatal(err)
-		}
-		if p.Content.Deleted.Blob, _, err = r.putBlob(t.Context(), kindDeleted, c.Deleted.Data, 0); err != nil {
-			t.Fatal(err)
-		}
-		consumers := fmt.Appendf(nil, `[{"name":"c%d"}]`, i)
-		p.Consumers.Count = 1
-		if p.Consumers.Blob, _, err = r.putBlob(t.Context(), kindConsumers, consumers, 0); err != nil {
-			t.Fatal(err)
-		}
+		spread(t, r, &p, fmt.Appendf(nil, `[{"name":"c%d"}]`, i))
 		if err := r.Commit(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +135,30 @@ func readBoth(t *testing.T, d *mem.Driver) error {
 			t.Errorf("a wrong point was read without an error: %+v", l.Point)
 		}
 	}
+	for _, l := range points {
+		if err := readAside(t, r, l.Point); err != nil {
+			return err
+		}
+	}
 	return readEntries(t, r, points[1].Point)
+}
+
+// readAside reads what prune and the next backup need, and no restore does.
+func readAside(t *testing.T, r *Repository, p Point) error {
+	t.Helper()
+	if _, err := r.resolve(t.Context(), p.Chain, p.Content.Uses); err != nil {
+		return err
+	}
+	b := &base{repo: r, point: p, tables: map[hash256]baseTable{}}
+	if err := b.load(t.Context()); err != nil {
+		return err
+	}
+	for i := range b.segments {
+		if _, err := b.proof(t.Context(), &b.segments[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readEntries reads the log of a chain, which must reach to a restore point.

@@ -1,21 +1,21 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
-
-	"jetkeep/store/record"
 	"jetkeep/store/seqset"
 )
 
+// maxInlineUses is how many objects a commit record names itself.
+const maxInlineUses = 64
+
 // Finish stores what is left and the tables, and returns what a restore point
-// of these records holds. Sequences in deleted are stored perhaps but not
-// live; deleted may hold any others too. Only segments that may hold one are
-// read again. The writer is at its end, whatever Finish returns.
+// of these records holds. Sequences in deleted are not live; deleted may hold
+// any others than those appended, too. The writer is at its end, whatever
+// Finish returns.
 func (w *Writer) Finish(ctx context.Context, deleted *seqset.Set) (Content, error) {
 	if err := w.failed(); err != nil {
 		w.Abort()
@@ -36,183 +36,258 @@ func (w *Writer) Finish(ctx context.Context, deleted *seqset.Set) (Content, erro
 
 func (w *Writer) content(ctx context.Context, deleted *seqset.Set) (Content, error) {
 	t := &w.results
-	slices.SortStableFunc(t.segments, func(a, b stored) int { return cmp.Compare(a.first, b.first) })
-	if err := checkOverlap(t.segments); err != nil {
+	slices.SortStableFunc(t.segments, func(a, b located) int { return compareFirst(&a.segment, &b.segment) })
+	dead := &seqset.Set{}
+	if w.base != nil {
+		var err error
+		if dead, err = w.base.finish(ctx, &w.received); err != nil {
+			return Content{}, err
+		}
+	}
+	digested := w.received.Len()
+	extra := w.received.Clone()
+	extra.Intersect(deleted)
+	dead.Union(extra)
+	live := &w.received // it can be as large as the stream has gaps: no copy
+	live.Subtract(extra)
+	if err := checkOverlap(w.segments()); err != nil {
 		return Content{}, err
 	}
-	live := census{deleted: deleted, repaired: &w.repairs.seqs, sum: t.sum, bytes: t.rawBytes}
-	if err := live.take(ctx, w.repo, t); err != nil {
+	sum := t.sum
+	sum.Merge(t.known)
+	count, err := w.reconcile(digested, dead, live)
+	if err != nil {
 		return Content{}, err
 	}
 	c := Content{
-		Messages: live.sum.Count(), Bytes: live.bytes, FirstSeq: live.first, LastSeq: live.last, Digest: live.sum.String(),
-		Segments: len(t.segments), RawBytes: t.rawBytes, NewBytes: t.upload,
+		Messages: live.Len(), Bytes: w.bytes, FirstSeq: live.First(), LastSeq: live.Last(), Digest: sum.String(),
+		Segments: count, NewBytes: t.upload,
+		Since: w.place.since, Epoch: w.place.epoch, chain: w.place.chain,
 	}
-	for _, p := range distinct(t.packs) {
-		c.Packs++
-		c.StoredBytes += p.size
-	}
-	if err := w.putTables(ctx, &c); err != nil {
+	s := &shelf{w: w, content: &c, seen: map[string]bool{}}
+	if err := s.tables(ctx, w.segments(), count); err != nil {
 		return Content{}, err
 	}
-	if live.dead.Empty() {
-		return c, nil
+	if c.Deleted, err = s.deleted(ctx, kindDeleted, dead); err != nil {
+		return Content{}, err
 	}
-	blob, n, err := w.repo.putBlob(ctx, kindDeleted, live.dead.AppendBinary(nil), maxInlineDeleted)
-	c.Deleted = Deleted{Count: live.dead.Len(), Blob: blob}
-	c.account(blob, n)
-	return c, err
+	if c.Extra, err = s.deleted(ctx, kindExtra, extra); err != nil {
+		return Content{}, err
+	}
+	return c, nil
 }
 
-// distinct returns the packs without repetitions: equal records would make
-// equal packs.
-func distinct(packs []packRef) []packRef {
-	seen := map[hash256]bool{}
-	return slices.DeleteFunc(slices.Clone(packs), func(p packRef) bool {
-		again := seen[p.hash]
-		seen[p.hash] = true
-		return again
-	})
+// segments yields those of the base that are kept and the new ones, in order of
+// first sequence. There can be many, so they are not put together.
+func (w *Writer) segments() iter.Seq[*located] {
+	return func(yield func(*located) bool) {
+		var kept []baseSegment
+		if w.base != nil {
+			kept = w.base.segments
+		}
+		added := w.results.segments
+		for len(kept)+len(added) > 0 {
+			var next *located
+			if len(added) == 0 || len(kept) > 0 && kept[0].first <= added[0].first {
+				next, kept = &kept[0].located, kept[1:]
+			} else {
+				next, added = &added[0], added[1:]
+			}
+			if !yield(next) {
+				return
+			}
+		}
+	}
 }
 
-// account counts a metadata object.
-func (c *Content) account(b Blob, uploaded int64) {
-	if b.Ref != nil {
-		c.StoredBytes += uint64(b.Ref.Size)
+// reconcile compares the counts of what is stored, received and live, each of
+// which was counted on its own, and returns the number of segments. They differ
+// only if this program is wrong, and then there must be no restore point.
+func (w *Writer) reconcile(received uint64, dead, live *seqset.Set) (int, error) {
+	n, stored := 0, uint64(0)
+	for s := range w.segments() {
+		n++
+		stored += s.count
 	}
-	c.NewBytes += uint64(uploaded)
+	summed := w.results.sum.Count() + w.results.known.Count()
+	if summed != received || stored != dead.Len()+live.Len() {
+		return 0, fmt.Errorf("%d records were received and %d summed up; %d are stored, %d of them dead and %d alive: %w",
+			received, summed, stored, dead.Len(), live.Len(), ErrOrder)
+	}
+	return n, nil
 }
 
 // checkOverlap refuses what a Reader would have to hold too much of.
-func checkOverlap(segments []stored) error {
+func checkOverlap(segments iter.Seq[*located]) error {
 	var open []uint64 // last sequences of the segments that reach here
-	for i := range segments {
-		open = slices.DeleteFunc(open, func(last uint64) bool { return last < segments[i].first })
-		if open = append(open, segments[i].last); len(open) > maxOverlap {
-			return fmt.Errorf("%w: %d at sequence %d, at most %d", ErrTooFragmented, len(open), segments[i].first, maxOverlap)
+	for s := range segments {
+		open = slices.DeleteFunc(open, func(last uint64) bool { return last < s.first })
+		if open = append(open, s.last); len(open) > maxOverlap {
+			return fmt.Errorf("%w: %d at sequence %d, at most %d", ErrTooFragmented, len(open), s.first, maxOverlap)
 		}
 	}
 	return nil
 }
 
-// putTables cuts the segments into tables and stores them. A table ends where
-// a table border lies, so that the tables of two restore points are the same
-// wherever their segments are.
-func (w *Writer) putTables(ctx context.Context, c *Content) error {
-	t := &w.results
-	var refs []TableRef
-	var part []located
-	for i := range t.segments {
-		s := &t.segments[i]
-		part = append(part, located{segment: s.segment, pack: t.packs[s.pack]})
-		last := i == len(t.segments)-1
-		if s.border < borderTable && len(part) < maxTableSegments && !last {
-			continue
-		}
-		inline := 0
-		if last && len(refs) == 0 {
-			inline = maxInlineTable // spares small streams an object
-		}
-		blob, n, err := w.repo.putBlob(ctx, kindTable, encodeTable(part), inline)
-		if err != nil {
-			return err
-		}
-		c.account(blob, n)
-		ref := describeTable(part)
-		ref.Blob = blob
-		refs, part = append(refs, ref), part[:0]
-	}
-	tables, n, err := w.repo.putTables(ctx, refs)
-	if err != nil {
-		return err
-	}
-	c.Tables = tables
-	c.account(tables.Blob, n)
-	return nil
+// A shelf stores the metadata of a restore point and counts what it needs.
+type shelf struct {
+	w       *Writer
+	content *Content
+	seen    map[string]bool // objects counted
 }
 
-// A census counts the live records.
-type census struct {
-	deleted  *seqset.Set // not live
-	repaired *seqset.Set // stored by AppendRepair
-	sum      record.Sum  // of all stored ones at first, of the live ones at last
-	bytes    uint64
-	first    uint64 // live
-	last     uint64
-	dead     seqset.Set // stored and not live
-}
-
-// take goes through the segments and reads those again that hold deleted
-// records, or repaired ones too.
-func (c *census) take(ctx context.Context, repo *Repository, t *results) error {
-	var dec *zstd.Decoder
-	for i := range t.segments {
-		s := &t.segments[i]
-		repaired := !s.repair && c.repaired.Overlaps(s.first, s.last)
-		if !repaired && s.without(c.deleted) {
-			c.live(s.first)
-			c.live(s.last)
-			continue
-		}
-		if dec == nil {
-			var err error
-			if dec, err = newDecoder(); err != nil {
-				return err
-			}
-			defer dec.Close()
-		}
-		var twice uint64
-		err := repo.readSegment(ctx, t.packs[s.pack].hash, &s.segment, dec, func(r *record.Record, encoded []byte, _ hash256) {
-			if repaired && c.repaired.Contains(r.Sequence) {
-				twice = r.Sequence
-			}
-			c.visit(r.Sequence, encoded)
-		})
-		if err != nil {
-			return err
-		}
-		if twice != 0 {
-			return fmt.Errorf("repaired sequence %d: %w", twice, ErrDuplicate)
-		}
-	}
-	return nil
-}
-
-// visit takes a stored record out of the sum if it is not live.
-func (c *census) visit(seq uint64, encoded []byte) {
-	if !c.deleted.Contains(seq) {
-		c.live(seq)
-		return
-	}
-	c.sum.Remove(encoded)
-	c.bytes -= uint64(len(encoded))
-	c.dead.Add(seq)
-}
-
-func (c *census) live(seq uint64) {
-	if c.first == 0 || seq < c.first {
-		c.first = seq
-	}
-	c.last = max(c.last, seq)
-}
-
-// without says whether the segment certainly holds no deleted record. A stream
-// with many deletions, as a KV bucket, has some in the range of every segment,
-// but the server sent none of them: then the stored sequences are all others
-// in the range, which their number and the sum over them prove.
-func (s *stored) without(deleted *seqset.Set) bool {
-	if !deleted.Overlaps(s.first, s.last) {
-		return true
-	}
-	others := &seqset.Set{}
-	others.AddRange(s.first, s.last)
-	others.Subtract(deleted.Clip(s.first, s.last))
-	if others.Len() != s.count {
+// use counts an object that the restore point needs, and says whether it was
+// the first time.
+func (s *shelf) use(o Used) bool {
+	if s.seen[o.Name] {
 		return false
 	}
-	var sum uint64
-	for seq := range others.All() {
-		sum += mix64(seq)
+	s.seen[o.Name] = true
+	s.content.StoredBytes += uint64(o.Size)
+	return true
+}
+
+// meta returns the object that a blob is in, if it is in one.
+func (s *shelf) meta(b Blob) (Used, bool) {
+	if b.Ref == nil {
+		return Used{}, false
 	}
-	return sum == s.seqs
+	return Used{Name: chainObject(metaPrefix, s.w.place.chain, b.Ref.Hash), Size: b.Ref.Size}, true
+}
+
+func (s *shelf) put(ctx context.Context, k kind, payload []byte, inline int) (Blob, error) {
+	b, n, err := s.w.repo.putBlob(ctx, s.w.place, k, payload, inline)
+	s.content.NewBytes += uint64(n)
+	return b, err
+}
+
+// own has the commit record name the object of a blob itself.
+func (s *shelf) own(b Blob) {
+	if o, ok := s.meta(b); ok && s.use(o) {
+		s.content.Uses.Objects = append(s.content.Uses.Objects, o)
+	}
+}
+
+func (s *shelf) deleted(ctx context.Context, k kind, set *seqset.Set) (Deleted, error) {
+	if set.Empty() {
+		return Deleted{}, nil
+	}
+	b, err := s.put(ctx, k, set.AppendBinary(nil), maxInlineDeleted)
+	s.own(b)
+	return Deleted{Count: set.Len(), Blob: b}, err
+}
+
+// A shelved table is one, and what it needs.
+type shelved struct {
+	ref  TableRef
+	uses []Used
+	list *Ref // of the base, if it has the same table
+}
+
+// tables cuts the segments into tables and stores them. A table ends where a
+// table border lies, so that the tables of two restore points are the same
+// wherever their segments are.
+func (s *shelf) tables(ctx context.Context, segments iter.Seq[*located], count int) error {
+	var all []shelved
+	var part []located
+	for segment := range segments {
+		s.content.RawBytes += segment.raw
+		part = append(part, *segment)
+		count--
+		if segment.border < borderTable && len(part) < maxTableSegments && count > 0 {
+			continue
+		}
+		t, err := s.table(ctx, part, len(all) == 0 && count == 0)
+		if err != nil {
+			return err
+		}
+		all, part = append(all, t), part[:0]
+	}
+	if err := s.uses(ctx, all); err != nil {
+		return err
+	}
+	refs := make([]TableRef, len(all))
+	for i := range all {
+		refs[i] = all[i].ref
+	}
+	tables, n, err := s.w.repo.putTables(ctx, s.w.place, refs)
+	s.content.NewBytes += uint64(n)
+	s.content.Tables = tables
+	s.own(tables.Blob)
+	return err
+}
+
+// table stores a table, unless the base has it.
+func (s *shelf) table(ctx context.Context, segments []located, alone bool) (shelved, error) {
+	payload := encodeTable(segments)
+	t := shelved{ref: describeTable(segments)}
+	if known, ok := s.w.base.table(payload); ok {
+		t.ref, t.list = known.ref, known.list
+	} else {
+		inline := 0
+		if alone {
+			inline = maxInlineTable // spares small streams an object
+		}
+		var err error
+		if t.ref.Blob, err = s.put(ctx, kindTable, payload, inline); err != nil {
+			return t, err
+		}
+	}
+	var last *packRef
+	for i := range segments {
+		p := segments[i].pack
+		if p == last {
+			continue
+		}
+		last = p
+		pack := Used{Name: s.w.repo.packName(s.w.place.chain, p.hash), Size: int64(p.size)}
+		if !slices.Contains(t.uses, pack) {
+			t.uses = append(t.uses, pack)
+			if s.use(pack) {
+				s.content.Packs++
+			}
+			if proof, ok := s.meta(p.proof); ok {
+				t.uses = append(t.uses, proof)
+				s.use(proof)
+			}
+		}
+	}
+	if o, ok := s.meta(t.ref.Blob); ok {
+		t.uses = append(t.uses, o)
+		s.use(o)
+	}
+	return t, nil
+}
+
+// uses names what the tables need: in the commit record if it is little, else
+// in one list for each table, which restore points share as they do the table.
+func (s *shelf) uses(ctx context.Context, all []shelved) error {
+	u := &s.content.Uses
+	if len(s.seen) <= maxInlineUses {
+		for _, t := range all {
+			for _, o := range t.uses {
+				*u = u.with(o)
+			}
+		}
+		return nil
+	}
+	for _, t := range all {
+		list := t.list
+		if list == nil {
+			payload, err := marshal(Uses{Objects: t.uses})
+			if err != nil {
+				return err
+			}
+			b, err := s.put(ctx, kindUses, payload, 0)
+			if err != nil {
+				return err
+			}
+			list = b.Ref
+		}
+		if o, ok := s.meta(Blob{Ref: list}); ok {
+			s.use(o)
+		}
+		u.Lists = append(u.Lists, *list)
+	}
+	return nil
 }

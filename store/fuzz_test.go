@@ -14,10 +14,10 @@ import (
 	"jetkeep/store/record"
 )
 
-// goldenSeeds returns the stored bytes of the golden repository's objects.
-func goldenSeeds(f *testing.F, prefix string) [][]byte {
+// goldenSeeds returns the stored bytes of a golden repository's objects.
+func goldenSeeds(f *testing.F, dir, prefix string) [][]byte {
 	f.Helper()
-	b := object.NewBucket(golden(f))
+	b := object.NewBucket(golden(f, dir))
 	var seeds [][]byte
 	for info, err := range b.List(f.Context(), prefix) {
 		if err != nil {
@@ -42,23 +42,29 @@ func addSeeds(f *testing.F, seeds [][]byte) {
 	}
 }
 
-func FuzzDecodeTable(f *testing.F) {
+// payloads returns the payloads of a golden repository's objects of a kind.
+func payloads(f *testing.F, k kind) [][]byte {
+	f.Helper()
 	dec, err := zstd.NewReader(nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	defer dec.Close()
 	var seeds [][]byte
-	for _, stored := range goldenSeeds(f, "meta/") {
+	for _, stored := range goldenSeeds(f, golden2, "meta/") {
 		raw, err := dec.DecodeAll(stored, nil)
 		if err != nil {
 			f.Fatal(err)
 		}
-		if payload, ok := strings.CutPrefix(string(raw), string(kindTable)); ok {
+		if payload, ok := strings.CutPrefix(string(raw), string(k)+"\x00"); ok {
 			seeds = append(seeds, []byte(payload))
 		}
 	}
-	addSeeds(f, seeds)
+	return seeds
+}
+
+func FuzzDecodeTable(f *testing.F) {
+	addSeeds(f, payloads(f, kindTable))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		segments, err := decodeTable(b)
 		if err != nil {
@@ -74,30 +80,56 @@ func FuzzDecodeTable(f *testing.F) {
 	})
 }
 
-func FuzzDecodePackIndex(f *testing.F) {
-	var seeds [][]byte
-	for _, pack := range goldenSeeds(f, "packs/") {
-		if i := bytes.LastIndex(pack, []byte{0x5A, 0x2A, 0x4D, 0x18}); i >= 0 {
-			seeds = append(seeds, pack[i:])
-		}
-	}
-	addSeeds(f, seeds)
+func FuzzDecodeProof(f *testing.F) {
+	addSeeds(f, payloads(f, kindProof))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		segments, err := decodePackIndex(b)
+		p, err := decodeProof(b)
 		if err != nil {
 			if !errors.Is(err, errMalformed) {
 				t.Fatalf("untyped error %v", err)
 			}
 			return
 		}
-		if again := appendPackIndex(nil, segments); !bytes.Equal(again, b) {
+		if again := p.encode(); !bytes.Equal(again, b) {
+			t.Fatalf("%x decodes, but encodes to %x", b, again)
+		}
+		for i := range p {
+			for _, r := range p[i].runs {
+				if p[i].find(r.first) == nil || p[i].find(r.last) == nil {
+					t.Fatalf("run %+v has no fingerprints", r)
+				}
+			}
+		}
+	})
+}
+
+func FuzzDecodePackIndex(f *testing.F) {
+	var seeds [][]byte
+	for _, pack := range goldenSeeds(f, golden2, "packs/") {
+		if i := bytes.LastIndex(pack, []byte{0x5A, 0x2A, 0x4D, 0x18}); i >= 0 {
+			seeds = append(seeds, pack[i:])
+		}
+	}
+	addSeeds(f, seeds)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		segments, epoch, err := decodePackIndex(b)
+		if err != nil {
+			if !errors.Is(err, errMalformed) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		if bytes.HasSuffix(b, []byte(packMark1)) {
+			return // format 1 is only read
+		}
+		if again := appendPackIndex(nil, segments, epoch); !bytes.Equal(again, b) {
 			t.Fatalf("%x decodes, but encodes to %x", b, again)
 		}
 	})
 }
 
 func FuzzDecodeCommit1(f *testing.F) {
-	addSeeds(f, goldenSeeds(f, commitPrefix))
+	addSeeds(f, goldenSeeds(f, golden1, commitPrefix))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := parseEnvelope1(b)
 		if err != nil {
@@ -152,7 +184,7 @@ func someEntry() entry {
 }
 
 func FuzzDecodeMarker(f *testing.F) {
-	addSeeds(f, goldenSeeds(f, markerName))
+	addSeeds(f, goldenSeeds(f, golden2, markerName))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMarker(b)
 		var damage *DamageError
@@ -172,9 +204,9 @@ func FuzzDecodeMarker(f *testing.F) {
 // whatever they hold, decoding ends in records that match or in an error, and
 // never takes more memory than the description allows.
 func FuzzDecodeSegment(f *testing.F) {
-	for _, pack := range goldenSeeds(f, "packs/") {
+	for _, pack := range goldenSeeds(f, golden2, "packs/") {
 		i := bytes.LastIndex(pack, []byte{0x5A, 0x2A, 0x4D, 0x18})
-		segments, err := decodePackIndex(pack[i:])
+		segments, _, err := decodePackIndex(pack[i:])
 		if err != nil || len(segments) == 0 {
 			f.Fatalf("no seeds: %v", err)
 		}

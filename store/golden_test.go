@@ -16,13 +16,17 @@ import (
 	"jetkeep/store/seqset"
 )
 
-const goldenDir = "testdata/format1"
+// Golden repositories: one of each version of the format.
+const (
+	golden1 = "testdata/format1"
+	golden2 = "testdata/format2"
+)
 
-// The golden repository is made once, by the program that first wrote the
-// format, and read ever after: go test -run Golden -make-golden ./store
+// A golden repository is made once, by the program that first wrote the format,
+// and read ever after: go test -run Golden -make-golden ./store
 func makeGolden(t *testing.T) {
 	t.Helper()
-	d, err := local.Create(goldenDir)
+	d, err := local.Create(golden2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,29 +49,11 @@ func makeGolden(t *testing.T) {
 
 	// The same once more with everything in objects of its own.
 	p.ID, p.Task = "20261122T210000Z-golden00.0002", "20261122T210000Z-golden00.0002"
-	segments, err := r.table(t.Context(), p, p.Content.Tables.List[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, put := range []struct {
-		to      *Blob
-		kind    kind
-		payload func() []byte
-	}{
-		{&p.Content.Tables.List[0].Blob, kindTable, func() []byte { return encodeTable(segments) }},
-		{&p.Content.Tables.Blob, kindTables, func() []byte { b, _ := marshal(p.Content.Tables.List); return b }},
-		{&p.Content.Deleted.Blob, kindDeleted, func() []byte { return dead.AppendBinary(nil) }},
-		{&p.Consumers.Blob, kindConsumers, func() []byte { return []byte(`[{"name":"worker"}]`) }},
-	} {
-		if *put.to, _, err = r.putBlob(t.Context(), put.kind, put.payload(), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.Content.Tables.List, p.Consumers.Count = nil, 1
+	spread(t, r, &p, []byte(`[{"name":"worker"}]`))
 	if err := r.Commit(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(goldenDir, ".tmp")); err != nil {
+	if err := os.Remove(filepath.Join(golden2, ".tmp")); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -85,11 +71,11 @@ func goldenRecords() ([]*record.Record, *seqset.Set) {
 	return recs, seqset.Of(1, 77, 250, 400)
 }
 
-// golden loads the golden repository into memory, so that a test cannot change it.
-func golden(t testing.TB) *mem.Driver {
+// golden loads a golden repository into memory, so that a test cannot change it.
+func golden(t testing.TB, dir string) *mem.Driver {
 	t.Helper()
 	d := mem.New()
-	err := filepath.WalkDir(goldenDir, func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
@@ -97,7 +83,7 @@ func golden(t testing.TB) *mem.Driver {
 		if err != nil {
 			return err
 		}
-		name, err := filepath.Rel(goldenDir, path)
+		name, err := filepath.Rel(dir, path)
 		if err != nil {
 			return err
 		}
@@ -109,11 +95,17 @@ func golden(t testing.TB) *mem.Driver {
 	return d
 }
 
-func TestGoldenFormat1(t *testing.T) {
+func TestGolden(t *testing.T) {
 	if flag.Lookup("make-golden").Value.String() == "true" {
 		makeGolden(t)
 	}
-	r, err := Open(t.Context(), object.NewBucket(golden(t)), OpenOptions{})
+	for _, dir := range []string{golden1, golden2} {
+		t.Run(dir, func(t *testing.T) { readGolden(t, dir) })
+	}
+}
+
+func readGolden(t *testing.T, dir string) {
+	r, err := Open(t.Context(), object.NewBucket(golden(t, dir)), OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -338,7 +338,7 @@ func TestWriterKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bare.NewWriter(ctx, WriterOptions{Staging: newStaging(t, 1<<20), Task: "b.0001"}); !errors.Is(err, ErrNoWriterKey) {
+	if _, err := bare.NewWriter(ctx, WriterOptions{Staging: newStaging(t, 1<<20), Task: "b.0001", Target: "default", Stream: "ORDERS"}); !errors.Is(err, ErrNoWriterKey) {
 		t.Errorf("store without a writer key: %v", err)
 	}
 	if _, err := bare.WithWriterKey(identity(t, seal.Classic).Secret()); !errors.Is(err, seal.ErrKind) {
@@ -403,11 +403,11 @@ func TestKeysOfPlaintext(t *testing.T) {
 }
 
 func TestFormat1IsNotWritten(t *testing.T) {
-	r, err := Open(t.Context(), object.NewBucket(golden(t)), OpenOptions{})
+	r, err := Open(t.Context(), object.NewBucket(golden(t, golden1)), OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: "b.0001"}); !errors.Is(err, ErrOldFormat) {
+	if _, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: "b.0001", Target: "default", Stream: "ORDERS"}); !errors.Is(err, ErrOldFormat) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -68,7 +68,7 @@ func (rd *Reader) next() (*record.Record, error) {
 	}
 	r := &low.record
 	if rd.given > 0 && r.Sequence <= rd.last {
-		return nil, damaged(packName(low.segment.pack.hash), nil, "sequence %d is stored twice", r.Sequence)
+		return nil, damaged(rd.repo.packName(rd.point.where(), low.segment.pack.hash), nil, "sequence %d is stored twice", r.Sequence)
 	}
 	if rd.given == 0 {
 		rd.first = r.Sequence
@@ -142,6 +142,7 @@ func (rd *Reader) openSegment() error {
 		return damaged(commitName(rd.point.Task), nil, "more than %d segments overlap at sequence %d", maxOverlap, l.first)
 	}
 	rd.sum.Merge(l.sum)
+	rd.live.Merge(l.live)
 	rd.bytes += l.bytes
 	c := &cursor{segment: l}
 	m.open = append(m.open, c)

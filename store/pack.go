@@ -13,18 +13,21 @@ import (
 // end finds the frame from the back.
 const (
 	skippableMagic = 0x184D2A5A
-	packMark       = "JKPACK01"
+	packMark       = "JKPACK02"
+	packMark1      = "JKPACK01" // of format 1, without an epoch
 	packHead       = 8
 	packTail       = 4 + len(packMark)
 	// maxPackIndex bounds the index: a segment's entry takes at most 90 bytes.
-	maxPackIndex = packHead + packTail + 10 + maxPackSegments*90
+	maxPackIndex = packHead + packTail + 20 + maxPackSegments*90
 )
 
-// appendPackIndex appends the index frame of a pack of these segments.
-func appendPackIndex(b []byte, segments []segment) []byte {
+// appendPackIndex appends the index frame of a pack of these segments. The
+// epoch makes the name of the pack one that was never used before it.
+func appendPackIndex(b []byte, segments []segment, epoch uint64) []byte {
 	start := len(b)
 	b = binary.LittleEndian.AppendUint32(b, skippableMagic)
 	b = binary.LittleEndian.AppendUint32(b, 0)
+	b = binary.AppendUvarint(b, epoch)
 	b = binary.AppendUvarint(b, uint64(len(segments)))
 	for i := range segments {
 		b = segments[i].appendTo(b)
@@ -37,17 +40,24 @@ func appendPackIndex(b []byte, segments []segment) []byte {
 
 // decodePackIndex decodes an index frame and nothing else: b begins with its
 // magic and ends with its mark.
-func decodePackIndex(b []byte) ([]segment, error) {
-	if len(b) < packHead+packTail || binary.LittleEndian.Uint32(b) != skippableMagic || string(b[len(b)-len(packMark):]) != packMark {
-		return nil, fmt.Errorf("%w: no pack index", errMalformed)
+func decodePackIndex(b []byte) (segments []segment, epoch uint64, err error) {
+	if len(b) < packHead+packTail || binary.LittleEndian.Uint32(b) != skippableMagic {
+		return nil, 0, fmt.Errorf("%w: no pack index", errMalformed)
+	}
+	mark := string(b[len(b)-len(packMark):])
+	if mark != packMark && mark != packMark1 {
+		return nil, 0, fmt.Errorf("%w: no pack index", errMalformed)
 	}
 	length := uint32(len(b) - packHead)
 	if len(b) > math.MaxUint32 || binary.LittleEndian.Uint32(b[4:]) != length || binary.LittleEndian.Uint32(b[len(b)-packTail:]) != length {
-		return nil, fmt.Errorf("%w: length of the pack index", errMalformed)
+		return nil, 0, fmt.Errorf("%w: length of the pack index", errMalformed)
 	}
 	f := fields{b: b[packHead : len(b)-packTail]}
+	if mark == packMark {
+		epoch = f.uvarint()
+	}
 	n := f.upTo(maxPackSegments)
-	segments := make([]segment, 0, n)
+	segments = make([]segment, 0, n)
 	offset := uint64(0)
 	for range n {
 		s := f.segment()
@@ -58,8 +68,5 @@ func decodePackIndex(b []byte) ([]segment, error) {
 	if f.err == nil && (n == 0 || offset > object.MaxSize) {
 		f.fail("pack of %d segments in %d bytes", n, offset)
 	}
-	if err := f.end(); err != nil {
-		return nil, err
-	}
-	return segments, nil
+	return segments, epoch, f.end()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 
 	"jetkeep/store/staging"
 )
@@ -16,17 +17,25 @@ type packer struct {
 	w      *Writer
 	cap    uint64 // of stored bytes
 	hash   hash.Hash
-	file   *staging.File // the pack being written
+	file   *staging.File  // the pack being written
+	sealed io.WriteCloser // what seals it on the way there, if it is sealed
+	ref    *packRef
 	index  []segment
+	proof  proof
 	raw    uint64
-	offset uint64
+	offset uint64 // before sealing
 }
 
 // A packFile is a pack that waits for its upload.
 type packFile struct {
-	ref  packRef
-	file *staging.File
+	ref   *packRef
+	proof []byte
+	file  *staging.File
 }
+
+// sealOverhead bounds what sealing adds to a pack of n bytes: a head, and 16
+// bytes for each 64 KiB.
+func sealOverhead(n uint64) int64 { return 8<<10 + int64(n>>12) }
 
 func newPacker(w *Writer) *packer {
 	// A small staging area must hold two packs, so that one is written while
@@ -66,9 +75,8 @@ func (p *packer) take(c *chunk) error {
 		return err
 	}
 	t := &p.w.results
-	t.segments = append(t.segments, stored{segment: p.index[len(p.index)-1], pack: len(t.packs), seqs: c.seqs, repair: c.repair})
+	t.segments = append(t.segments, located{segment: p.index[len(p.index)-1], pack: p.ref})
 	t.sum.Merge(c.sum)
-	t.rawBytes += c.seg.raw
 	p.w.progress(c.seg.raw, c.seg.stored, 0)
 	ends := c.seg.border >= borderPack
 	c.reset()
@@ -88,12 +96,9 @@ func (p *packer) add(c *chunk) error {
 		}
 	}
 	if p.file == nil {
-		file, err := p.w.opt.Staging.Create(p.w.ctx, int64(max(p.cap, c.seg.stored))+int64(maxPackIndex))
-		if err != nil {
-			return fmt.Errorf("stage pack: %w", err)
+		if err := p.begin(max(p.cap, c.seg.stored)); err != nil {
+			return err
 		}
-		p.file = file
-		p.hash.Reset()
 	}
 	if err := p.write(c.frame); err != nil {
 		return err
@@ -101,17 +106,49 @@ func (p *packer) add(c *chunk) error {
 	seg := c.seg
 	seg.offset = p.offset
 	p.index = append(p.index, seg)
+	p.proof = append(p.proof, c.proof.clone())
 	p.offset += seg.stored
 	p.raw += seg.raw
 	return nil
 }
 
-func (p *packer) write(b []byte) error {
-	if _, err := p.file.Write(b); err != nil {
+// begin starts a pack of at most so many bytes of frames.
+func (p *packer) begin(frames uint64) error {
+	size := int64(frames) + int64(maxPackIndex)
+	if p.w.repo.sealer != nil {
+		size += sealOverhead(uint64(size))
+	}
+	file, err := p.w.opt.Staging.Create(p.w.ctx, size)
+	if err != nil {
 		return fmt.Errorf("stage pack: %w", err)
 	}
-	p.hash.Write(b)
+	p.file, p.ref = file, &packRef{}
+	p.hash.Reset()
+	if sealer := p.w.repo.sealer; sealer != nil {
+		if p.sealed, err = sealer.PackWriter(stagedPack{p}); err != nil {
+			return fmt.Errorf("stage pack: %w", err)
+		}
+	}
 	return nil
+}
+
+func (p *packer) write(b []byte) error {
+	var to io.Writer = stagedPack{p}
+	if p.sealed != nil {
+		to = p.sealed
+	}
+	if _, err := to.Write(b); err != nil {
+		return fmt.Errorf("stage pack: %w", err)
+	}
+	return nil
+}
+
+// A stagedPack takes a pack's bytes as they are stored.
+type stagedPack struct{ p *packer }
+
+func (s stagedPack) Write(b []byte) (int, error) {
+	s.p.hash.Write(b)
+	return s.p.file.Write(b) //nolint:wrapcheck // by the caller
 }
 
 // finish ends the current pack, if there is one, and hands it on.
@@ -119,19 +156,23 @@ func (p *packer) finish() error {
 	if p.file == nil {
 		return nil
 	}
-	if err := p.write(appendPackIndex(nil, p.index)); err != nil {
+	if err := p.write(appendPackIndex(nil, p.index, p.w.place.epoch)); err != nil {
 		return err
 	}
+	if p.sealed != nil {
+		if err := p.sealed.Close(); err != nil {
+			return fmt.Errorf("stage pack: %w", err)
+		}
+	}
 	p.file.Finish()
-	ref := packRef{size: uint64(p.file.Size())}
-	p.hash.Sum(ref.hash[:0])
+	p.ref.size = uint64(p.file.Size())
+	p.hash.Sum(p.ref.hash[:0])
 	select {
-	case p.w.packs <- &packFile{ref: ref, file: p.file}:
+	case p.w.packs <- &packFile{ref: p.ref, proof: p.proof.encode(), file: p.file}:
 	case <-p.w.ctx.Done():
 		return context.Cause(p.w.ctx)
 	}
-	p.w.results.packs = append(p.w.results.packs, ref)
-	p.file, p.index, p.raw, p.offset = nil, p.index[:0], 0, 0
+	p.file, p.sealed, p.ref, p.index, p.proof, p.raw, p.offset = nil, nil, nil, p.index[:0], p.proof[:0], 0, 0
 	return nil
 }
 
@@ -159,12 +200,18 @@ func (w *Writer) uploads() error {
 	return nil
 }
 
+// upload stores a pack and its proof.
 func (w *Writer) upload(pack *packFile) error {
 	size := int64(pack.ref.size)
-	n, err := w.repo.putOnce(w.ctx, packName(pack.ref.hash), pack.file, size)
+	n, err := w.repo.putOnce(w.ctx, w.repo.packName(w.place.chain, pack.ref.hash), pack.file, size)
 	if err = errors.Join(err, pack.file.Close()); err != nil {
 		return err
 	}
-	w.progress(0, 0, uint64(n))
+	proof, m, err := w.repo.putBlob(w.ctx, w.place, kindProof, pack.proof, maxInlineProof)
+	if err != nil {
+		return err
+	}
+	pack.ref.proof = proof
+	w.progress(0, 0, uint64(n+m))
 	return nil
 }

@@ -41,6 +41,15 @@ type Point struct {
 	Number uint64 `json:"-"`
 }
 
+// where returns the chain that the objects lie in, also of a restore point that
+// is not committed yet.
+func (p *Point) where() string {
+	if p.Chain != "" {
+		return p.Chain
+	}
+	return p.Content.chain
+}
+
 // State is the stream's state at the moment, as the server reported it.
 type State struct {
 	Messages   uint64    `json:"messages"`
@@ -53,8 +62,9 @@ type State struct {
 	Consumers  int       `json:"consumers"`
 }
 
-// Content is what a restore point holds and where. Messages, Bytes, FirstSeq,
-// LastSeq and Digest are those of the live records: stored and not deleted.
+// Content is what a restore point holds and where. Messages, FirstSeq and
+// LastSeq are those of the live records, stored and not deleted; Bytes and
+// Digest are over those and Extra.
 type Content struct {
 	Messages uint64 `json:"messages"`
 	Bytes    uint64 `json:"bytes"` // of the records' encodings
@@ -65,11 +75,15 @@ type Content struct {
 	Packs    int    `json:"packs"`
 	// RawBytes and StoredBytes are the size of everything referred to, before
 	// and after compression; NewBytes is what had to be uploaded for it.
-	RawBytes    uint64  `json:"raw_bytes"`
-	StoredBytes uint64  `json:"stored_bytes"`
-	NewBytes    uint64  `json:"new_bytes"`
-	Tables      Tables  `json:"tables"`
-	Deleted     Deleted `json:"deleted"`
+	RawBytes    uint64 `json:"raw_bytes"`
+	StoredBytes uint64 `json:"stored_bytes"`
+	NewBytes    uint64 `json:"new_bytes"`
+	Tables      Tables `json:"tables"`
+	// Deleted are the sequences stored and not live. Extra are those of them
+	// that Bytes and Digest count all the same: the capture read them, and they
+	// were deleted before the moment.
+	Deleted Deleted `json:"deleted"`
+	Extra   Deleted `json:"extra,omitzero"`
 
 	// Uses names every object that is needed, but consumers. Since is the number
 	// of the chain's last entry before anything that is used was looked up, and
@@ -77,7 +91,11 @@ type Content struct {
 	Uses  Uses   `json:"-"`
 	Since uint64 `json:"-"`
 	Epoch uint64 `json:"-"`
+	chain string
 }
+
+// place returns where the content's own metadata lies.
+func (c *Content) place() place { return place{chain: c.chain, since: c.Since, epoch: c.Epoch} }
 
 // Tables refers to the tables of a restore point, in order: in a list, or if
 // there are many in a Blob that holds the list as JSON.
@@ -111,22 +129,23 @@ type Consumers struct {
 
 // Bounds of what a commit record holds itself.
 const (
-	maxInlineTable     = 1 << 10
+	maxInlineTable     = 4 << 10
+	maxInlineProof     = 2 << 10
 	maxInlineTables    = 64
 	maxInlineDeleted   = 4 << 10
 	maxInlineConsumers = 16 << 10
 )
 
-// PutConsumers stores consumers, each a JSON document that only the caller
-// understands.
-func (r *Repository) PutConsumers(ctx context.Context, consumers []json.RawMessage) (Consumers, error) {
+// PutConsumers stores the consumers of the stream whose content a Writer has
+// stored, each a JSON document that only the caller understands.
+func (r *Repository) PutConsumers(ctx context.Context, of Content, consumers []json.RawMessage) (Consumers, error) {
 	c := Consumers{Count: len(consumers)}
 	if c.Count == 0 {
 		return c, nil
 	}
 	payload, err := marshal(consumers)
 	if err == nil {
-		c.Blob, _, err = r.putBlob(ctx, kindConsumers, payload, maxInlineConsumers)
+		c.Blob, _, err = r.putBlob(ctx, of.place(), kindConsumers, payload, maxInlineConsumers)
 	}
 	if err != nil {
 		return Consumers{}, fmt.Errorf("store consumers: %w", err)
@@ -140,7 +159,7 @@ func (r *Repository) Consumers(ctx context.Context, p Point) ([]json.RawMessage,
 	if c.Count == 0 {
 		return nil, nil
 	}
-	payload, err := r.getBlob(ctx, kindConsumers, c.Blob)
+	payload, err := r.getBlob(ctx, p.where(), kindConsumers, c.Blob)
 	if err != nil {
 		return nil, fmt.Errorf("read consumers of %s: %w", p.ID, err)
 	}
@@ -154,11 +173,19 @@ func (r *Repository) Consumers(ctx context.Context, p Point) ([]json.RawMessage,
 // DeletedSet reads the sequences that a restore point stores but that are not
 // live.
 func (r *Repository) DeletedSet(ctx context.Context, p Point) (*seqset.Set, error) {
-	d := p.Content.Deleted
+	return r.deletedSet(ctx, p, kindDeleted, p.Content.Deleted)
+}
+
+// ExtraSet reads the sequences that are not live and count in the digest.
+func (r *Repository) ExtraSet(ctx context.Context, p Point) (*seqset.Set, error) {
+	return r.deletedSet(ctx, p, kindExtra, p.Content.Extra)
+}
+
+func (r *Repository) deletedSet(ctx context.Context, p Point, k kind, d Deleted) (*seqset.Set, error) {
 	if d.Count == 0 {
 		return &seqset.Set{}, nil
 	}
-	payload, err := r.getBlob(ctx, kindDeleted, d.Blob)
+	payload, err := r.getBlob(ctx, p.where(), k, d.Blob)
 	if err != nil {
 		return nil, fmt.Errorf("read deleted set of %s: %w", p.ID, err)
 	}
@@ -173,7 +200,7 @@ func (r *Repository) DeletedSet(ctx context.Context, p Point) (*seqset.Set, erro
 }
 
 // putTables stores the list of tables.
-func (r *Repository) putTables(ctx context.Context, refs []TableRef) (Tables, int64, error) {
+func (r *Repository) putTables(ctx context.Context, at place, refs []TableRef) (Tables, int64, error) {
 	t := Tables{Count: len(refs)}
 	if len(refs) <= maxInlineTables {
 		t.List = refs
@@ -184,7 +211,7 @@ func (r *Repository) putTables(ctx context.Context, refs []TableRef) (Tables, in
 		return t, 0, err
 	}
 	var uploaded int64
-	t.Blob, uploaded, err = r.putBlob(ctx, kindTables, payload, 0)
+	t.Blob, uploaded, err = r.putBlob(ctx, at, kindTables, payload, 0)
 	return t, uploaded, err
 }
 
@@ -193,7 +220,7 @@ func (r *Repository) tables(ctx context.Context, p Point) ([]TableRef, error) {
 	t := p.Content.Tables
 	refs := t.List
 	if t.Ref != nil {
-		payload, err := r.getBlob(ctx, kindTables, t.Blob)
+		payload, err := r.getBlob(ctx, p.where(), kindTables, t.Blob)
 		if err != nil {
 			return nil, fmt.Errorf("read table list of %s: %w", p.ID, err)
 		}
@@ -209,14 +236,20 @@ func (r *Repository) tables(ctx context.Context, p Point) ([]TableRef, error) {
 
 // table reads a table and checks it against its reference.
 func (r *Repository) table(ctx context.Context, p Point, ref TableRef) ([]located, error) {
-	payload, err := r.getBlob(ctx, kindTable, ref.Blob)
+	k, decode := kindTable, decodeTable
+	if r.marker.Format == 1 {
+		k, decode = kindTable1, decodeTable1
+	}
+	payload, err := r.getBlob(ctx, p.where(), k, ref.Blob)
 	if err != nil {
 		return nil, fmt.Errorf("read table of %s: %w", p.ID, err)
 	}
-	segments, err := decodeTable(payload)
+	segments, err := decode(payload)
 	name := commitName(p.Task)
 	if ref.Ref != nil {
-		name, _, _ = ref.Ref.name()
+		if h, err := ref.Ref.hash(); err == nil {
+			name = r.metaName(p.where(), h)
+		}
 	}
 	if err != nil {
 		return nil, damaged(name, err, "table")
@@ -236,7 +269,7 @@ func describeTable(segments []located) TableRef {
 	return ref
 }
 
-// sum returns the digest that live records must have.
+// sum returns the digest that live and extra records must have.
 func (c *Content) sum() (record.Sum, error) {
-	return record.ParseSum(c.Digest, c.Messages)
+	return record.ParseSum(c.Digest, c.Messages+c.Extra.Count)
 }

@@ -463,7 +463,7 @@ func TestOwnSignatureMustBeTrusted(t *testing.T) {
 }
 
 func TestOldFormatIsNotChanged(t *testing.T) {
-	r := reopen(t, golden(t), OpenOptions{})
+	r := reopen(t, golden(t, golden1), OpenOptions{})
 	ids := []string{"20261122T210000Z-golden00.0001"}
 	_, plan := r.PlanPrune(t.Context(), PruneOptions{})
 	_, latest := r.Latest(t.Context(), "default", "ORDERS")

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"jetkeep/store/record"
+	"jetkeep/store/seal"
 	"jetkeep/store/seqset"
 )
 
@@ -23,6 +24,7 @@ type Reader struct {
 	point Point
 	want  record.Sum
 	dead  *seqset.Set
+	extra *seqset.Set // of the dead ones, those that are in the digest
 	refs  []TableRef
 
 	group  *errgroup.Group
@@ -37,7 +39,8 @@ type Reader struct {
 	jobs   chan *loadedSegment
 
 	merge merge
-	sum   record.Sum // of the segments opened so far
+	sum   record.Sum // of what the digest is over, in the segments opened so far
+	live  record.Sum
 	bytes uint64
 	given uint64
 	first uint64
@@ -50,7 +53,7 @@ const fetchers = 2
 
 // A run is a pack and the segments of it that come next.
 type run struct {
-	pack     packRef
+	pack     *packRef
 	segments []located
 	data     []byte
 	done     chan error
@@ -64,17 +67,26 @@ type loadedSegment struct {
 	raw   []byte
 	run   *run
 	done  chan error
-	sum   record.Sum // of the live records
+	sum   record.Sum // of the live and the extra records
+	live  record.Sum
 	bytes uint64
 }
 
-// NewReader starts to read a restore point. Close must be called.
+// NewReader starts to read a restore point. Close must be called. It fails with
+// ErrLocked if the records are sealed and no identity is at hand.
 func (r *Repository) NewReader(ctx context.Context, p Point) (*Reader, error) {
+	if r.sealer != nil && !r.sealer.Unlocked() {
+		return nil, fmt.Errorf("read restore point %s: %w", p.ID, ErrLocked)
+	}
 	want, err := p.Content.sum()
 	if err != nil {
 		return nil, damaged(commitName(p.Task), err, "digest")
 	}
 	dead, err := r.DeletedSet(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	extra, err := r.ExtraSet(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +98,7 @@ func (r *Repository) NewReader(ctx context.Context, p Point) (*Reader, error) {
 	own, cancel := context.WithCancelCause(ctx)
 	group, gctx := errgroup.WithContext(own)
 	rd := &Reader{
-		repo: r, point: p, want: want, dead: dead, refs: refs, group: group, ctx: gctx, cancel: cancel,
+		repo: r, point: p, want: want, dead: dead, extra: extra, refs: refs, group: group, ctx: gctx, cancel: cancel,
 		runs: make(chan *run), loaded: make(chan *loadedSegment, n+2), ahead: make(chan struct{}, n+1),
 		packs: make(chan []byte, fetchers), raws: make(chan []byte, n+2), jobs: make(chan *loadedSegment, n+2),
 	}
@@ -134,12 +146,19 @@ func (rd *Reader) Next() (*record.Record, error) {
 	return r, nil
 }
 
+// LiveSum returns the digest of the records given out, all of them once Next
+// has returned io.EOF. The restore point's own digest is over the extra ones,
+// too, if there are any.
+func (rd *Reader) LiveSum() record.Sum { return rd.live }
+
 // complete compares what was given out with the commit.
 func (rd *Reader) complete() error {
 	c, name := &rd.point.Content, commitName(rd.point.Task)
 	switch {
-	case rd.sum.Count() != c.Messages || rd.given != c.Messages:
+	case rd.live.Count() != c.Messages || rd.given != c.Messages:
 		return damaged(name, nil, "says %d messages, the segments hold %d", c.Messages, rd.given)
+	case rd.sum.Count() != rd.want.Count():
+		return damaged(name, nil, "says %d records in the digest, the segments hold %d", rd.want.Count(), rd.sum.Count())
 	case rd.sum != rd.want:
 		return damaged(name, nil, "says digest %s, the segments have %s", c.Digest, rd.sum.String())
 	case rd.bytes != c.Bytes || rd.first != c.FirstSeq || rd.last != c.LastSeq:
@@ -204,20 +223,35 @@ func (rd *Reader) start(r *run) error {
 	}
 }
 
-// fetch reads a whole pack and verifies its hash.
-func (rd *Reader) fetch(p packRef, buf []byte) ([]byte, error) {
+// fetch reads a whole pack, verifies its hash and opens it.
+func (rd *Reader) fetch(p *packRef, buf []byte) ([]byte, error) {
 	if uint64(cap(buf)) < p.size {
 		buf = make([]byte, p.size)
 	}
 	buf = buf[:p.size]
-	name := packName(p.hash)
+	name := rd.repo.packName(rd.point.where(), p.hash)
 	if err := rd.repo.readWhole(rd.ctx, name, buf); err != nil {
 		return nil, err
 	}
 	if sha256.Sum256(buf) != p.hash {
 		return nil, damaged(name, nil, "content does not match its name")
 	}
-	return buf, nil
+	return rd.repo.openPack(name, buf)
+}
+
+// openPack opens a pack as it is stored, in place.
+func (r *Repository) openPack(name string, stored []byte) ([]byte, error) {
+	if r.sealer == nil {
+		return stored, nil
+	}
+	plain, err := r.sealer.OpenPack(stored)
+	switch {
+	case errors.Is(err, seal.ErrLocked):
+		return nil, fmt.Errorf("read %s: %w", name, ErrLocked)
+	case err != nil: // it is sealed to the repository's key alone
+		return nil, damaged(name, err, "sealed pack")
+	}
+	return plain, nil
 }
 
 // dispatch hands the segments of fetched packs to the workers and, in order,
@@ -230,6 +264,9 @@ func (rd *Reader) dispatch() error {
 			return err
 		}
 		for _, s := range r.segments {
+			if s.offset+s.stored > uint64(len(r.data)) {
+				return damaged(rd.repo.packName(rd.point.where(), s.pack.hash), nil, "segment %d-%d lies behind its end", s.first, s.last)
+			}
 			l := &loadedSegment{located: s, frame: r.data[s.offset : s.offset+s.stored], run: r, done: make(chan error, 1)}
 			select {
 			case rd.ahead <- struct{}{}:
@@ -280,6 +317,9 @@ func (rd *Reader) work() error {
 			default:
 			}
 			err := l.load(dec, buf, func(raw []byte) error { return l.check(h, raw, rd.count(l)) })
+			if err != nil {
+				err = damaged(rd.repo.packName(rd.point.where(), l.pack.hash), err, "segment %d-%d", l.first, l.last)
+			}
 			l.done <- err
 			if err != nil {
 				return err
@@ -300,7 +340,7 @@ func (l *loadedSegment) load(dec *zstd.Decoder, buf []byte, check func([]byte) e
 		err = check(raw)
 	}
 	if err != nil {
-		return damaged(packName(l.pack.hash), err, "segment %d-%d", l.first, l.last)
+		return err
 	}
 	l.raw, l.frame = raw, nil
 	return nil
@@ -309,7 +349,11 @@ func (l *loadedSegment) load(dec *zstd.Decoder, buf []byte, check func([]byte) e
 // count returns a visitor that sums up the live records.
 func (rd *Reader) count(l *loadedSegment) func(*record.Record, []byte, hash256) {
 	return func(r *record.Record, encoded []byte, sum hash256) {
-		if !rd.dead.Contains(r.Sequence) {
+		live := !rd.dead.Contains(r.Sequence)
+		if live {
+			l.live.AddHash(sum)
+		}
+		if live || rd.extra.Contains(r.Sequence) {
 			l.sum.AddHash(sum)
 			l.bytes += uint64(len(encoded))
 		}

@@ -217,22 +217,22 @@ func TestLargeMetadataIsStoredAside(t *testing.T) {
 	for i := range 2000 {
 		consumers = append(consumers, fmt.Appendf(nil, `{"name":"consumer-%d","config":{"filter_subject":"a.>"}}`, i))
 	}
-	stored, err := r.PutConsumers(t.Context(), consumers)
-	if err != nil {
-		t.Fatal(err)
-	}
 	recs := rising(30_000, 20)
 	dead := &seqset.Set{}
 	for q := uint64(1); q < 30_000; q += 3 {
 		dead.Add(q)
 	}
 	p := mustSave(t, r, "b.0001", steps(recs), dead)
+	stored, err := r.PutConsumers(t.Context(), p.Content, consumers)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p.ID, p.Task, p.Consumers = "b.0002", "b.0002", stored
 	var refs []TableRef
 	for range 500 {
 		refs = append(refs, p.Content.Tables.List...)
 	}
-	many, _, err := r.putTables(t.Context(), refs)
+	many, _, err := r.putTables(t.Context(), p.Content.place(), refs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestByHandWithStockCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := bytes.LastIndex(raw, []byte{0x5A, 0x2A, 0x4D, 0x18})
-	segments, err := decodePackIndex(raw[i:])
+	segments, _, err := decodePackIndex(raw[i:])
 	if err != nil || len(segments) == 0 || segments[len(segments)-1].last != 100 {
 		t.Errorf("index %+v, %v", segments, err)
 	}

@@ -1,8 +1,7 @@
 package store
 
 import (
-	"bytes"
-	"context"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -104,30 +103,4 @@ func bufferFor(n uint64) uint64 {
 	return max(n, MaxSegment)
 }
 
-// packName names the object of a pack.
-func packName(h hash256) string { return hashName("packs", h) }
-
-func hashName(kind string, h hash256) string { return fmt.Sprintf("%s/%02x/%x", kind, h[0], h) }
-
-// readSegment reads one segment by its range in the pack.
-func (r *Repository) readSegment(ctx context.Context, pack hash256, s *segment, dec *zstd.Decoder, visit func(*record.Record, []byte, hash256)) error {
-	name := packName(pack)
-	body, err := r.bucket.Open(ctx, name, int64(s.offset), int64(s.stored))
-	if err != nil {
-		return err //nolint:wrapcheck // says which object
-	}
-	var frame bytes.Buffer
-	frame.Grow(int(s.stored))
-	_, err = frame.ReadFrom(body)
-	if err = errors.Join(err, body.Close()); err != nil {
-		return fmt.Errorf("read segment %d-%d: %w", s.first, s.last, err)
-	}
-	raw, err := s.decode(dec, frame.Bytes(), nil)
-	if err == nil {
-		err = s.check(sha256.New(), raw, visit)
-	}
-	if err != nil {
-		return damaged(name, err, "segment %d-%d", s.first, s.last)
-	}
-	return nil
-}
+func compareFirst(a, b *segment) int { return cmp.Compare(a.first, b.first) }

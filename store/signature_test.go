@@ -36,7 +36,7 @@ func openAs(t *testing.T, d *mem.Driver, s *sign.Signer, tr *sign.Trust) *Reposi
 // commitOf stores n records of a stream and commits them.
 func commitOf(t *testing.T, r *Repository, task, stream string, n int) Point {
 	t.Helper()
-	w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 4<<20), Task: task})
+	w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 4<<20), Task: task, Target: "default", Stream: stream})
 	if err != nil {
 		t.Fatal(err)
 	}

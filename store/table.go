@@ -3,28 +3,32 @@ package store
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"jetkeep/store/object"
 )
 
-// A packRef names a pack and says how large it is.
+// A packRef names a pack, says how large it is and refers to its proof, which
+// in format 1 it does not have.
 type packRef struct {
-	hash hash256
-	size uint64
+	hash  hash256
+	size  uint64
+	proof Blob
 }
 
 // A located segment is a segment and the pack that holds it.
 type located struct {
 	segment
-	pack packRef
+	pack *packRef
 }
 
 // encodeTable encodes the payload of a table: the packs in order of first use,
 // then the segments in order of first sequence.
 func encodeTable(segments []located) []byte {
 	index := map[hash256]uint64{}
-	var packs []packRef
+	var packs []*packRef
 	for i := range segments {
 		p := segments[i].pack
 		if _, ok := index[p.hash]; !ok {
@@ -34,8 +38,7 @@ func encodeTable(segments []located) []byte {
 	}
 	b := binary.AppendUvarint(nil, uint64(len(packs)))
 	for _, p := range packs {
-		b = append(b, p.hash[:]...)
-		b = binary.AppendUvarint(b, p.size)
+		b = p.appendTo(b)
 	}
 	b = binary.AppendUvarint(b, uint64(len(segments)))
 	for i := range segments {
@@ -47,17 +50,65 @@ func encodeTable(segments []located) []byte {
 	return b
 }
 
+// appendTo appends the encoding: hash, size, and the proof: its length plus one
+// and itself if it is small, else 0 and its hash, stored and raw length.
+func (p *packRef) appendTo(b []byte) []byte {
+	b = append(b, p.hash[:]...)
+	b = binary.AppendUvarint(b, p.size)
+	if p.proof.Ref == nil {
+		b = binary.AppendUvarint(b, uint64(len(p.proof.Data))+1)
+		return append(b, p.proof.Data...)
+	}
+	h, err := p.proof.Ref.hash()
+	if err != nil {
+		panic(err) // made by putBlob or read from a table
+	}
+	b = append(binary.AppendUvarint(b, 0), h[:]...)
+	b = binary.AppendUvarint(b, uint64(p.proof.Ref.Size))
+	return binary.AppendUvarint(b, uint64(p.proof.Ref.Raw))
+}
+
+func (f *fields) packRef() *packRef {
+	p := &packRef{}
+	copy(p.hash[:], f.bytes(sha256.Size))
+	p.size = f.upTo(object.MaxSize)
+	if n := f.upTo(maxInlineProof + 1); n > 0 {
+		if n > 1 {
+			p.proof.Data = slices.Clone(f.bytes(int(n - 1)))
+		}
+		return p
+	}
+	ref := &Ref{Hash: hex.EncodeToString(f.bytes(sha256.Size))}
+	ref.Size, ref.Raw = int64(f.upTo(maxBlob)), int64(f.upTo(maxBlob))
+	if f.err == nil && (ref.Size == 0 || ref.Raw == 0) {
+		f.fail("reference to an empty proof")
+	}
+	p.proof.Ref = ref
+	return p
+}
+
+// packRef1 reads what format 1 knew of a pack.
+func (f *fields) packRef1() *packRef {
+	p := &packRef{}
+	copy(p.hash[:], f.bytes(sha256.Size))
+	p.size = f.upTo(object.MaxSize)
+	return p
+}
+
 // decodeTable decodes the payload of a table and refuses what encodeTable
 // would have written otherwise.
-func decodeTable(b []byte) ([]located, error) {
+func decodeTable(b []byte) ([]located, error) { return decodePacks(b, (*fields).packRef) }
+
+// decodeTable1 decodes a table of format 1.
+func decodeTable1(b []byte) ([]located, error) { return decodePacks(b, (*fields).packRef1) }
+
+func decodePacks(b []byte, pack func(*fields) *packRef) ([]located, error) {
 	f := fields{b: b}
 	n := f.upTo(maxTableSegments)
-	packs := make([]packRef, 0, min(n, 256))
+	packs := make([]*packRef, 0, min(n, 256))
 	seen := map[hash256]bool{}
 	for range n {
-		var p packRef
-		copy(p.hash[:], f.bytes(sha256.Size))
-		p.size = f.upTo(object.MaxSize)
+		p := pack(&f)
 		if f.err != nil {
 			return nil, f.err
 		}
@@ -71,7 +122,7 @@ func decodeTable(b []byte) ([]located, error) {
 }
 
 // located reads the segments of a table and its end.
-func (f *fields) located(packs []packRef) ([]located, error) {
+func (f *fields) located(packs []*packRef) ([]located, error) {
 	n := f.upTo(maxTableSegments)
 	segments := make([]located, 0, min(n, 256))
 	used := 0

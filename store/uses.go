@@ -2,15 +2,9 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
-
-	"jetkeep/store/object"
 )
 
 // kindUses marks a list of objects. It is public even where the rest is sealed.
@@ -58,7 +52,7 @@ func (r *Repository) eachUse(ctx context.Context, chain string, u Uses, visit fu
 		visit(o)
 	}
 	for _, ref := range u.Lists {
-		if _, _, err := ref.name(); err != nil {
+		if _, err := ref.hash(); err != nil {
 			return fmt.Errorf("list of used objects: %w", err)
 		}
 		if !visit(Used{Name: chainObject(metaPrefix, chain, ref.Hash), Size: ref.Size}) {
@@ -77,30 +71,13 @@ func (r *Repository) eachUse(ctx context.Context, chain string, u Uses, visit fu
 
 // readUses reads a list of used objects.
 func (r *Repository) readUses(ctx context.Context, chain string, ref Ref) (Uses, error) {
-	name := chainObject(metaPrefix, chain, ref.Hash)
-	stored, err := r.bucket.ReadAll(ctx, name, ref.Size)
-	switch {
-	case errors.Is(err, object.ErrNotExist), errors.Is(err, object.ErrTooLarge):
-		return Uses{}, damaged(name, err, "list of used objects")
-	case err != nil:
-		return Uses{}, err //nolint:wrapcheck // says which object
-	}
-	if h := sha256.Sum256(stored); hex.EncodeToString(h[:]) != ref.Hash {
-		return Uses{}, damaged(name, nil, "content does not match its name")
-	}
-	dec, err := newDecoder()
+	payload, err := r.getBlob(ctx, chain, kindUses, Blob{Ref: &ref})
 	if err != nil {
 		return Uses{}, err
 	}
-	defer dec.Close()
-	raw, err := dec.DecodeAll(stored, make([]byte, 0, ref.Raw))
-	payload, ok := strings.CutPrefix(string(raw), string(kindUses))
-	if err != nil || !ok {
-		return Uses{}, damaged(name, err, "is no list of used objects")
-	}
 	var u Uses
-	if err := json.Unmarshal([]byte(payload), &u); err != nil {
-		return Uses{}, damaged(name, err, "list of used objects")
+	if err := json.Unmarshal(payload, &u); err != nil {
+		return Uses{}, damaged(chainObject(metaPrefix, chain, ref.Hash), err, "list of used objects")
 	}
 	return u, nil
 }

@@ -24,6 +24,8 @@ type chainCheck struct {
 	tables  map[string]*tableCheck
 	found   map[string]*finding // by object; under v.mu
 	late    []*entry            // whose commit records are missing
+
+	unlisted []*need // lists of what is used that cannot be read
 }
 
 // A holder names objects: a restore point, or what is shared between some.
@@ -39,7 +41,11 @@ type need struct {
 	owners []int32 // holders that name it
 	read   bool    // was read and hashed already
 	gone   bool    // is missing
-	uses   []packUse
+	// aside says that restores do without it: proofs, which only the next backup
+	// needs, and lists of what is used, where the tables say the same.
+	aside bool
+	uses  []packUse
+	proof Blob // of a pack
 }
 
 // A finding is what is wrong with an object.
@@ -56,12 +62,13 @@ type pointCheck struct {
 	holder int32
 	point  Point
 	locked bool // what it holds cannot be read without a key
-	extra  bool // no restore point of the log, though its commit record is there
+	beside bool // no restore point of the log, though its commit record is there
 	listed bool // it lists its uses, so tables need not be read for them
 
 	overlaps bool // segments of it overlap
 	dead     *seqset.Set
-	skip     bool // no use in counting its records: something is missing
+	extra    *seqset.Set // dead ones that the digest counts all the same
+	skip     bool        // no use in counting its records: something is missing
 
 	tally tally // of what the segments hold; under v.mu
 }
@@ -151,6 +158,9 @@ func (c *chainCheck) fail(object string, owners []int32, format string, args ...
 		c.found[object] = f
 		c.v.progress.Problems++
 	}
+	if n := c.needs[object]; n != nil && n.aside {
+		return
+	}
 	for p := range c.reached(owners) {
 		f.points[p] = true
 	}
@@ -224,7 +234,7 @@ func (c *chainCheck) finish(gone map[string]bool) {
 		c.v.add(Problem{Object: object, Problem: f.problem, Points: ids})
 	}
 	for _, p := range c.points {
-		if !gone[p.id] && !p.extra {
+		if !gone[p.id] && !p.beside {
 			r.Points++
 		}
 	}

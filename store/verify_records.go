@@ -42,11 +42,14 @@ func (c *chainCheck) records(ctx context.Context) error {
 }
 
 func deadSize(p *pointCheck) int64 {
-	b := p.point.Content.Deleted.Blob
-	if b.Ref != nil {
-		return b.Ref.Raw
+	size := int64(0)
+	for _, b := range []Blob{p.point.Content.Deleted.Blob, p.point.Content.Extra.Blob} {
+		size += int64(len(b.Data))
+		if b.Ref != nil {
+			size += b.Ref.Raw
+		}
 	}
-	return int64(len(b.Data))
+	return size
 }
 
 // batch reads the packs of some restore points; in the first of a chain all
@@ -54,7 +57,7 @@ func deadSize(p *pointCheck) int64 {
 func (c *chainCheck) batch(ctx context.Context, points []*pointCheck, all bool) error {
 	in := map[*pointCheck]bool{}
 	for _, p := range points {
-		dead, err := c.v.repo.DeletedSet(ctx, p.point)
+		err := c.loadDead(ctx, p)
 		if err != nil {
 			p.skip = true
 			if err := c.failErr(ctx, p.name, []int32{p.holder}, err); err != nil {
@@ -62,7 +65,7 @@ func (c *chainCheck) batch(ctx context.Context, points []*pointCheck, all bool) 
 			}
 			continue
 		}
-		p.dead, in[p] = dead, true
+		in[p] = true
 	}
 	var packs []*need
 	for _, n := range c.order {
@@ -78,7 +81,23 @@ func (c *chainCheck) batch(ctx context.Context, points []*pointCheck, all bool) 
 		if err := c.complete(ctx, p); err != nil {
 			return err
 		}
-		p.dead = nil
+		p.dead, p.extra = nil, nil
+	}
+	return nil
+}
+
+// loadDead reads which records of a restore point are not alive. The extra ones
+// are some of them.
+func (c *chainCheck) loadDead(ctx context.Context, p *pointCheck) (err error) {
+	if p.dead, err = c.v.repo.DeletedSet(ctx, p.point); err != nil {
+		return err
+	}
+	if p.extra, err = c.v.repo.ExtraSet(ctx, p.point); err != nil {
+		return err
+	}
+	beyond := p.extra.Clone()
+	if beyond.Subtract(p.dead); !beyond.Empty() {
+		return damaged(p.name, nil, "counts sequence %d, which is not deleted, as such", beyond.First())
 	}
 	return nil
 }
@@ -104,8 +123,8 @@ func (c *chainCheck) complete(ctx context.Context, p *pointCheck) error {
 	switch {
 	case err != nil:
 		c.fail(p.name, own, "digest: %s", err.Error())
-	case p.tally.sum.Count() != k.Messages:
-		c.fail(p.name, own, "says %d messages, the segments hold %d", k.Messages, p.tally.sum.Count())
+	case p.tally.live != k.Messages:
+		c.fail(p.name, own, "says %d messages, the segments hold %d", k.Messages, p.tally.live)
 	case p.tally.sum != want:
 		c.fail(p.name, own, "says digest %s, the segments have %s", k.Digest, p.tally.sum.String())
 	case p.tally.bytes != k.Bytes || p.tally.first != k.FirstSeq || p.tally.last != k.LastSeq:
@@ -161,9 +180,16 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 	if err != nil {
 		return err
 	}
+	if data, err = c.v.repo.openPack(n.name, data); err != nil {
+		return err
+	}
 	segments, err := packSegments(data)
 	if err != nil {
 		return damaged(n.name, err, "index")
+	}
+	proofs, err := c.proofs(ctx, n)
+	if err != nil {
+		return err
 	}
 	dec, err := newDecoder()
 	if err != nil {
@@ -177,7 +203,11 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 		if err := pr.read(s, data[s.offset:s.offset+s.stored]); err != nil {
 			return damaged(n.name, err, "segment %d-%d", s.first, s.last)
 		}
-		all := tallyOf(pr.held, nil)
+		if proofs != nil && !proofs.has(s, pr.held) {
+			c.fail(n.name, nil, "its proof says of segment %d-%d what it does not hold; the next backup may need to store all again", s.first, s.last)
+			proofs = nil
+		}
+		all := tallyOf(pr.held, nil, nil)
 		tallies := map[*pointCheck]tally{}
 		for _, p := range users[s.offset] {
 			if !points[p] {
@@ -185,7 +215,7 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 			}
 			tallies[p] = all
 			if p.dead.Overlaps(s.first, s.last) {
-				tallies[p] = tallyOf(pr.held, p.dead)
+				tallies[p] = tallyOf(pr.held, p.dead, p.extra)
 			}
 		}
 		c.v.mu.Lock()
@@ -236,7 +266,7 @@ func packSegments(data []byte) ([]segment, error) {
 		return nil, fmt.Errorf("%w: index of %d bytes", errMalformed, length)
 	}
 	frames := int64(len(data)) - length
-	segments, err := decodePackIndex(data[frames:])
+	segments, _, err := decodePackIndex(data[frames:])
 	if err != nil {
 		return nil, err
 	}
@@ -258,34 +288,44 @@ func (pr *packReader) read(s *segment, frame []byte) error {
 	})
 }
 
-// A tally is what live records sum up to.
+// A tally is what the records of a restore point sum up to: its bytes and digest
+// are over the live and the extra ones.
 type tally struct {
 	sum         record.Sum
 	bytes       uint64
-	first, last uint64
+	live        uint64
+	first, last uint64 // live
 }
 
-// tallyOf counts the records that are not dead.
-func tallyOf(held []heldRecord, dead *seqset.Set) tally {
+// tallyOf counts the records that are not dead, and those that count though
+// they are.
+func tallyOf(held []heldRecord, dead, extra *seqset.Set) tally {
 	var t tally
 	for i := range held {
-		if h := &held[i]; !dead.Contains(h.seq) {
-			one := tally{bytes: h.size, first: h.seq, last: h.seq}
-			one.sum.AddHash(h.sum)
-			t.merge(&one)
+		h := &held[i]
+		live := !dead.Contains(h.seq)
+		if !live && !extra.Contains(h.seq) {
+			continue
 		}
+		one := tally{bytes: h.size}
+		if live {
+			one.live, one.first, one.last = 1, h.seq, h.seq
+		}
+		one.sum.AddHash(h.sum)
+		t.merge(&one)
 	}
 	return t
 }
 
 func (t *tally) merge(o *tally) {
-	if o.sum.Count() == 0 {
+	t.sum.Merge(o.sum)
+	t.bytes += o.bytes
+	if o.live == 0 {
 		return
 	}
-	if t.sum.Count() == 0 || o.first < t.first {
+	if t.live == 0 || o.first < t.first {
 		t.first = o.first
 	}
 	t.last = max(t.last, o.last)
-	t.sum.Merge(o.sum)
-	t.bytes += o.bytes
+	t.live += o.live
 }

@@ -233,9 +233,16 @@ func (c *chainCheck) addLive(ctx context.Context, e *entry) error {
 	case err != nil:
 		c.fail(entryName(e.chain, e.number), own, "%s", err.Error())
 	}
-	p.listed = len(p.point.Content.Uses.Objects)+len(p.point.Content.Uses.Lists) > 0
-	if err := c.addUses(ctx, p, p.holder, p.point.Content.Uses, 0); err != nil || p.locked {
+	if err := c.addUses(ctx, p, p.holder, p.point.Content.Uses, 0); err != nil {
 		return err
+	}
+	p.listed = !slices.ContainsFunc(c.unlisted, func(n *need) bool { return c.holds(p, n.owners) })
+	if p.locked {
+		if !p.listed {
+			p.skip = true
+			c.fail(p.name, own, "what it uses cannot be told, and so not be verified")
+		}
+		return nil
 	}
 	return c.readTables(ctx, p)
 }
@@ -245,7 +252,7 @@ func (c *chainCheck) addLive(ctx context.Context, e *entry) error {
 func (c *chainCheck) foreign(ctx context.Context, l *chainLog, k *copied) error {
 	e := k.entry
 	c.v.known[k.id] = true
-	p := &pointCheck{id: k.id, name: commitName(k.id), skip: true, extra: true}
+	p := &pointCheck{id: k.id, name: commitName(k.id), skip: true, beside: true}
 	if in := l.at(e.number); in == nil || in.hash != e.hash {
 		c.addPoint(p)
 		c.fail(p.name, []int32{p.holder}, "says that it is entry %d of log %s, which it is not", e.number, l.chain)
@@ -277,7 +284,7 @@ func (c *chainCheck) addUses(ctx context.Context, p *pointCheck, from int32, u U
 		c.need(from, o.Name, o.Size)
 	}
 	for _, ref := range u.Lists {
-		if _, _, err := ref.name(); err != nil || depth == maxListDepth {
+		if _, err := ref.hash(); err != nil || depth == maxListDepth {
 			c.fail(p.name, own, "a list of what it uses is malformed")
 			continue
 		}
@@ -293,7 +300,9 @@ func (c *chainCheck) addUses(ctx context.Context, p *pointCheck, from int32, u U
 		if err == nil {
 			err = c.addUses(ctx, p, h, inner, depth+1)
 		} else {
-			err = c.failErr(ctx, name, []int32{h}, err)
+			n.aside = true
+			c.unlisted = append(c.unlisted, n)
+			err = c.failErr(ctx, name, nil, err)
 		}
 		if err != nil {
 			return err

@@ -13,7 +13,8 @@ type tableCheck struct {
 	ref     TableRef // what it describes
 	holder  int32
 	bad     bool
-	packs   []*need
+	needs   []*need // the packs first
+	packs   int
 	raw     uint64
 	begins  uint64 // first sequence of its last segment
 	reaches uint64 // highest last sequence
@@ -28,32 +29,27 @@ type packUse struct {
 	check   hash256
 }
 
-// readTables goes through the tables of a restore point and notes what they
-// need. Each must be what its reference says, and everything what the commit
-// says.
+// readTables goes through the metadata of a restore point and notes what it
+// needs. Each table must be what its reference says, and everything what the
+// commit says.
 func (c *chainCheck) readTables(ctx context.Context, p *pointCheck) error {
-	own := []int32{p.holder}
-	for _, b := range []struct {
-		kind kind
-		blob Blob
-	}{{kindTables, p.point.Content.Tables.Blob}, {kindDeleted, p.point.Content.Deleted.Blob}, {kindConsumers, p.point.Consumers.Blob}} {
-		if err := c.refer(ctx, p, p.holder, b.blob); err != nil {
+	k := &p.point.Content
+	for _, b := range []Blob{k.Tables.Blob, k.Deleted.Blob, k.Extra.Blob, p.point.Consumers.Blob} {
+		if err := c.refer(ctx, p, p.holder, b); err != nil {
 			return err
 		}
 	}
 	if _, err := c.v.repo.Consumers(ctx, p.point); err != nil {
-		if err := c.failErr(ctx, p.name, own, err); err != nil {
+		if err := c.failErr(ctx, p.name, []int32{p.holder}, err); err != nil {
 			return err
 		}
 	}
 	refs, err := c.v.repo.tables(ctx, p.point)
 	if err != nil {
 		p.skip = true
-		return c.failErr(ctx, p.name, own, err)
+		return c.failErr(ctx, p.name, []int32{p.holder}, err)
 	}
-	var segments int
-	var raw, count, begins, reaches uint64
-	packs := map[*need]bool{}
+	var all totals
 	for i := range refs {
 		t, err := c.readTable(ctx, p, &refs[i])
 		if err != nil {
@@ -63,25 +59,52 @@ func (c *chainCheck) readTables(ctx context.Context, p *pointCheck) error {
 			p.skip = true
 			continue
 		}
-		if refs[i].First < begins {
-			c.fail(p.name, own, "tables are out of order at sequence %d", refs[i].First)
-		}
-		p.overlaps = p.overlaps || t.overlap || i > 0 && refs[i].First <= reaches
-		begins, reaches = t.begins, max(reaches, t.reaches)
-		segments, raw, count = segments+t.ref.Segments, raw+t.raw, count+t.ref.Count
-		for _, n := range t.packs {
-			packs[n] = true
-			if p.listed && !c.holds(p, n.owners) {
-				c.fail(p.name, own, "needs %s, which is not among its uses", n.name)
-			}
-		}
+		c.addTable(p, t, &all)
 	}
-	k := &p.point.Content
-	if !p.skip && (segments != k.Segments || len(packs) != k.Packs || raw != k.RawBytes || count != k.Messages+k.Deleted.Count) {
-		c.fail(p.name, own, "says %d segments in %d packs, %d bytes and %d records, the tables have %d in %d, %d and %d",
-			k.Segments, k.Packs, k.RawBytes, k.Messages+k.Deleted.Count, segments, len(packs), raw, count)
+	if !p.skip {
+		c.compareTotals(p, &all)
 	}
 	return nil
+}
+
+// totals is what the tables of a restore point have together.
+type totals struct {
+	segments, packs int
+	raw, records    uint64
+	seen            map[*need]bool
+	begins, reaches uint64 // of the last table, and of all
+}
+
+// addTable adds a table of a restore point, which others may share.
+func (c *chainCheck) addTable(p *pointCheck, t *tableCheck, all *totals) {
+	if t.ref.First < all.begins {
+		c.fail(p.name, []int32{p.holder}, "tables are out of order at sequence %d", t.ref.First)
+	}
+	p.overlaps = p.overlaps || t.overlap || all.segments > 0 && t.ref.First <= all.reaches
+	all.begins, all.reaches = t.begins, max(all.reaches, t.reaches)
+	all.segments, all.raw, all.records = all.segments+t.ref.Segments, all.raw+t.raw, all.records+t.ref.Count
+	if all.seen == nil {
+		all.seen = map[*need]bool{}
+	}
+	for i, n := range t.needs {
+		if p.listed && !c.holds(p, n.owners) {
+			c.fail(p.name, []int32{p.holder}, "needs %s, which is not among its uses", n.name)
+		}
+		if i < t.packs && !all.seen[n] {
+			all.seen[n] = true
+			all.packs++
+		}
+	}
+}
+
+// compareTotals compares the tables with the commit. Each stored record is alive
+// or in the deleted set, and nothing else is.
+func (c *chainCheck) compareTotals(p *pointCheck, all *totals) {
+	k := &p.point.Content
+	if all.segments != k.Segments || all.packs != k.Packs || all.raw != k.RawBytes || all.records != k.Messages+k.Deleted.Count {
+		c.fail(p.name, []int32{p.holder}, "says %d segments in %d packs, %d bytes and %d records, the tables have %d in %d, %d and %d",
+			k.Segments, k.Packs, k.RawBytes, k.Messages+k.Deleted.Count, all.segments, all.packs, all.raw, all.records)
+	}
 }
 
 // refer notes that a holder names a metadata object.
@@ -89,11 +112,11 @@ func (c *chainCheck) refer(ctx context.Context, p *pointCheck, from int32, b Blo
 	if b.Ref == nil {
 		return nil
 	}
-	name, _, err := b.Ref.name()
+	hash, err := b.Ref.hash()
 	if err != nil {
 		return c.failErr(ctx, p.name, []int32{p.holder}, err)
 	}
-	c.refersTo(p, from, name, b.Ref.Size)
+	c.refersTo(p, from, c.v.repo.metaName(c.chain, hash), b.Ref.Size)
 	return nil
 }
 
@@ -142,22 +165,29 @@ func (c *chainCheck) readTable(ctx context.Context, p *pointCheck, ref *TableRef
 func (c *chainCheck) keepTable(p *pointCheck, t *tableCheck, segments []located) {
 	t.ref = describeTable(segments)
 	places := map[*need][]*located{}
-	var lastPack hash256
+	var last *packRef
 	var n *need
+	var proofs []*need
 	for i := range segments {
 		s := &segments[i]
 		t.raw += s.raw
 		t.begins = s.first
 		t.overlap = t.overlap || i > 0 && s.first <= t.reaches
 		t.reaches = max(t.reaches, s.last)
-		if n == nil || s.pack.hash != lastPack {
-			n, lastPack = c.refersTo(p, t.holder, packName(s.pack.hash), int64(s.pack.size)), s.pack.hash
+		if s.pack != last {
+			n, last = c.refersTo(p, t.holder, c.v.repo.packName(c.chain, s.pack.hash), int64(s.pack.size)), s.pack
 		}
 		if places[n] == nil {
-			t.packs = append(t.packs, n)
+			t.needs = append(t.needs, n)
+			n.proof = s.pack.proof
+			if proof := c.proofObject(p, t, s.pack); proof != nil {
+				proofs = append(proofs, proof)
+			}
 		}
 		places[n] = append(places[n], s)
 	}
+	t.packs = len(t.needs)
+	t.needs = append(t.needs, proofs...)
 	if c.v.opt.Level < VerifyRecords {
 		return
 	}
@@ -171,6 +201,21 @@ func (c *chainCheck) keepTable(p *pointCheck, t *tableCheck, segments []located)
 		u.check = sha256.Sum256(described)
 		n.uses = append(n.uses, u)
 	}
+}
+
+// proofObject notes the object that the proof of a pack is in, if it is in one.
+// Restores do without it.
+func (c *chainCheck) proofObject(p *pointCheck, t *tableCheck, pack *packRef) *need {
+	if pack.proof.Ref == nil {
+		return nil
+	}
+	hash, err := pack.proof.Ref.hash()
+	if err != nil {
+		return nil // decodeTable made it
+	}
+	n := c.refersTo(p, t.holder, c.v.repo.metaName(c.chain, hash), pack.proof.Ref.Size)
+	n.aside = true
+	return n
 }
 
 // describe appends everything that a segment says of itself.

@@ -196,7 +196,7 @@ func TestVerifyEndsWithItsContext(t *testing.T) {
 func TestVerifyCountsOrphans(t *testing.T) {
 	r, d := newRepo(t)
 	p := mustSave(t, r, "b.0001", steps(rising(20, 10)), nil)
-	w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: "b.0002"})
+	w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 1<<20), Task: "b.0002", Target: "default", Stream: "ORDERS"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,6 +314,7 @@ func TestVerifyFindsWhatIsStoredTwice(t *testing.T) {
 	a.Merge(b)
 	both.Messages, both.Digest, both.Bytes = a.Count(), a.String(), p.Content.Bytes+q.Content.Bytes
 	both.Segments, both.Packs, both.RawBytes = 2, 2, p.Content.RawBytes+q.Content.RawBytes
+	both.Uses.Objects = slices.Concat(p.Content.Uses.Objects, q.Content.Uses.Objects)
 	if err := r.Commit(t.Context(), makePoint("b.0003", both)); err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +336,7 @@ func TestVerifyWhileRestorePointsAreForgotten(t *testing.T) {
 	gone := []string{commitName("b.0001")}
 	for _, p := range []Point{points[1], points[2]} {
 		for _, s := range segmentsOf(t, r, p) {
-			gone = append(gone, packName(s.pack.hash))
+			gone = append(gone, r.packName(p.Chain, s.pack.hash))
 		}
 	}
 	once := false

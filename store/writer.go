@@ -22,8 +22,8 @@ import (
 type WriterOptions struct {
 	// Staging is where packs wait for their upload.
 	Staging *staging.Area
-	// Task names the writer in errors.
-	Task string
+	// Task names the writer in errors, Target and Stream what is stored.
+	Task, Target, Stream string
 	// Workers compress in parallel; 0 means one for each CPU, at most 4.
 	Workers int
 	Level   Level
@@ -43,17 +43,23 @@ const uploaders = 2
 // packs them in order, and two that upload. All end in Finish or Abort. What
 // goes wrong in any of them is returned by the next call.
 type Writer struct {
-	repo *Repository
-	opt  WriterOptions
+	repo  *Repository
+	opt   WriterOptions
+	place place
+	base  *base // nil: everything is new
 
 	group  *errgroup.Group
 	ctx    context.Context //nolint:containedctx // the pipeline's own, ended by Finish and Abort
 	cancel context.CancelCauseFunc
 	closed bool
 
-	cur     *chunk
+	cur     *chunk // of new records
+	known   *chunk // of records that the base has
 	last    uint64 // highest sequence appended
 	repairs repairs
+
+	received seqset.Set // every record
+	bytes    uint64     // of their encodings
 
 	jobs    chan *chunk // to the workers
 	ordered chan *chunk // to the packer, in order
@@ -64,34 +70,34 @@ type Writer struct {
 	results results
 }
 
-// A chunk is a segment on its way through the pipeline. Chunks are reused.
+// A chunk is a segment on its way through the pipeline, or a run of records
+// that the base has and that only need to be compared. Chunks are reused.
 type chunk struct {
-	raw    []byte
-	ends   []int // of each record in raw
-	frame  []byte
-	seg    segment
-	seqs   uint64 // sum of mix64 over the sequences
-	repair bool
-	sum    record.Sum
-	done   chan error // from the worker
+	raw     []byte
+	ends    []int // of each record in raw
+	expect  []expectation
+	compare bool // nothing is stored
+	frame   []byte
+	seg     segment
+	proof   segmentProof
+	sum     record.Sum
+	done    chan error // from the worker
 }
 
-// stored describes a segment that is packed.
-type stored struct {
-	segment
-	pack   int
-	seqs   uint64
-	repair bool
+// An expectation is the fingerprint that the base has for one of the records.
+type expectation struct {
+	record int
+	seq    uint64
+	print  []byte
 }
 
 // results is what the pipeline found out, for Finish.
 type results struct {
-	segments []stored // the packer's
-	packs    []packRef
+	segments []located // the packer's, of new records
 	sum      record.Sum
-	rawBytes uint64
 
-	mu                 sync.Mutex // guards what follows, for progress
+	mu                 sync.Mutex // guards what follows
+	known              record.Sum // of records that the base has
 	read, made, upload uint64
 }
 
@@ -103,12 +109,17 @@ func (r *Repository) NewWriter(ctx context.Context, opt WriterOptions) (*Writer,
 	if err := r.writable(); err != nil {
 		return nil, err
 	}
+	at := place{}
+	var err error
+	if at.chain, at.since, at.epoch, err = r.chainHead(ctx, opt.Target, opt.Stream); err != nil {
+		return nil, err
+	}
 	opt.Workers = workers(opt.Workers)
 	own, cancel := context.WithCancelCause(ctx)
 	group, gctx := errgroup.WithContext(own)
-	n := opt.Workers + 3 // in work, plus being filled, packed and repaired
+	n := opt.Workers + 4 // in work, plus being filled, two of them, packed and repaired
 	w := &Writer{
-		repo: r, opt: opt, group: group, ctx: gctx, cancel: cancel,
+		repo: r, opt: opt, place: at, group: group, ctx: gctx, cancel: cancel,
 		jobs: make(chan *chunk, n), ordered: make(chan *chunk, n), free: make(chan *chunk, n), packs: make(chan *packFile),
 	}
 	for range n {
@@ -126,7 +137,8 @@ func (r *Repository) NewWriter(ctx context.Context, opt WriterOptions) (*Writer,
 }
 
 // Append adds a record, whose sequence must be higher than all before. The
-// record's slices are free when it returns.
+// record's slices are free when it returns. That the base has another record
+// under its sequence is a *DivergedError of this or a later call.
 func (w *Writer) Append(r *record.Record) error {
 	if err := w.failed(); err != nil {
 		return err
@@ -138,22 +150,82 @@ func (w *Writer) Append(r *record.Record) error {
 	if err != nil {
 		return err
 	}
+	var has known
+	if w.base != nil {
+		if has, err = w.base.find(w.ctx, &w.base.rising, r.Sequence); err != nil {
+			return w.because(err)
+		}
+	}
+	if has.segment != nil {
+		err = w.compare(r, size, has)
+	} else {
+		err = w.store(r, size, has.print)
+	}
+	if err != nil {
+		return err
+	}
+	w.last = r.Sequence
+	w.took(r.Sequence, size)
+	return nil
+}
+
+// took counts a record.
+func (w *Writer) took(seq uint64, size int) {
+	w.received.Add(seq)
+	w.bytes += uint64(size)
+}
+
+// store adds a record to the segment being filled.
+func (w *Writer) store(r *record.Record, size int, print []byte) error {
 	if w.cur != nil && len(w.cur.raw)+size > MaxSegment {
 		if err := w.cut(borderNone); err != nil {
 			return err
 		}
 	}
 	if w.cur == nil {
+		var err error
 		if w.cur, err = w.take(); err != nil {
 			return err
 		}
 	}
-	w.cur.add(r)
-	w.last = r.Sequence
+	w.cur.add(r, print)
 	if b := borderAfter(r.Sequence, r.Time, size); b != borderNone {
 		return w.cut(b)
 	}
 	return nil
+}
+
+// compare adds a record that a kept segment of the base has to those that are
+// only compared. New segments do not reach over kept ones, or with each
+// increment more of them would overlap.
+func (w *Writer) compare(r *record.Record, size int, has known) error {
+	if w.cur != nil {
+		if err := w.cut(borderNone); err != nil {
+			return err
+		}
+	}
+	if w.known != nil && len(w.known.raw)+size > MaxSegment {
+		if err := w.submitKnown(); err != nil {
+			return err
+		}
+	}
+	if w.known == nil {
+		var err error
+		if w.known, err = w.take(); err != nil {
+			return err
+		}
+		w.known.compare = true
+	}
+	w.known.add(r, has.print)
+	has.segment.hits++
+	return nil
+}
+
+// submitKnown hands the records to be compared to the workers.
+func (w *Writer) submitKnown() error {
+	w.jobs <- w.known // never full: it holds all chunks
+	w.known = nil
+	return w.failed()
 }
 
 // checkRecord refuses what a reader would.
@@ -167,22 +239,28 @@ func checkRecord(r *record.Record) (int, error) {
 	return r.Size(), nil
 }
 
-func (c *chunk) add(r *record.Record) {
+// add appends a record, with the fingerprint that the base has for it if it has
+// the record.
+func (c *chunk) add(r *record.Record, print []byte) {
 	if size := len(c.raw) + r.Size(); size > cap(c.raw) {
 		c.raw = append(make([]byte, 0, bufferFor(max(uint64(size), 2*uint64(len(c.raw)), 16<<10))), c.raw...)
 	}
 	c.raw = record.Append(c.raw, r)
-	c.added(r.Sequence)
+	c.added(r.Sequence, print)
 }
 
 // added notes the record that has been appended to raw.
-func (c *chunk) added(seq uint64) {
-	if len(c.ends) == 0 {
+func (c *chunk) added(seq uint64, print []byte) {
+	n := len(c.ends)
+	if n == 0 {
 		c.seg.first = seq
 	}
+	if print != nil {
+		c.expect = append(c.expect, expectation{n, seq, print})
+	}
+	c.proof.add(seq, uint64(n))
 	c.ends = append(c.ends, len(c.raw))
 	c.seg.last = seq
-	c.seqs += mix64(seq)
 }
 
 // reset makes the chunk ready for reuse; a buffer that one huge record made
@@ -194,7 +272,9 @@ func (c *chunk) reset() {
 	if cap(c.frame) > 2*MaxSegment {
 		c.frame = nil
 	}
-	*c = chunk{raw: c.raw[:0], ends: c.ends[:0], frame: c.frame[:0], done: c.done}
+	clear(c.expect) // they hold on to proofs
+	c.proof.reset()
+	*c = chunk{raw: c.raw[:0], ends: c.ends[:0], expect: c.expect[:0], frame: c.frame[:0], proof: c.proof, done: c.done}
 }
 
 // take waits for a free chunk.
@@ -233,10 +313,12 @@ func (w *Writer) failed() error {
 	if w.ctx.Err() == nil {
 		return nil
 	}
-	return fmt.Errorf("write %s: %w", w.opt.Task, context.Cause(w.ctx))
+	return w.because(context.Cause(w.ctx))
 }
 
-// work is a worker: it hashes and compresses segments. A small stream keeps one
+func (w *Writer) because(err error) error { return fmt.Errorf("write %s: %w", w.opt.Task, err) }
+
+// work is a worker: it hashes, compares and compresses. A small stream keeps one
 // of them busy, so only what has work makes an encoder.
 func (w *Writer) work() error {
 	h := sha256.New()
@@ -247,13 +329,21 @@ func (w *Writer) work() error {
 			if !ok {
 				return nil
 			}
+			if diverged := c.hash(h); diverged != 0 {
+				return &DivergedError{Point: w.base.point.ID, Sequence: diverged}
+			}
+			if c.compare {
+				w.compared(c)
+				continue
+			}
 			if enc == nil {
 				var err error
 				if enc, err = newEncoder(w.opt.Level); err != nil {
 					return err
 				}
 			}
-			c.compress(enc, h)
+			c.frame = enc.EncodeAll(c.raw, c.frame[:0])
+			c.seg.stored = uint64(len(c.frame))
 			c.done <- nil
 		case <-w.ctx.Done():
 			return context.Cause(w.ctx)
@@ -261,18 +351,38 @@ func (w *Writer) work() error {
 	}
 }
 
-func (c *chunk) compress(enc *zstd.Encoder, h hash.Hash) {
+// hash sums up the records and makes their fingerprints. It returns the
+// sequence of one that is not what the base has, 0 if there is none.
+func (c *chunk) hash(h hash.Hash) uint64 {
 	h.Reset()
 	start := 0
-	for _, end := range c.ends {
+	expect := c.expect
+	for i, end := range c.ends {
 		sum := record.Hash(c.raw[start:end])
+		if len(expect) > 0 && expect[0].record == i {
+			if !matches(expect[0].print, sum) {
+				return expect[0].seq
+			}
+			expect = expect[1:]
+		}
 		c.sum.AddHash(sum)
+		c.proof.prints = append(c.proof.prints, sum[:fingerprintSize]...)
 		h.Write(sum[:])
 		start = end
 	}
 	h.Sum(c.seg.hash[:0])
-	c.frame = enc.EncodeAll(c.raw, c.frame[:0])
-	c.seg.stored = uint64(len(c.frame))
+	return 0
+}
+
+// compared counts records that are as the base has them.
+func (w *Writer) compared(c *chunk) {
+	t := &w.results
+	t.mu.Lock()
+	t.known.Merge(c.sum)
+	t.mu.Unlock()
+	w.progress(uint64(len(c.raw)), 0, 0)
+	c.reset()
+	w.free <- c // never blocks: it holds all chunks
 }
 
 // Abort ends the writer and gives back its staging. What was uploaded stays
@@ -291,6 +401,11 @@ func (w *Writer) Abort() {
 func (w *Writer) drain() error {
 	if w.cur != nil {
 		if err := w.cut(borderNone); err != nil {
+			return err
+		}
+	}
+	if w.known != nil {
+		if err := w.submitKnown(); err != nil {
 			return err
 		}
 	}
@@ -323,19 +438,19 @@ func (w *Writer) progress(read, made, uploaded uint64) {
 type repairs struct {
 	buf   []byte
 	items []repairItem
-	seqs  seqset.Set // all there ever were
 }
 
 type repairItem struct {
 	seq      uint64
 	from, to int
+	print    []byte
 }
 
 // AppendRepair adds a record whose sequence may be lower than those before:
 // one that a capture lacked and read again. Such records are sorted in memory
 // and stored as segments of their own of at most 4 MiB; handed in by rising
 // sequence they cost the reader least, in a random order too many of them end
-// in ErrTooFragmented. That a sequence is stored twice is found by Finish.
+// in ErrTooFragmented. That a sequence comes twice is ErrDuplicate.
 func (w *Writer) AppendRepair(r *record.Record) error {
 	if r.Sequence > w.last {
 		return w.Append(r)
@@ -347,10 +462,29 @@ func (w *Writer) AppendRepair(r *record.Record) error {
 	if err != nil {
 		return err
 	}
-	p := &w.repairs
-	if p.seqs.Contains(r.Sequence) {
+	if w.received.Contains(r.Sequence) {
 		return fmt.Errorf("repair sequence %d: %w", r.Sequence, ErrDuplicate)
 	}
+	var has known
+	if w.base != nil {
+		if has, err = w.base.find(w.ctx, &w.base.random, r.Sequence); err != nil {
+			return w.because(err)
+		}
+	}
+	if has.segment != nil {
+		err = w.compare(r, size, has)
+	} else {
+		err = w.repair(r, size, has.print)
+	}
+	if err != nil {
+		return err
+	}
+	w.took(r.Sequence, size)
+	return nil
+}
+
+func (w *Writer) repair(r *record.Record, size int, print []byte) error {
+	p := &w.repairs
 	if len(p.buf)+size > MaxSegment {
 		if err := w.spillRepairs(); err != nil {
 			return err
@@ -358,8 +492,7 @@ func (w *Writer) AppendRepair(r *record.Record) error {
 	}
 	from := len(p.buf)
 	p.buf = record.Append(p.buf, r)
-	p.items = append(p.items, repairItem{r.Sequence, from, len(p.buf)})
-	p.seqs.Add(r.Sequence)
+	p.items = append(p.items, repairItem{r.Sequence, from, len(p.buf), print})
 	return nil
 }
 
@@ -376,9 +509,9 @@ func (w *Writer) spillRepairs() error {
 	}
 	for _, it := range p.items {
 		c.raw = append(c.raw, p.buf[it.from:it.to]...)
-		c.added(it.seq)
+		c.added(it.seq, it.print)
 	}
-	c.repair = true
+	clear(p.items) // they hold on to proofs
 	p.items = p.items[:0]
 	p.buf = p.buf[:0]
 	if cap(p.buf) > 2*MaxSegment {

@@ -107,7 +107,7 @@ func (j *Job) attempt(ctx context.Context) (store.Point, error) {
 	}
 	defer leave()
 	w, err := j.Repository.NewWriter(ctx, store.WriterOptions{
-		Staging: j.Staging, Task: j.Point.Task,
+		Staging: j.Staging, Task: j.Point.Task, Target: j.Point.Target, Stream: j.Point.Stream,
 		OnProgress: func(_, stored, uploaded uint64) { j.Progress.SetStored(stored, uploaded) },
 	})
 	if err != nil {
@@ -172,7 +172,7 @@ func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, s
 	p := j.Point
 	consumers, err := encodeConsumers(out.Consumers)
 	if err == nil {
-		p.Consumers, err = j.Repository.PutConsumers(ctx, consumers)
+		p.Consumers, err = j.Repository.PutConsumers(ctx, content, consumers)
 	}
 	if err != nil {
 		return store.Point{}, err

@@ -21,7 +21,7 @@ func commit(t *testing.T, repo *store.Repository, k *kept, p store.Point, task s
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = area.Close() })
-	w, err := repo.NewWriter(t.Context(), store.WriterOptions{Staging: area, Task: task})
+	w, err := repo.NewWriter(t.Context(), store.WriterOptions{Staging: area, Task: task, Target: p.Target, Stream: p.Stream})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func commit(t *testing.T, repo *store.Repository, k *kept, p store.Point, task s
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Consumers, err = repo.PutConsumers(t.Context(), raw); err != nil {
+	if p.Consumers, err = repo.PutConsumers(t.Context(), content, raw); err != nil {
 		t.Fatal(err)
 	}
 	p.ID, p.Task, p.Backup, p.Content = task, task, "20260101T000000Z-aaaaaaaa", content
