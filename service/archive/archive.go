@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"jetkeep/store/record"
+	"jetkeep/store/seqset"
 )
 
 var (
@@ -120,6 +121,17 @@ type Summary struct {
 	// the server began them while it made the snapshot.
 	LaterBlocks []uint32
 	HasIndex    bool
+	// Index is what V1's index.db says of the stream, if there is one.
+	Index IndexState
+}
+
+// An IndexState is the stream as index.db has it. A message below First, or one
+// of Deleted, was deleted although its record may still be in a block.
+type IndexState struct {
+	Messages uint64
+	First    uint64
+	Last     uint64
+	Deleted  *seqset.Set
 }
 
 // Read decodes the S2-compressed snapshot of the named stream and gives its

@@ -3,13 +3,16 @@ package archive
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/minio/highwayhash"
+
+	"jetkeep/store/seqset"
 )
 
-// index.db describes the stream as a whole; of it only the list of blocks is
-// of use here. It may be as large as all the stream's subjects and is therefore
-// not held in memory.
+// index.db describes the stream as a whole. It may be as large as all the
+// stream's subjects and is therefore not held in memory; of use here are the
+// state, the list of blocks and the deleted messages.
 const (
 	indexMagic      = 11
 	indexMinVersion = 1
@@ -24,10 +27,14 @@ const (
 
 // An indexReader reads an index.db and hashes it.
 type indexReader struct {
-	t    *tarReader
-	hash *highwayhash.Digest64
-	err  error
+	t     *tarReader
+	hash  *highwayhash.Digest64
+	state IndexState
+	err   error
 }
+
+// maxDeletedRanges bounds what is remembered of deleted messages.
+const maxDeletedRanges = 8 << 20
 
 func (r *v1Reader) readIndex() error {
 	if r.sum.HasIndex {
@@ -42,8 +49,9 @@ func (r *v1Reader) readIndex() error {
 	if err != nil {
 		return err
 	}
-	x := indexReader{t: &r.t, hash: hash}
+	x := indexReader{t: &r.t, hash: hash, state: IndexState{Deleted: &seqset.Set{}}}
 	r.index = x.blocks()
+	r.sum.Index = x.state
 	if x.err != nil {
 		return x.err
 	}
@@ -67,9 +75,12 @@ func (x *indexReader) blocks() []uint32 {
 	if x.err == nil && (magic != indexMagic || version < indexMinVersion || version > indexMaxVersion) {
 		x.err = corrupt("it is of no known version")
 	}
-	for range 6 { // messages, bytes, first and last sequence and time
-		x.uvarint()
-	}
+	x.state.Messages = x.uvarint()
+	x.uvarint() // bytes
+	x.state.First = x.uvarint()
+	x.uvarint() // its time
+	x.state.Last = x.uvarint()
+	x.uvarint() // its time
 	for n := x.uvarint(); n > 0 && x.err == nil; n-- {
 		x.subject(version)
 	}
@@ -116,7 +127,7 @@ func (x *indexReader) block(version byte) uint32 {
 	return uint32(index)
 }
 
-// deletes passes over the set of deleted sequences of a block.
+// deletes reads the set of deleted sequences of a block.
 func (x *indexReader) deletes() {
 	magic, version := x.byte(), x.byte()
 	var nodes uint64
@@ -125,17 +136,35 @@ func (x *indexReader) deletes() {
 	}
 	x.discard(4)
 	// A node is its base, a bitmap of 64 or 32 words, and its height.
-	size := uint64(0)
-	switch version {
-	case 1:
-		size = 8 + 64*8 + 2
-	case 2:
-		size = 8 + 32*8 + 2
-	}
-	if (magic != deletesMagic || size == 0) && x.err == nil {
+	words := map[byte]int{1: 64, 2: 32}[version]
+	if (magic != deletesMagic || words == 0) && x.err == nil {
 		x.err = corrupt("set of deleted messages is of no known version")
 	}
-	x.discard(nodes * size)
+	for ; nodes > 0 && x.err == nil; nodes-- {
+		base := x.word()
+		for i := range uint64(words) {
+			x.deleted(base+64*i, x.word())
+		}
+		x.discard(2)
+	}
+}
+
+// deleted notes the sequences that a word of a bitmap stands for.
+func (x *indexReader) deleted(base, word uint64) {
+	for ; word != 0 && x.err == nil; word &= word - 1 {
+		x.state.Deleted.Add(base + uint64(bits.TrailingZeros64(word)))
+	}
+	if x.state.Deleted.NumRanges() > maxDeletedRanges && x.err == nil {
+		x.err = fmt.Errorf("%w: index of more than %d ranges of deleted messages", ErrTooLarge, maxDeletedRanges)
+	}
+}
+
+func (x *indexReader) word() uint64 {
+	var v uint64
+	for i := range 8 {
+		v |= uint64(x.byte()) << (8 * i)
+	}
+	return v
 }
 
 // peek returns what may be read, up to the checksum at the end.

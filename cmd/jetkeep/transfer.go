@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/choria-io/fisk"
+
+	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service/transfer"
+	"jetkeep/store"
+	"jetkeep/store/object"
+	"jetkeep/store/sign"
+	"jetkeep/store/staging"
+)
+
+// repositoryAt is a repository that a command opens itself, without a service.
+type repositoryAt struct {
+	path     string
+	identity identitySource
+	trusted  []string
+}
+
+func (a *repositoryAt) flags(clause *fisk.CmdClause) {
+	pathFlag(clause, &a.path)
+	a.identity.flags(clause)
+	clause.Flag("trusted-key", "Public key whose signatures are accepted, and no others; can be given several times").PlaceHolder("KEY").StringsVar(&a.trusted)
+}
+
+// with opens the repository for a command.
+func (a *repositoryAt) with(ctx context.Context, signer *sign.Signer, run func(*store.Repository) error) error {
+	loc, err := parseLocation(a.path)
+	if err != nil {
+		return err
+	}
+	opt := store.OpenOptions{Signer: signer}
+	if opt.Identities, err = a.identity.read(); err != nil {
+		return err
+	}
+	if len(a.trusted) > 0 {
+		if opt.Trust, err = sign.NewTrust(a.trusted); err != nil {
+			return usagef("--trusted-key: %v", err)
+		}
+	}
+	bucket, err := loc.open()
+	if errors.Is(err, object.ErrNotExist) {
+		return fmt.Errorf("%s: there is no such directory", loc)
+	}
+	if err != nil {
+		return err
+	}
+	defer bucket.Close()
+	repo, err := store.Open(ctx, bucket, opt)
+	if err == nil {
+		err = run(repo)
+	}
+	if usage := new(usageError); err == nil || errors.As(err, &usage) {
+		return err
+	}
+	if errors.Is(err, store.ErrLocked) {
+		return fmt.Errorf("%s: %w; name an operator's secret key with --identity", loc, err)
+	}
+	return fmt.Errorf("%s: %w", loc, err)
+}
+
+// export is what the command is given.
+type export struct {
+	at      repositoryAt
+	format  string
+	point   string
+	backup  string
+	target  string
+	streams []string
+	out     string
+	json    bool
+}
+
+func addExport(c *cli) {
+	o := &export{}
+	cmd := c.command(c.app.Command("export", "Write restore points as directories that nats stream restore takes; needs no server"), o.run)
+	cmd.Arg("dir", "Directory to make").Required().StringVar(&o.out)
+	o.at.flags(cmd)
+	cmd.Flag("format", "v1 for all servers, v2 for 2.15 and later, v2-tar for v2 with nats commands up to 0.3").Default("v1").EnumVar(&o.format, transfer.Formats()...)
+	cmd.Flag("restore-point", "Write this one, straight into the directory").PlaceHolder("ID").StringVar(&o.point)
+	cmd.Flag("backup", "Write the streams of this backup; the newest restore point of each stream if it is missing").PlaceHolder("ID").StringVar(&o.backup)
+	cmd.Flag("target", "Only streams of this target").PlaceHolder("NAME").StringVar(&o.target)
+	cmd.Flag("stream", "Only these streams, names or patterns").PlaceHolder("STREAM").StringsVar(&o.streams)
+	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&o.json)
+}
+
+func (o *export) run(ctx context.Context, std stdio) error {
+	return o.at.with(ctx, nil, func(repo *store.Repository) error {
+		points, err := o.points(ctx, repo)
+		if err != nil {
+			return err
+		}
+		done, err := transfer.Export(ctx, repo, points, o.out, transfer.Format(o.format), o.point == "")
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return std.json(done)
+		}
+		table := term.NewTable("stream", "restore point", ">messages", ">consumers", ">bytes", "directory")
+		for _, e := range done {
+			table.Row(e.Stream, e.RestorePoint, term.Count(e.Messages), fmt.Sprint(e.Consumers), term.Bytes(uint64(e.Bytes)), e.Dir)
+		}
+		return table.Write(std.out)
+	})
+}
+
+// points chooses what to export.
+func (o *export) points(ctx context.Context, repo *store.Repository) ([]store.Point, error) {
+	if o.point != "" {
+		p, err := repo.Point(ctx, o.point)
+		return []store.Point{p}, err
+	}
+	list := repo.Points
+	if o.backup != "" {
+		list = func(ctx context.Context) ([]store.Listed, error) { return repo.PointsOf(ctx, o.backup) }
+	}
+	listed, err := list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	newest := map[string]int{}
+	var out []store.Point
+	for _, l := range listed {
+		if l.Err != nil {
+			// It might be the one that is meant.
+			return nil, fmt.Errorf("restore point %s: %w", l.ID, l.Err)
+		}
+		p := l.Point
+		if o.target != "" && p.Target != o.target || !o.wants(p.Stream) {
+			continue
+		}
+		i, seen := newest[p.Stream]
+		switch {
+		case !seen:
+			newest[p.Stream] = len(out)
+			out = append(out, p)
+		case out[i].Target != p.Target:
+			return nil, usagef("there are streams %s of the targets %s and %s: say which with --target", p.Stream, out[i].Target, p.Target)
+		case p.Time.After(out[i].Time):
+			out[i] = p
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: no restore point is of those streams", store.ErrNoPoint)
+	}
+	return out, nil
+}
+
+func (o *export) wants(stream string) bool {
+	for _, pattern := range o.streams {
+		if ok, err := path.Match(pattern, stream); ok && err == nil {
+			return true
+		}
+	}
+	return len(o.streams) == 0
+}
+
+// importing is what the command is given.
+type importing struct {
+	at       repositoryAt
+	target   string
+	signFile string
+	in       string
+	json     bool
+}
+
+func addImport(c *cli) {
+	o := &importing{}
+	cmd := c.command(c.app.Command("import", "Take in what nats stream backup or nats account backup made; needs no server"), o.run)
+	cmd.Arg("dir", "Directory that the command made").Required().ExistingDirVar(&o.in)
+	o.at.flags(cmd)
+	cmd.Flag("target", "Name of the account that it was made of").Default("imported").PlaceHolder("NAME").StringVar(&o.target)
+	cmd.Flag("sign", "File with the seed of the key to sign with").PlaceHolder("FILE").StringVar(&o.signFile)
+	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&o.json)
+}
+
+func (o *importing) run(ctx context.Context, std stdio) error {
+	var signer *sign.Signer
+	if o.signFile != "" {
+		seed, err := os.ReadFile(o.signFile)
+		if err != nil {
+			return fmt.Errorf("read signing key: %w", err)
+		}
+		if signer, err = sign.ParseSeed(strings.TrimSpace(string(seed))); err != nil {
+			return fmt.Errorf("signing key in %s: %w", o.signFile, err)
+		}
+	}
+	return o.at.with(ctx, signer, func(repo *store.Repository) error {
+		repo, err := writable(ctx, repo)
+		if err != nil {
+			return err
+		}
+		dir, err := os.MkdirTemp("", "jetkeep-import-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // temporary
+		area, err := staging.Open(dir, 256<<20)
+		if err != nil {
+			return err
+		}
+		points, err := transfer.Import(ctx, repo, o.in, transfer.ImportOptions{Target: o.target, Staging: area, Now: time.Now})
+		if err = errors.Join(o.tell(std, points), err, area.Close()); err != nil {
+			return err
+		}
+		return nil
+	})
+}
+
+// writable gives an encrypted repository a writer key: one that is there if
+// there is an identity to open it with, else a new one.
+func writable(ctx context.Context, repo *store.Repository) (*store.Repository, error) {
+	if !repo.Encrypted() {
+		return repo, nil
+	}
+	if repo.Readable() {
+		keys, err := repo.WriterKeys(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(keys) > 0 {
+			return repo.WithWriterKey(keys[0])
+		}
+	}
+	key, err := repo.NewWriterKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return repo.WithWriterKey(key)
+}
+
+func (o *importing) tell(std stdio, points []store.Point) error {
+	if o.json {
+		return std.json(points)
+	}
+	table := term.NewTable("stream", "restore point", ">messages", ">consumers", ">stored", "notes")
+	for _, p := range points {
+		table.Row(p.Stream, p.ID, term.Count(p.Content.Messages), fmt.Sprint(p.Consumers.Count), term.Bytes(p.Content.StoredBytes), strings.Join(p.Notes, "; "))
+	}
+	return table.Write(std.out)
+}

@@ -1,0 +1,297 @@
+package transfer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"jetkeep/service/archive"
+	"jetkeep/service/session"
+	"jetkeep/store"
+	"jetkeep/store/record"
+	"jetkeep/store/seqset"
+	"jetkeep/store/staging"
+)
+
+// EngineImport is the engine of restore points that were imported.
+const EngineImport = "import"
+
+// maxMeta bounds backup.json.
+const maxMeta = 8 << 20
+
+// ImportOptions say how to import.
+type ImportOptions struct {
+	Target  string // the name of the account that the streams were in
+	Staging *staging.Area
+	Tags    map[string]string
+	Now     func() time.Time
+}
+
+// Import makes restore points of a directory that nats stream backup made, or
+// of all the streams in one that nats account backup made; together they are
+// one backup. It ends with the first that fails; those before are there.
+func Import(ctx context.Context, repo *store.Repository, dir string, o ImportOptions) ([]store.Point, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	dirs, err := streamDirs(dir)
+	if err != nil {
+		return nil, err
+	}
+	backup := session.NewID(o.Now())
+	var out []store.Point
+	for i, d := range dirs {
+		im := &importing{repo: repo, dir: d, opt: o, point: store.Point{
+			Backup: backup, Task: session.TaskID(backup, i+1), Target: o.Target, Engine: EngineImport, Tags: o.Tags,
+		}}
+		p, err := im.run(ctx)
+		if err != nil {
+			return out, fmt.Errorf("import %s: %w", d, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// streamDirs finds the directories of streams: the one given, or those in it.
+func streamDirs(dir string) ([]string, error) {
+	if _, err := os.Stat(filepath.Join(dir, metaFile)); err == nil {
+		return []string{dir}, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		d := filepath.Join(dir, e.Name())
+		if _, err := os.Stat(filepath.Join(d, metaFile)); err != nil {
+			return nil, fmt.Errorf("import %s: %w: it has no %s", d, ErrNotABackup, metaFile)
+		}
+		out = append(out, d)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("import %s: %w: it has no %s, nor directories that do", dir, ErrNotABackup, metaFile)
+	}
+	return out, nil
+}
+
+// importing is the import of one stream. It is the archive's visitor.
+type importing struct {
+	repo  *store.Repository
+	dir   string
+	opt   ImportOptions
+	point store.Point
+
+	meta      meta
+	w         *store.Writer
+	got       seqset.Set
+	dead      seqset.Set
+	consumers []json.RawMessage
+	first     time.Time
+	last      time.Time
+}
+
+func (im *importing) run(ctx context.Context) (store.Point, error) {
+	if err := im.readMeta(); err != nil {
+		return store.Point{}, err
+	}
+	f, err := openArchive(im.dir)
+	if err != nil {
+		return store.Point{}, err
+	}
+	defer f.Close() //nolint:errcheck // was only read
+	info, err := f.Stat()
+	if err != nil {
+		return store.Point{}, fmt.Errorf("look at archive: %w", err)
+	}
+	im.point.Time = info.ModTime().UTC()
+	im.w, err = im.repo.NewWriter(ctx, store.WriterOptions{
+		Staging: im.opt.Staging, Task: im.point.Task, Target: im.point.Target, Stream: im.point.Stream,
+	})
+	if err != nil {
+		return store.Point{}, err
+	}
+	defer im.w.Abort()
+	sum, err := archive.Read(bufio.NewReaderSize(f, 1<<20), im.point.Stream, im)
+	if err != nil {
+		return store.Point{}, err
+	}
+	if err := im.complete(sum); err != nil {
+		return store.Point{}, err
+	}
+	content, err := im.w.Finish(ctx, &im.dead)
+	if err != nil {
+		return store.Point{}, err
+	}
+	return im.commit(ctx, sum, content)
+}
+
+func (im *importing) readMeta() error {
+	name := filepath.Join(im.dir, metaFile)
+	info, err := os.Stat(name)
+	if err == nil && info.Size() > maxMeta {
+		err = fmt.Errorf("%w: %s has %d bytes", ErrNotABackup, metaFile, info.Size())
+	}
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	var c configured
+	err = json.Unmarshal(data, &im.meta)
+	if err == nil {
+		err = json.Unmarshal(im.meta.Config, &c)
+	}
+	switch {
+	case len(data) == 0:
+		return &IncompleteError{im.dir, "backup.json is empty, as a backup leaves it that did not finish"}
+	case err != nil:
+		return fmt.Errorf("%w: %s: %w", ErrNotABackup, metaFile, err)
+	case c.Name == "":
+		return fmt.Errorf("%w: %s names no stream", ErrNotABackup, metaFile)
+	}
+	im.point.Stream, im.point.Config = c.Name, im.meta.Config
+	return nil
+}
+
+// openArchive opens the archive of a stream's directory, of which there is one.
+func openArchive(dir string) (*os.File, error) {
+	var found *os.File
+	for _, name := range []string{arcFile, tarFile} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && found != nil {
+			err = errors.Join(fmt.Errorf("%w: it holds both %s and %s", ErrNotABackup, arcFile, tarFile), f.Close(), found.Close())
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = f
+	}
+	if found == nil {
+		return nil, &IncompleteError{dir, "it has neither " + arcFile + " nor " + tarFile}
+	}
+	return found, nil
+}
+
+// Record implements archive.Visitor.
+func (im *importing) Record(r *record.Record) error {
+	if im.got.Empty() {
+		im.first = time.Unix(0, r.Time).UTC()
+	}
+	im.last = time.Unix(0, r.Time).UTC()
+	im.got.Add(r.Sequence)
+	return im.w.Append(r)
+}
+
+// Tombstone implements archive.Visitor.
+func (im *importing) Tombstone(seq uint64) error {
+	im.dead.Add(seq)
+	return nil
+}
+
+// Consumer implements archive.Visitor.
+func (im *importing) Consumer(c archive.Consumer) error {
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encode consumer %s: %w", c.Name, err)
+	}
+	im.consumers = append(im.consumers, raw)
+	return nil
+}
+
+// complete refuses an archive that lacks what it should hold. What the server
+// deleted while it made the archive cannot be told from what it left out, so
+// that is refused, too.
+func (im *importing) complete(sum archive.Summary) error {
+	st := im.meta.State
+	lacks := func(format string, args ...any) error {
+		return &IncompleteError{im.dir, fmt.Sprintf(format, args...)}
+	}
+	if len(sum.MissingBlocks) > 0 {
+		return lacks("blocks %v that its index names are missing", sum.MissingBlocks)
+	}
+	if sum.HasIndex {
+		im.dead.Union(sum.Index.Deleted)
+		if sum.Index.First > 1 {
+			im.dead.AddRange(1, sum.Index.First-1)
+		}
+		if n := im.live(sum.Index.First, sum.Index.Last); n < sum.Index.Messages {
+			return lacks("its index counts %d messages from %d to %d, it holds %d", sum.Index.Messages, sum.Index.First, sum.Index.Last, n)
+		}
+	}
+	if n := im.live(st.FirstSeq, st.LastSeq); n < st.Messages {
+		return lacks("the server counted %d messages from %d to %d when it began, the archive holds %d; "+
+			"either it lost some or they were deleted meanwhile, which cannot be told apart", st.Messages, st.FirstSeq, st.LastSeq, n)
+	}
+	if len(im.consumers) < st.Consumers {
+		im.note("%d consumers were counted when the backup began, the archive holds %d", st.Consumers, len(im.consumers))
+	}
+	for _, d := range sum.Duplicates {
+		im.note("archive holds member %s twice; it was read once", d)
+	}
+	return nil
+}
+
+// live counts the messages of a range.
+func (im *importing) live(first, last uint64) uint64 {
+	set := im.got.Clip(first, last)
+	set.Subtract(&im.dead)
+	return set.Len()
+}
+
+func (im *importing) note(format string, args ...any) {
+	im.point.Notes = append(im.point.Notes, fmt.Sprintf(format, args...))
+}
+
+func (im *importing) commit(ctx context.Context, sum archive.Summary, content store.Content) (store.Point, error) {
+	p, st := &im.point, im.meta.State
+	p.ID = p.Task
+	im.note("imported from a %s archive of the nats command", sum.Format)
+	p.Created = sum.Created.UTC()
+	if sum.Created.IsZero() {
+		p.Created = st.FirstTime.UTC()
+		im.note("the archive does not say when the stream was created; the time of its first message stands for it")
+	}
+	p.Lineage = "import-" + p.Backup
+	live := im.got.Clone()
+	live.Subtract(&im.dead)
+	p.State = store.State{
+		Messages: live.Len(), Bytes: st.Bytes, FirstSeq: live.First(), FirstTime: im.first,
+		LastSeq: max(st.LastSeq, sum.LastSequence, live.Last()), LastTime: im.last, Consumers: len(im.consumers),
+	}
+	if live.Last() < p.State.LastSeq && st.LastTime.After(im.last) {
+		p.State.LastTime = st.LastTime
+	}
+	if live.Empty() {
+		p.State.FirstSeq, p.State.FirstTime, p.State.LastTime = max(st.FirstSeq, p.State.LastSeq+1), st.FirstTime, st.LastTime
+	} else {
+		p.State.NumDeleted = live.Last() - live.First() + 1 - live.Len() + p.State.LastSeq - live.Last()
+	}
+	p.Content = content
+	if content.Messages != live.Len() {
+		return store.Point{}, &IncompleteError{im.dir, fmt.Sprintf("%d messages were read and %d stored", live.Len(), content.Messages)}
+	}
+	var err error
+	if p.Consumers, err = im.repo.PutConsumers(ctx, content, im.consumers); err != nil {
+		return store.Point{}, err
+	}
+	if err := im.repo.Commit(ctx, *p); err != nil {
+		return store.Point{}, err
+	}
+	return im.repo.Point(ctx, p.ID)
+}
