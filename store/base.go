@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
+	"jetkeep/store/object"
 	"jetkeep/store/seqset"
 )
 
@@ -299,11 +302,45 @@ func (c *proofCache) get(ctx context.Context, b *base, pack *packRef) (proof, er
 	return p, nil
 }
 
+// presenceChecks is how many packs are looked for at once.
+const presenceChecks = 16
+
+// present makes sure that every pack that is referred to again is there, with
+// its size: one that was lost must not be missing from all that follows. What
+// it holds is not read; that is for Verify.
+func (b *base) present(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(presenceChecks)
+	asked := map[*packRef]bool{}
+	for i := range b.segments {
+		pack := b.segments[i].pack
+		if asked[pack] {
+			continue
+		}
+		asked[pack] = true
+		g.Go(func() error {
+			name := b.repo.packName(b.point.where(), pack.hash)
+			info, err := b.repo.bucket.Stat(gctx, name)
+			switch {
+			case errors.Is(err, object.ErrNotExist):
+				return fmt.Errorf("%w: %w", ErrBase, damaged(name, err, "missing"))
+			case err == nil && info.Size != int64(pack.size):
+				return fmt.Errorf("%w: %w", ErrBase, damaged(name, nil, "has %d bytes instead of %d", info.Size, pack.size))
+			}
+			return err //nolint:wrapcheck // says which object
+		})
+	}
+	return g.Wait() //nolint:wrapcheck // our own
+}
+
 // finish leaves only those segments that the new restore point refers to again.
 // It returns what they hold besides the received records.
 func (b *base) finish(ctx context.Context, received *seqset.Set) (*seqset.Set, error) {
 	gone := &seqset.Set{}
 	b.segments = slices.DeleteFunc(b.segments, func(s baseSegment) bool { return s.fate != fateKept || s.hits == 0 })
+	if err := b.present(ctx); err != nil {
+		return nil, err
+	}
 	for i := range b.segments {
 		s := &b.segments[i]
 		if s.hits == s.count {

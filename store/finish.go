@@ -51,6 +51,9 @@ func (w *Writer) content(ctx context.Context, deleted *seqset.Set) (Content, err
 	live := &w.received // it can be as large as the stream has gaps: no copy
 	live.Subtract(extra)
 	if err := checkOverlap(w.segments()); err != nil {
+		if w.base != nil {
+			err = fmt.Errorf("%w: %w", ErrBase, err)
+		}
 		return Content{}, err
 	}
 	sum := t.sum

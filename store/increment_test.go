@@ -372,3 +372,35 @@ func TestBasePrunedMeanwhile(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A pack of the base that is lost does not spread into the next restore point,
+// which is made without the base.
+func TestBaseThatLostAPack(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, g *grown, pack string){
+		"missing": func(t *testing.T, g *grown, pack string) {
+			if err := g.driver.Delete(t.Context(), pack); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"cut": func(t *testing.T, g *grown, pack string) {
+			if !g.driver.Corrupt(pack, func(b []byte) []byte { return b[:len(b)-1] }) {
+				t.Fatalf("%s is not there", pack)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGrown(t)
+			g.write(3000, 1000)
+			base := g.backup(t, capture{})
+			segments := segmentsOf(t, g.repo, base)
+			harm(t, g, g.repo.packName(base.Chain, segments[0].pack.hash))
+			g.write(10, 1000)
+			if _, err := g.try(t, capture{}); !errors.Is(err, ErrBase) {
+				t.Fatalf("built on a base that lacks a pack: %v", err)
+			}
+			if name == "missing" {
+				g.backup(t, capture{fresh: true})
+			}
+		})
+	}
+}
