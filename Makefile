@@ -50,7 +50,7 @@ fuzz: ## each fuzz target for FUZZTIME
 
 .PHONY: model
 model: ## 10,000 interleavings of backups, forgetting and pruning
-	$(SUM) -show '^TestModel$$' -- -count=1 -timeout 20m -run '^TestModel$$' ./store -model-runs 10000
+	$(SUM) -show '^TestModel' -- -count=1 -timeout 20m -run '^TestModel' ./store -model-runs 10000
 
 .PHONY: layering
 layering: ## the direction of imports

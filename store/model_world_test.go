@@ -40,6 +40,7 @@ type world struct {
 	modified map[string]time.Time
 	past     []map[string]object.Info // what listings showed once
 	truth    truth
+	streams  map[string]*modelStream
 	failure  string
 	trace    []byte
 	steps    int
@@ -79,7 +80,7 @@ type verdict struct {
 func newWorld(seed uint64) *world {
 	return &world{
 		mem: mem.New(), rng: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC),
-		modified: map[string]time.Time{}, truth: newTruth(), stats: map[string]int{},
+		modified: map[string]time.Time{}, truth: newTruth(), streams: map[string]*modelStream{"ONE": {}, "TWO": {}}, stats: map[string]int{},
 	}
 }
 
