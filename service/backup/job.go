@@ -78,7 +78,7 @@ func Passing(err error) bool {
 	for _, e := range []error{
 		jetsnap.ErrConnectionLost, jetsnap.ErrIdle, jetsnap.ErrGap, jetsnap.ErrInProgress, jsapi.ErrNoReply,
 		jsapi.ErrNoJetStream, archive.ErrCorrupt, archive.ErrTruncated, ErrRecreated, ErrInconsistent,
-		nats.ErrNoServers, nats.ErrTimeout,
+		nats.ErrNoServers, nats.ErrTimeout, store.ErrPruned,
 	} {
 		if errors.Is(err, e) {
 			return true
