@@ -174,6 +174,8 @@ func scriptCommands() map[string]scriptCommand {
 				ts.Fatalf("%s does not hold %s", args[0], args[1])
 			}
 		},
+		// unseen DIR WORD...: no file below a directory holds a word.
+		"unseen": scriptUnseen,
 		// fingerprint NAME FILE: set an environment variable to the
 		// fingerprint of a secret key.
 		"fingerprint": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -260,4 +262,25 @@ func scriptDamage(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("nothing to damage in %s", args[0])
 	}
 	ts.Logf("%s", strings.Repeat("damaged ", damaged))
+}
+
+func scriptUnseen(ts *testscript.TestScript, _ bool, args []string) {
+	files := 0
+	err := filepath.WalkDir(ts.MkAbs(args[0]), func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for _, word := range args[1:] {
+			if e.Name() != "README.md" && strings.Contains(strings.TrimPrefix(path, ts.MkAbs("."))+string(data), word) {
+				ts.Fatalf("%s holds %s", path, word)
+			}
+		}
+		files++
+		return err
+	})
+	ts.Check(err)
+	if files < 10 {
+		ts.Fatalf("%s holds %d files", args[0], files)
+	}
 }
