@@ -190,7 +190,8 @@ func openArchive(dir string) (*os.File, error) {
 
 // Record implements archive.Visitor.
 func (im *importing) Record(r *record.Record) error {
-	if im.got.Empty() {
+	// Below the first message there may be records of deleted ones.
+	if im.first.IsZero() && r.Sequence >= im.meta.State.FirstSeq {
 		im.first = time.Unix(0, r.Time).UTC()
 	}
 	im.last = time.Unix(0, r.Time).UTC()
@@ -224,6 +225,11 @@ func (im *importing) complete(sum archive.Summary) error {
 	}
 	if len(sum.MissingBlocks) > 0 {
 		return lacks("blocks %v that its index names are missing", sum.MissingBlocks)
+	}
+	// Servers up to 2.9 leave the records of messages that limits removed in
+	// their block and have no index to say so: without this they would return.
+	if st.FirstSeq > 1 {
+		im.dead.AddRange(1, st.FirstSeq-1)
 	}
 	if sum.HasIndex {
 		im.dead.Union(sum.Index.Deleted)

@@ -21,7 +21,9 @@ func TestDeletedStaysDeleted(t *testing.T) {
 			natstest.MakeStream(t, nc, `{"name":"GONE","subjects":["gone"],"storage":"file","retention":"limits","num_replicas":1}`)
 			natstest.PublishTo(t, nc, "gone", 20, 100)
 			natstest.MustRequest(t, nc, "STREAM.PURGE.GONE", nil, nil)
-			names := []string{"HOLES", "EMPTY", "GONE"}
+			natstest.MakeStream(t, nc, `{"name":"LIMIT","subjects":["limit"],"storage":"file","retention":"limits","num_replicas":1,"max_msgs":395}`)
+			natstest.PublishTo(t, nc, "limit", 400, 200)
+			names := []string{"HOLES", "EMPTY", "GONE", "LIMIT"}
 			before := map[string]stream{}
 			for _, name := range names {
 				before[name] = look(t, nc, name)
