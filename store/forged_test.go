@@ -301,7 +301,7 @@ func TestForgedHistoryWithoutSignatures(t *testing.T) {
 	for _, f := range []forgery{
 		{
 			about: "an altered restore point within", do: func(h *history) { h.rewrite(altered(h, 3)) },
-			names: "LOG/0000000000000003", says: "one of both was replaced",
+			names: "LOG/0000000000000003", says: "one of both was replaced", reach: []string{"b.0003"},
 		}, {
 			about: "an altered restore point whose entry is gone",
 			do: func(h *history) {

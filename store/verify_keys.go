@@ -76,7 +76,7 @@ func (v *verifier) keys(ctx context.Context) error {
 			writers++
 			err = v.writerKey(ctx, name)
 		case isKey && !names[keyPrefix+id+publicSuffix]:
-			v.problem(name, "belongs to no operator: "+id+publicSuffix+" is missing")
+			v.problem(keyPrefix+id+publicSuffix, "missing, though the sealed key is there")
 		case !isKey:
 			operators++
 			id = strings.TrimSuffix(strings.TrimPrefix(name, keyPrefix), publicSuffix)
@@ -121,6 +121,9 @@ func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) erro
 		return err //nolint:wrapcheck // says which object
 	}
 	op, hash, err := parseOperatorObject(text)
+	if err != nil && sealed {
+		v.problem(keyPrefix+id+sealedSuffix, "cannot be checked: what its hash should be is damaged")
+	}
 	if err != nil {
 		return damaged(name, err, "public key of an operator")
 	}
@@ -136,7 +139,8 @@ func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) erro
 		return err //nolint:wrapcheck // says which object
 	}
 	if fmt.Sprintf("%x", sha256.Sum256(stored)) != hash {
-		return damaged(name, nil, "is not the sealed key that was stored for its operator")
+		v.problem(keyPrefix+id+publicSuffix, "says another hash than its sealed key has: one of both is damaged")
+		return damaged(name, nil, "has another hash than its operator's public key says: one of both is damaged")
 	}
 	return nil
 }

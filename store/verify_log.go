@@ -26,7 +26,8 @@ type chainLog struct {
 	chain   string
 	entries []*entry // entry n at n-1, without its body; nil if it cannot be read
 	forgets map[uint64][]string
-	whole   bool // all entries could be read
+	whole   bool // each entry is known
+	cut     bool // there was more of it
 }
 
 func (l *chainLog) head() uint64 { return uint64(len(l.entries)) }
@@ -36,6 +37,11 @@ func (l *chainLog) at(n uint64) *entry {
 		return nil
 	}
 	return l.entries[n-1]
+}
+
+// unknownAfter says whether an entry after that number is not known.
+func (l *chainLog) unknownAfter(number uint64) bool {
+	return l.cut || !l.whole && slices.Contains(l.entries[number:], nil)
 }
 
 // copies reads commit records by their ids: all that a listing shows, or those
@@ -190,43 +196,70 @@ func (c *chainCheck) readLog(ctx context.Context, chain string, hint, copied uin
 		if err := c.failErr(ctx, name, nil, err); err != nil {
 			return nil, err
 		}
-		l.whole = l.whole && err == nil
 	}
 	return l, nil
 }
 
-// checkOrder checks that each entry follows the one before.
-func (c *chainCheck) checkOrder(l *chainLog, copies []*copied) {
+// checkOrder checks that each entry is what the one after it follows, from the
+// end on, for an entry that is not what it was says nothing of those before.
+// Where the copy of an entry is what that must be, it stands in for it.
+func (c *chainCheck) checkOrder(l *chainLog, copies []*copied, remembered Head) {
 	byNumber := map[uint64]*entry{}
 	for _, k := range copies {
-		if k.entry != nil {
-			byNumber[k.entry.number] = k.entry
-		}
+		byNumber[k.entry.number] = k.entry
 	}
-	epoch, known := uint64(0), true
-	for i := range l.entries {
-		n := uint64(i) + 1
+	for n := l.head(); n > 0; n-- {
 		e, next := l.at(n), l.at(n+1)
-		// What stands in for an entry is what the next one follows.
-		if k := byNumber[n]; e == nil && k != nil && (next == nil || next.previous == k.hash) {
-			e = k
-			l.entries[i] = k
+		name := entryName(l.chain, n)
+		want := "" // the entry's hash, as far as anything tells
+		switch {
+		case next != nil:
+			want = next.previous
+		case n == remembered.Number:
+			want = remembered.Hash
 		}
+		copied := byNumber[n]
+		switch {
+		case copied != nil && stands(e, copied, want):
+			if e != nil {
+				c.fail(name, nil, "is not what it was; %s is", commitName(copied.task))
+			}
+			e = copied
+		case e != nil && next != nil && e.hash != want:
+			c.fail(name, nil, "is not what entry %d follows: one of both was replaced", n+1)
+			e = nil
+		}
+		l.entries[n-1] = e
+	}
+	c.checkEpochs(l)
+}
+
+// checkEpochs checks that each entry knows the prune before it.
+func (c *chainCheck) checkEpochs(l *chainLog) {
+	epoch, known := uint64(0), true
+	for _, e := range l.entries {
 		if e == nil {
-			known = false
+			l.whole, known = false, false
 			continue
 		}
-		name := entryName(l.chain, n)
-		if next != nil && next.previous != e.hash {
-			c.fail(name, nil, "is not what entry %d follows: one of both was replaced", n+1)
-		}
 		if known && e.epoch != epoch {
-			c.fail(name, nil, "says epoch %d, it is %d", e.epoch, epoch)
+			c.fail(entryName(l.chain, e.number), nil, "says epoch %d, it is %d", e.epoch, epoch)
 		}
 		if e.kind == entryPrune {
-			epoch, known = n, true
+			epoch, known = e.number, true
 		}
 	}
+}
+
+// stands says whether a copy stands in for an entry of the log, if that has any.
+func stands(e, copied *entry, want string) bool {
+	switch {
+	case want != "":
+		return copied.hash == want && (e == nil || e.hash != want)
+	case e == nil:
+		return true
+	}
+	return e.untrusted != nil && copied.untrusted == nil
 }
 
 // checkHead compares the log with what is remembered of it outside the store.
@@ -237,8 +270,10 @@ func (c *chainCheck) checkHead(l *chainLog, remembered Head) {
 	e := l.at(remembered.Number)
 	switch {
 	case remembered.Number > l.head():
+		l.cut = true
 		c.fail(entryName(l.chain, remembered.Number), nil, "was the head of the log once, which now ends with %d: it was rolled back", l.head())
 	case e != nil && e.hash != remembered.Hash:
+		l.cut = true
 		c.fail(entryName(l.chain, remembered.Number), nil, "is not the entry that it was: the log was rewritten")
 	}
 }

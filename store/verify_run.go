@@ -109,7 +109,7 @@ func (v *verifier) chain(ctx context.Context, chain string, listed *listedLog, c
 	if err != nil {
 		return err
 	}
-	c.checkOrder(l, copies)
+	c.checkOrder(l, copies, remembered)
 	c.checkHead(l, remembered)
 	if err := c.checkDone(ctx, l, listed.done); err != nil {
 		return err
@@ -186,7 +186,7 @@ func (c *chainCheck) addPoints(ctx context.Context, l *chainLog, copies []*copie
 		if len(wanted) > 0 && !slices.Contains(wanted, e.task) {
 			continue
 		}
-		if err := c.addLive(ctx, e); err != nil {
+		if err := c.addLive(ctx, l, e); err != nil {
 			return err
 		}
 	}
@@ -202,14 +202,19 @@ func (c *chainCheck) addPoints(ctx context.Context, l *chainLog, copies []*copie
 
 // addLive adds a restore point that the log has. Its commit record is what
 // readers use; it must be the same.
-func (c *chainCheck) addLive(ctx context.Context, e *entry) error {
+func (c *chainCheck) addLive(ctx context.Context, l *chainLog, e *entry) error {
 	p := &pointCheck{id: e.task, name: commitName(e.task), number: e.number}
 	c.addPoint(p)
 	own := []int32{p.holder}
 	k, err := c.v.repo.copyOf(ctx, e.task)
 	if errors.Is(err, ErrNoPoint) {
-		err = damaged(p.name, object.ErrNotExist, "missing, though entry %d of log %s has it", e.number, e.chain)
 		c.late = append(c.late, e)
+		if l.unknownAfter(e.number) {
+			p.skip, p.beside = true, true
+			c.fail(p.name, nil, "missing, as if an entry of log %s that cannot be read had forgotten it", e.chain)
+			return nil
+		}
+		err = damaged(p.name, object.ErrNotExist, "missing, though entry %d of log %s has it", e.number, e.chain)
 	}
 	if err == nil && k.hash != e.hash {
 		err = damaged(p.name, nil, "is not what entry %d of log %s has", e.number, e.chain)
