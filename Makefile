@@ -48,9 +48,11 @@ conformance: tools ## the version matrix, the clusters, the golden files and the
 fuzz: ## each fuzz target for FUZZTIME
 	@bash contrib/tools/fuzz.sh $(FUZZTIME)
 
+MODEL := ^TestModel|^TestEveryDamageIsFound$$|^TestMetadataOfATebibyteIsBounded$$
+
 .PHONY: model
-model: ## 10,000 interleavings of backups, forgetting and pruning
-	$(SUM) -show '^TestModel' -- -count=1 -timeout 20m -run '^TestModel' ./store -model-runs 10000
+model: ## 10,000 interleavings of backups, forgetting and pruning, 10,000 damages, the metadata of a TiB
+	$(SUM) -show '$(MODEL)' -- -count=1 -timeout 20m -run '$(MODEL)' ./store -model-runs 10000
 
 .PHONY: layering
 layering: ## the direction of imports
