@@ -290,6 +290,18 @@ func TestForgedHistory(t *testing.T) {
 	}
 }
 
+// Of an entry and its copy the one that is signed counts.
+func TestForgedSignatureAtTheEnd(t *testing.T) {
+	h := newHistory(t, true)
+	e := h.entry(5)
+	e.signature = h.entry(4).signature
+	h.put(h.log(5), e.encode())
+	rep := h.verify(nil)
+	if len(rep.Damaged) != 0 || len(rep.Problems) != 1 || rep.Problems[0].Object != h.log(5) || rep.Points != 5 {
+		t.Errorf("%+v", rep)
+	}
+}
+
 // Without signatures a forger can do more, but not change what was remembered
 // outside, nor one entry without the next.
 func TestForgedHistoryWithoutSignatures(t *testing.T) {

@@ -43,6 +43,23 @@ func TestVerifyFindsWhatIsNotAmongTheUses(t *testing.T) {
 	wantProblem(t, r, VerifyStructure, "commits/b.0002", "not among its uses", "b.0002")
 }
 
+// The same of a table that is shared with a restore point which says it all.
+func TestVerifyFindsWhatIsNotAmongTheUsesOfASharedTable(t *testing.T) {
+	r, _ := newRepo(t)
+	p := mustSave(t, r, "b.0001", steps(borderRecords()), nil)
+	c := p.Content
+	if len(c.Uses.Lists) == 0 {
+		t.Fatalf("uses %+v", c.Uses)
+	}
+	commitAs(t, r, "b.0002", c, func(c *Content) {
+		for _, ref := range c.Tables.List {
+			c.Uses.Objects = append(c.Uses.Objects, Used{Name: chainObject(metaPrefix, p.Chain, ref.Ref.Hash), Size: ref.Ref.Size})
+		}
+		c.Uses.Lists = nil
+	})
+	wantProblem(t, r, VerifyStructure, "commits/b.0002", "not among its uses", "b.0002")
+}
+
 func TestVerifyFindsUsesOfAnotherChain(t *testing.T) {
 	r, _ := newRepo(t)
 	c := mustSave(t, r, "b.0001", steps(rising(500, 30)), nil).Content

@@ -39,6 +39,7 @@ type need struct {
 	name   string
 	size   int64
 	owners []int32 // holders that name it
+	named  []int32 // those of them that are restore points' lists of uses
 	read   bool    // was read and hashed already
 	gone   bool    // is missing
 	// aside says that restores do without it: proofs, which only the next backup
@@ -114,6 +115,16 @@ func (c *chainCheck) need(from int32, name string, size int64) *need {
 	}
 	if k := len(n.owners); k == 0 || n.owners[k-1] != from && !slices.Contains(n.owners, from) {
 		n.owners = append(n.owners, from)
+	}
+	return n
+}
+
+// uses notes that a restore point, by itself or by a list, says that it uses an
+// object.
+func (c *chainCheck) uses(from int32, name string, size int64) *need {
+	n := c.need(from, name, size)
+	if !slices.Contains(n.named, from) {
+		n.named = append(n.named, from)
 	}
 	return n
 }

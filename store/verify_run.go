@@ -241,7 +241,7 @@ func (c *chainCheck) addLive(ctx context.Context, l *chainLog, e *entry) error {
 	if err := c.addUses(ctx, p, p.holder, p.point.Content.Uses, 0); err != nil {
 		return err
 	}
-	p.listed = !slices.ContainsFunc(c.unlisted, func(n *need) bool { return c.holds(p, n.owners) })
+	p.listed = !slices.ContainsFunc(c.unlisted, func(n *need) bool { return c.holds(p, n.named) })
 	if p.locked {
 		if !p.listed {
 			p.skip = true
@@ -286,7 +286,7 @@ func (c *chainCheck) addUses(ctx context.Context, p *pointCheck, from int32, u U
 			c.fail(p.name, own, "uses %s, which is not of its chain", o.Name)
 			continue
 		}
-		c.need(from, o.Name, o.Size)
+		c.uses(from, o.Name, o.Size)
 	}
 	for _, ref := range u.Lists {
 		if _, err := ref.hash(); err != nil || depth == maxListDepth {
@@ -294,7 +294,7 @@ func (c *chainCheck) addUses(ctx context.Context, p *pointCheck, from int32, u U
 			continue
 		}
 		name := chainObject(metaPrefix, c.chain, ref.Hash)
-		n := c.need(from, name, ref.Size)
+		n := c.uses(from, name, ref.Size)
 		h, isNew := c.share(from, name)
 		if !isNew {
 			continue

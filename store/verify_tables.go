@@ -87,7 +87,7 @@ func (c *chainCheck) addTable(p *pointCheck, t *tableCheck, all *totals) {
 		all.seen = map[*need]bool{}
 	}
 	for i, n := range t.needs {
-		if p.listed && !c.holds(p, n.owners) {
+		if p.listed && !c.holds(p, n.named) {
 			c.fail(p.name, []int32{p.holder}, "needs %s, which is not among its uses", n.name)
 		}
 		if i < t.packs && !all.seen[n] {
@@ -127,7 +127,7 @@ func (c *chainCheck) refersTo(p *pointCheck, from int32, name string, size int64
 		return c.need(from, name, size)
 	}
 	n := c.needs[name]
-	if n == nil || !c.holds(p, n.owners) {
+	if n == nil || !c.holds(p, n.named) {
 		c.fail(p.name, []int32{p.holder}, "needs %s, which is not among its uses", name)
 	}
 	return c.need(from, name, size)
