@@ -127,4 +127,3 @@ func prunePlanned(t *testing.T, c *client.Client, backups []string) *api.Pruned 
 	// Without a policy nothing is forgotten.
 	return prune(t, c, api.RepositoryPruneRequest{Grace: "0s", OrphanAge: "0s"})
 }
-
