@@ -11,8 +11,9 @@
 //     is a *DamageError, never a wrong or missing record.
 //   - Storing the same stream again makes the same objects, and an object that
 //     is there already is not uploaded again.
-//   - Memory is bounded: the writer below 100 MB plus 55 MB for each TiB of
-//     stream, the reader below 120 MB, as long as records are below 4 MiB.
+//   - Memory is bounded: the writer below 100 MB plus 60 MB for each TiB that is
+//     new and 80 MB for each TiB that it builds on, the reader below 120 MB, as
+//     long as records are below 4 MiB; and 16 bytes for each gap in the stream.
 //
 // It fails with the typed errors below, those of store/object and of
 // store/staging. Nothing here knows the NATS API.
