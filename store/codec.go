@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -37,6 +38,26 @@ func newEncoder(l Level) (*zstd.Encoder, error) {
 		return nil, fmt.Errorf("make compressor: %w", err)
 	}
 	return enc, nil
+}
+
+// encoders keeps compressors for those who write: making one takes longer than
+// compressing what a small stream holds.
+type encoders struct{ free [LevelBetter + 1]sync.Pool }
+
+// take returns a compressor, which give takes back.
+func (e *encoders) take(l Level) (*zstd.Encoder, error) {
+	if e != nil && l >= 0 && int(l) < len(e.free) {
+		if enc, ok := e.free[l].Get().(*zstd.Encoder); ok {
+			return enc, nil
+		}
+	}
+	return newEncoder(l)
+}
+
+func (e *encoders) give(l Level, enc *zstd.Encoder) {
+	if e != nil && enc != nil && l >= 0 && int(l) < len(e.free) {
+		e.free[l].Put(enc)
+	}
 }
 
 // newDecoder returns a decoder that never writes beyond the capacity it is

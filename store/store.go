@@ -94,6 +94,8 @@ type Repository struct {
 	signer *sign.Signer // nil: nothing is signed
 	trust  *sign.Trust  // nil: nothing needs to be signed
 	cache  *cache
+
+	encoders *encoders
 }
 
 // InitOptions say how to make a repository.
@@ -209,7 +211,7 @@ func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Reposit
 	if err := checkPin(m, opt); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, cache: newCache()}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, cache: newCache(), encoders: new(encoders)}
 	if !m.Encrypted() {
 		return r, nil
 	}

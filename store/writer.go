@@ -338,9 +338,10 @@ func (w *Writer) work() error {
 			}
 			if enc == nil {
 				var err error
-				if enc, err = newEncoder(w.opt.Level); err != nil {
+				if enc, err = w.repo.encoders.take(w.opt.Level); err != nil {
 					return err
 				}
+				defer w.repo.encoders.give(w.opt.Level, enc)
 			}
 			c.frame = enc.EncodeAll(c.raw, c.frame[:0])
 			c.seg.stored = uint64(len(c.frame))
