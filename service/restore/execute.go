@@ -92,6 +92,7 @@ type execution struct {
 	target  Target
 	info    *jsapi.StreamInfo // of the restored stream
 	first   *record.Record    // the first message given to the server
+	live    *record.Sum       // digest of the restore point's messages, once they were all read
 	whole   atomic.Bool       // the whole archive was given to the server
 	arrived atomic.Bool       // the server acknowledged a part of it
 	result  Result
@@ -104,6 +105,10 @@ func (x *execution) warn(code string, messages uint64, format string, args ...an
 }
 
 func (x *execution) run(ctx context.Context) error {
+	// Before anything is asked of the server.
+	if !x.Repo.Readable() {
+		return store.ErrLocked
+	}
 	done, err := x.prepare(ctx)
 	if err != nil {
 		return err
@@ -261,6 +266,8 @@ func (x *execution) each(ctx context.Context, stage string, fn func(*record.Reco
 			return fmt.Errorf("read restore point: %w", err)
 		}
 		if rec == nil {
+			sum := r.LiveSum()
+			x.live = &sum
 			p.done()
 			return nil
 		}

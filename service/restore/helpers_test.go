@@ -30,8 +30,11 @@ type kept struct {
 	// cut ends a reader with an error after so many messages.
 	cut map[string]int
 	// hook is called before each message is read.
-	hook func(n int)
+	hook   func(n int)
+	locked bool
 }
+
+func (k *kept) Readable() bool { return !k.locked }
 
 func newKept() *kept {
 	return &kept{records: map[string][]record.Record{}, consumers: map[string][]archive.Consumer{}, cut: map[string]int{}}
@@ -60,7 +63,8 @@ func (r *keptReader) Next() (*record.Record, error) {
 	return &r.records[r.n-1], nil
 }
 
-func (r *keptReader) Close() {}
+func (r *keptReader) LiveSum() record.Sum { return natstest.Sum(r.records[:r.n]) }
+func (r *keptReader) Close()              {}
 
 func (k *kept) Open(_ context.Context, p store.Point) (Records, error) {
 	k.mu.Lock()

@@ -20,12 +20,19 @@ type Source interface {
 	// Consumers returns the restore point's consumers, each an archive.Consumer
 	// as JSON.
 	Consumers(ctx context.Context, p store.Point) ([]json.RawMessage, error)
+	// Readable says whether messages can be read, which takes a key where they
+	// are encrypted.
+	Readable() bool
 }
 
 // Records gives a restore point's messages with rising sequences. Next returns
 // io.EOF only if they were all there. A record is valid until the next call.
 type Records interface {
 	Next() (*record.Record, error)
+	// LiveSum returns, after io.EOF, the digest of what Next gave. That of the
+	// restore point may be over more: messages that were captured and deleted
+	// before its moment.
+	LiveSum() record.Sum
 	Close()
 }
 
