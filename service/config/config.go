@@ -35,7 +35,8 @@ type Config struct {
 	Targets      []Target
 	Repositories []Repository
 	Staging      Staging
-	// Concurrency is how many tasks of one kind run at once.
+	// Concurrency is how many tasks of one kind run at once; of backups so many
+	// of large streams, and more of small ones.
 	Concurrency int
 	// Replicas of jetkeep's own streams and buckets when it makes them.
 	Replicas int
