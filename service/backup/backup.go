@@ -98,8 +98,9 @@ type Sink interface {
 // Options of one capture.
 type Options struct {
 	Snapshot jetsnap.SnapshotOptions
-	// Started is told once what there is to read.
-	Started func(messages, bytes uint64)
+	// Started is told once what there is to read, before the first record, with
+	// the sequences that are alive. An error ends the capture.
+	Started func(info *jsapi.StreamInfo, alive *seqset.Set) error
 	// Read is told of every record captured, with its size in bytes.
 	Read func(size int)
 	Log  *slog.Logger
@@ -157,7 +158,9 @@ func Capture(ctx context.Context, t Target, stream string, sink Sink, o Options)
 	}
 	c.before = info
 	if o.Started != nil {
-		o.Started(info.State.Messages, info.State.Bytes)
+		if err := o.Started(info, alive(info)); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.snapshots(ctx); err != nil {
 		return nil, err

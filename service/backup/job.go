@@ -2,13 +2,12 @@ package backup
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,6 +17,7 @@ import (
 	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
 	"jetkeep/store"
+	"jetkeep/store/seqset"
 	"jetkeep/store/staging"
 )
 
@@ -59,21 +59,32 @@ func retryPauses() []time.Duration {
 // committed is returned as it is, so that a task may be run again after a
 // crash at any moment.
 func (j *Job) Run(ctx context.Context) (store.Point, error) {
-	for _, wait := range retryPauses() {
-		p, err := j.attempt(ctx)
-		if err == nil || ctx.Err() != nil || !Passing(err) {
+	pauses := retryPauses()
+	full := "" // why the stream is stored in full, once that is known
+	for {
+		p, err := j.attempt(ctx, full)
+		var unusable *unusableError
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return p, err
+		case full == "" && errors.As(err, &unusable):
+			full = unusable.note
+			j.Log.Warn("increment is impossible, storing in full", "stream", j.Point.Stream, "reason", full)
+		case len(pauses) > 0 && Passing(err):
+			j.Log.Warn("capture ended, trying again", "stream", j.Point.Stream, "after", pauses[0], "error", err)
+			if err := pause(ctx, pauses[0]); err != nil {
+				return store.Point{}, err
+			}
+			pauses = pauses[1:]
+		default:
 			return p, err
 		}
-		j.Log.Warn("capture ended, trying again", "stream", j.Point.Stream, "after", wait, "error", err)
-		if err := pause(ctx, wait); err != nil {
-			return store.Point{}, err
-		}
 	}
-	return j.attempt(ctx)
 }
 
 // Passing says whether an error of a capture may be gone when it is tried
-// again: what breaks when servers restart and leaders change.
+// again: what breaks when servers restart and leaders change, and when what an
+// increment refers to is pruned meanwhile.
 func Passing(err error) bool {
 	for _, e := range []error{
 		jetsnap.ErrConnectionLost, jetsnap.ErrIdle, jetsnap.ErrGap, jetsnap.ErrInProgress, jsapi.ErrNoReply,
@@ -91,7 +102,9 @@ func Passing(err error) bool {
 		errors.As(err, &refused) && refused.Code == 503
 }
 
-func (j *Job) attempt(ctx context.Context) (store.Point, error) {
+// attempt captures once. It is an increment on the stream's newest restore
+// point, unless full says why it must not be.
+func (j *Job) attempt(ctx context.Context, full string) (store.Point, error) {
 	p, err := j.Repository.Point(ctx, j.Point.Task)
 	if err == nil || !errors.Is(err, store.ErrNoPoint) {
 		return p, err
@@ -114,22 +127,26 @@ func (j *Job) attempt(ctx context.Context) (store.Point, error) {
 		return store.Point{}, err
 	}
 	defer w.Abort()
+	d := descent{job: j, w: w, full: full}
 	out, err := Capture(ctx, OfConn(conn), j.Point.Stream, w, Options{
 		Snapshot: j.Snapshot, Log: j.Log,
-		Started: j.Progress.Begin,
-		Read:    func(size int) { j.Progress.Add(1, uint64(size)) },
+		Started: func(info *jsapi.StreamInfo, alive *seqset.Set) error {
+			j.Progress.Begin(info.State.Messages, info.State.Bytes)
+			return d.begin(ctx, info, alive)
+		},
+		Read: func(size int) { j.Progress.Add(1, uint64(size)) },
 	})
 	if err != nil {
-		return store.Point{}, err
+		return store.Point{}, d.explain(err)
 	}
 	content, err := w.Finish(ctx, out.Deleted)
 	if err != nil {
-		return store.Point{}, fmt.Errorf("store stream %s: %w", j.Point.Stream, err)
+		return store.Point{}, d.explain(fmt.Errorf("store stream %s: %w", j.Point.Stream, err))
 	}
 	if err := prove(j.Point.Stream, out, content); err != nil {
 		return store.Point{}, err
 	}
-	return j.commit(ctx, out, content, conn.ServerVersion())
+	return j.commit(ctx, out, content, d, conn.ServerVersion())
 }
 
 // smallStream is the size up to which a stream needs no room: its backup takes
@@ -152,13 +169,18 @@ func (j *Job) enter(ctx context.Context, conn *natsconn.Conn) (leave func(), err
 	return j.Room(ctx)
 }
 
-// prove compares what was stored with what the server says that there is.
+// prove compares what was stored with what the server says that there is. The
+// digest is over all that was captured: the messages, and those which went away
+// before the moment.
 func prove(stream string, out *Outcome, content store.Content) error {
-	want := alive(out.Info)
-	stored := out.Captured - out.Deleted.Len()
-	if content.Messages != want.Len() || stored != want.Len() {
-		return fmt.Errorf("stream %s has %d messages, %d were captured and %d stored: %w",
-			stream, want.Len(), stored, content.Messages, ErrInconsistent)
+	want, gone := alive(out.Info), out.Deleted.Len()
+	if content.Messages != want.Len() || content.Extra.Count != gone || out.Captured != want.Len()+gone {
+		return fmt.Errorf("stream %s has %d messages, %d were captured of which %d went away, %d and %d are stored: %w",
+			stream, want.Len(), out.Captured, gone, content.Messages, content.Extra.Count, ErrInconsistent)
+	}
+	if content.Deleted.Count < content.Extra.Count {
+		return fmt.Errorf("stream %s: %d messages went away while they were captured, %d are stored as deleted: %w",
+			stream, content.Extra.Count, content.Deleted.Count, ErrInconsistent)
 	}
 	if !want.Empty() && (content.FirstSeq != want.First() || content.LastSeq != want.Last()) {
 		return fmt.Errorf("stream %s reaches from %d to %d, what was stored from %d to %d: %w",
@@ -168,7 +190,7 @@ func prove(stream string, out *Outcome, content store.Content) error {
 }
 
 // commit makes the restore point visible.
-func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, server string) (store.Point, error) {
+func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, d descent, server string) (store.Point, error) {
 	p := j.Point
 	consumers, err := encodeConsumers(out.Consumers)
 	if err == nil {
@@ -179,14 +201,14 @@ func (j *Job) commit(ctx context.Context, out *Outcome, content store.Content, s
 	}
 	st := &out.Info.State
 	p.ID = p.Task
-	p.Lineage = lineage(p.Stream, out.Info.Created)
+	p.Lineage = d.lineage
 	p.Created, p.Time = out.Info.Created.UTC(), out.Moment
 	p.Config, p.Sources = out.Info.Config, sources(out.Info)
 	p.State = store.State{
 		Messages: st.Messages, Bytes: st.Bytes, FirstSeq: st.FirstSeq, LastSeq: st.LastSeq,
 		FirstTime: st.FirstTime, LastTime: st.LastTime, NumDeleted: st.NumDeleted, Consumers: len(out.Consumers),
 	}
-	p.Server, p.Engine, p.Notes, p.Content = server, out.Engine, out.Notes, content
+	p.Server, p.Engine, p.Notes, p.Content = server, out.Engine, slices.Concat(d.notes, out.Notes), content
 	if err := j.Fence(ctx); err != nil {
 		return store.Point{}, err
 	}
@@ -221,10 +243,4 @@ func encodeConsumers(consumers []archive.Consumer) ([]json.RawMessage, error) {
 		out[i] = raw
 	}
 	return out, nil
-}
-
-// lineage names the unbroken life of a stream: its name and when it was made.
-func lineage(stream string, created time.Time) string {
-	h := sha256.Sum256([]byte(stream + "\x00" + created.UTC().Format(time.RFC3339Nano)))
-	return hex.EncodeToString(h[:16])
 }

@@ -1,0 +1,104 @@
+package backup_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"jetkeep/service/natstest"
+)
+
+// TestIncrementFromRebuiltReplica backs a stream up from a replica that was
+// rebuilt from nothing: its blocks differ from those of the replica which the
+// first backup came from, its messages do not.
+func TestIncrementFromRebuiltReplica(t *testing.T) {
+	for _, c := range []struct {
+		version string
+		rebuild func(*testing.T, *natstest.Cluster, *nats.Conn)
+	}{
+		{"2.14.5", rescale}, {natstest.Latest, loseDisk},
+	} {
+		t.Run(c.version, func(t *testing.T) {
+			cluster := natstest.StartCluster(t, 3, c.version)
+			nc := cluster.Connect()
+			plainStreamOf(t, nc, 3)
+			write(t, nc, "s", messages/2, size, 1)
+			deleteSome(t, nc, 100, 10, messages/2)
+			cluster.AwaitReplicas(nc, "S")
+			v := newVault(t)
+			first := v.backup(cluster.URL(), "S")
+			leader := cluster.Leader(nc, "S")
+			c.rebuild(t, cluster, nc)
+			if cluster.Leader(nc, "S") == leader {
+				t.Fatalf("node %d led before: the test shows nothing", leader)
+			}
+			second := v.backup(cluster.URL(), "S")
+			v.increment(first, second, 0.002)
+			write(t, nc, "s", 50, size, 2)
+			third := v.backup(cluster.URL(), "S")
+			v.increment(first, third, 0.03)
+		})
+	}
+}
+
+func plainStreamOf(t *testing.T, nc *nats.Conn, replicas int) {
+	t.Helper()
+	natstest.MakeStream(t, nc, fmt.Sprintf(`{"name":"S","subjects":["s"],"storage":"file","retention":"limits","num_replicas":%d}`, replicas))
+}
+
+// rescale takes the stream to one replica and back to three, and kills the one
+// that was not rebuilt so.
+func rescale(t *testing.T, cluster *natstest.Cluster, nc *nats.Conn) {
+	t.Helper()
+	for _, replicas := range []int{1, 3} {
+		natstest.MustRequest(t, nc, "STREAM.UPDATE.S",
+			fmt.Sprintf(`{"name":"S","subjects":["s"],"storage":"file","retention":"limits","num_replicas":%d}`, replicas), nil)
+		awaitPeers(t, nc, replicas)
+	}
+	cluster.Kill(cluster.Leader(nc, "S"))
+}
+
+// loseDisk takes both followers' data away, one after the other, lets them
+// catch up, and kills the one that still had its own.
+func loseDisk(t *testing.T, cluster *natstest.Cluster, nc *nats.Conn) {
+	t.Helper()
+	leader := cluster.Leader(nc, "S")
+	for i := range 2 {
+		node := (leader + 1 + i) % len(cluster.Nodes)
+		cluster.Kill(node)
+		if err := os.RemoveAll(filepath.Join(cluster.Nodes[node].Dir(), "jetstream")); err != nil {
+			t.Fatal(err)
+		}
+		cluster.Restart(node)
+		awaitPeers(t, nc, 3)
+	}
+	cluster.Kill(leader)
+}
+
+// awaitPeers waits until the stream has so many replicas, all current.
+func awaitPeers(t *testing.T, nc *nats.Conn, n int) {
+	t.Helper()
+	err := natstest.Eventually(60*time.Second, func() error {
+		var info natstest.StreamInfo
+		if err := natstest.Request(nc, "STREAM.INFO.S", nil, &info); err != nil {
+			return err
+		}
+		if info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) != n-1 {
+			return errors.New("not so many replicas yet")
+		}
+		for _, r := range info.Cluster.Replicas {
+			if !r.Current {
+				return fmt.Errorf("replica %s is behind", r.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("await %d replicas: %v", n, err)
+	}
+}
