@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 
 	"jetkeep/service/api"
 	"jetkeep/service/backup"
@@ -31,10 +32,15 @@ func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 	if err != nil {
 		return session.Result{}, err
 	}
+	bad, err := h.s.state.Damaged(ctx, repo.Marker().ID)
+	if err != nil {
+		return session.Result{}, err
+	}
 	job := backup.Job{
 		Dial:       func(ctx context.Context) (*natsconn.Conn, error) { return h.s.targets.Dial(ctx, t.Target) },
 		Repository: repo, Staging: h.s.staging,
 		Point:    store.Point{Task: t.ID, Backup: run.Session.ID, Target: t.Target, Stream: t.Stream, Tags: run.Session.Tags},
+		Suspect:  func(id string) bool { return slices.Contains(bad, id) },
 		Progress: meter{run.Progress}, Fence: run.Fence, Log: run.Log, Room: h.s.room.enter,
 	}
 	missing, err := h.s.rolledBack(ctx, repo, t.Target, t.Stream)

@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,41 @@ func TestDamagedPushesNothingOut(t *testing.T) {
 	if _, d := decisions(t, c, keep); d[one].Keep || !d[two].Keep {
 		t.Errorf("it is good again: %+v, %+v", d[one], d[two])
 	}
+}
+
+// TestNothingIsBuiltOnDamage: after a verification found the newest restore
+// point damaged, the next backup stores the stream in full, and a damaged
+// object that was taken away is stored again.
+func TestNothingIsBuiltOnDamage(t *testing.T) {
+	server := natstest.Start(t)
+	someStreams(t, server)
+	cfg := setup(t, server)
+	run(t, cfg, service.Deps{})
+	c := connect(t, server)
+	one := pointOf(t, c, backUp(t, c), "ORDERS")
+	packs := filesBelow(t, cfg.Repositories[0].Path, "packs")
+	largest := slices.MaxFunc(packs, func(a, b string) int { return int(size(t, a) - size(t, b)) })
+	flip(t, largest)
+	if v := verifyAll(t, c, api.RepositoryVerifyRequest{}, api.StateFailed); !slices.Equal(v.DamagedList, []string{one}) {
+		t.Fatalf("verification: %+v", v)
+	}
+	if err := os.Remove(largest); err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"ORDERS"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := wait(t, c, a.Session, api.StateSucceeded)
+	if !strings.Contains(strings.Join(r.TaskList[0].Notes, "\n"), one+" damaged") {
+		t.Errorf("notes: %v", r.TaskList[0].Notes)
+	}
+	info, err := c.BackupInfo(t.Context(), api.BackupInfoRequest{Backup: a.Backup})
+	if err != nil || info.NewBytes == 0 {
+		t.Errorf("backup: %+v %v", info, err)
+	}
+	vr, err := c.BackupVerify(t.Context(), api.BackupVerifyRequest{Backup: a.Backup, Level: api.LevelRecords})
+	verify(t, c, vr, err, api.StateSucceeded)
 }
 
 // TestPolicyLeavesWhatItCannotRead: who cannot read restore points forgets none
