@@ -183,7 +183,7 @@ func TestGenerations(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 3))
 			g := newGrown(t)
 			size := []int{30, 900, 9000}[seed%3]
-			g.write(6_000_000/(size+60)/2, size)
+			g.write(2_000_000/(size+60)/2, size)
 			g.backup(t, capture{})
 			dropped := map[uint64]*record.Record{}
 			for range 40 {
@@ -215,7 +215,7 @@ func TestGenerations(t *testing.T) {
 					last := g.last
 					lose(func(seq uint64) bool { return seq+share > last })
 				case 5:
-					g.write(600_000/size, size)
+					g.write(300_000/size, size)
 				}
 				g.write(random.IntN(5), size)
 				o := capture{}
