@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"jetkeep/service/api"
+	"jetkeep/service/natsconn"
 )
 
 var (
@@ -47,22 +48,14 @@ type Store struct {
 	stream jetstream.Stream // the one behind the bucket
 }
 
-// Open binds the bucket and makes it if it is not there. A bucket that is
-// there is taken as it is, whatever its replicas or storage: an operator may
-// have had reasons.
+// Open binds the bucket and makes it if it is not there.
 func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error) {
-	kv, err := js.KeyValue(ctx, api.BucketSessions)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: api.BucketSessions, Description: "jetkeep: sessions and their tasks",
-			History: 1, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
-		})
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			kv, err = js.KeyValue(ctx, api.BucketSessions) // another instance was quicker
-		}
-	}
+	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
+		Bucket: api.BucketSessions, Description: "jetkeep: sessions and their tasks",
+		History: 1, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", api.BucketSessions, err)
+		return nil, err
 	}
 	stream, err := js.Stream(ctx, streamSessions)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"jetkeep/service/api"
+	"jetkeep/service/natsconn"
 	"jetkeep/store"
 )
 
@@ -69,18 +70,12 @@ type Store struct{ kv jetstream.KeyValue }
 // Open binds the bucket and makes it if it is not there. One that is there is
 // taken as it is.
 func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error) {
-	kv, err := js.KeyValue(ctx, api.BucketState)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: api.BucketState, Description: "jetkeep: keys and what is known of repositories",
-			History: 1, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
-		})
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			kv, err = js.KeyValue(ctx, api.BucketState) // another instance was quicker
-		}
-	}
+	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
+		Bucket: api.BucketState, Description: "jetkeep: keys and what is known of repositories",
+		History: 1, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", api.BucketState, err)
+		return nil, err
 	}
 	return &Store{kv: kv}, nil
 }
