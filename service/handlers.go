@@ -40,7 +40,7 @@ func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 		Dial:       func(ctx context.Context) (*natsconn.Conn, error) { return h.s.targets.Dial(ctx, t.Target) },
 		Repository: repo, Staging: h.s.staging,
 		Point:    store.Point{Task: t.ID, Backup: run.Session.ID, Target: t.Target, Stream: t.Stream, Tags: run.Session.Tags},
-		Suspect:  func(id string) bool { return slices.Contains(bad, id) },
+		Suspect:  func(p store.Point) string { return suspect(ctx, repo, bad, p) },
 		Progress: meter{run.Progress}, Fence: run.Fence, Log: run.Log, Room: h.s.room.enter,
 	}
 	missing, err := h.s.rolledBack(ctx, repo, t.Target, t.Stream)
@@ -59,6 +59,22 @@ func (h backupHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 	}
 	h.s.rememberHead(ctx, repo, t.Target, t.Stream, run.Log)
 	return out, nil
+}
+
+// suspect returns the damaged restore point for which nothing is to be built on
+// p: itself, or an earlier one of its lineage, for p may refer to the same
+// objects though no verification has looked at it yet.
+func suspect(ctx context.Context, repo *store.Repository, bad []string, p store.Point) string {
+	if slices.Contains(bad, p.ID) {
+		return p.ID
+	}
+	for _, id := range bad {
+		b, err := repo.Point(ctx, id)
+		if err == nil && b.Chain == p.Chain && b.Lineage == p.Lineage && b.Number < p.Number {
+			return id
+		}
+	}
+	return ""
 }
 
 // meter counts for a backup, whose every attempt begins at nothing.

@@ -100,6 +100,37 @@ func TestNothingIsBuiltOnDamage(t *testing.T) {
 	verify(t, c, vr, err, api.StateSucceeded)
 }
 
+// TestNothingIsBuiltOnWhatSharesDamage: the newest restore point was built on a
+// damaged one, and no verification has looked at it.
+func TestNothingIsBuiltOnWhatSharesDamage(t *testing.T) {
+	server := natstest.Start(t)
+	someStreams(t, server)
+	cfg := setup(t, server)
+	run(t, cfg, service.Deps{})
+	c := connect(t, server)
+	first := backUp(t, c)
+	one := pointOf(t, c, first, "ORDERS")
+	packs := filesBelow(t, cfg.Repositories[0].Path, "packs")
+	largest := slices.MaxFunc(packs, func(a, b string) int { return int(size(t, a) - size(t, b)) })
+	two := pointOf(t, c, backUp(t, c), "ORDERS")
+	flip(t, largest)
+	vr, err := c.BackupVerify(t.Context(), api.BackupVerifyRequest{Backup: first, Level: api.LevelData})
+	verify(t, c, vr, err, api.StateFailed)
+	if err := os.Remove(largest); err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"ORDERS"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := strings.Join(wait(t, c, a.Session, api.StateSucceeded).TaskList[0].Notes, "\n")
+	if !strings.Contains(notes, one+" damaged") {
+		t.Errorf("after %s and %s: notes: %s", one, two, notes)
+	}
+	again, err := c.BackupVerify(t.Context(), api.BackupVerifyRequest{Backup: a.Backup, Level: api.LevelRecords})
+	verify(t, c, again, err, api.StateSucceeded)
+}
+
 // TestPolicyLeavesWhatItCannotRead: who cannot read restore points forgets none
 // by a policy, and can by name.
 func TestPolicyLeavesWhatItCannotRead(t *testing.T) {

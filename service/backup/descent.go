@@ -70,9 +70,11 @@ func (d *descent) begin(ctx context.Context, info *jsapi.StreamInfo, alive *seqs
 	case err != nil:
 		return fmt.Errorf("find newest restore point of stream %s: %w", p.Stream, err)
 	}
-	if d.job.Suspect != nil && d.job.Suspect(base.ID) {
-		d.fresh(info.Created, fmt.Sprintf("a verification found restore point %s damaged", base.ID))
-		return nil
+	if d.job.Suspect != nil {
+		if bad := d.job.Suspect(base); bad != "" {
+			d.fresh(info.Created, fmt.Sprintf("a verification found restore point %s damaged", bad))
+			return nil
+		}
 	}
 	if why := broken(info, &base); why != "" {
 		d.fresh(info.Created, why)

@@ -42,9 +42,9 @@ type Job struct {
 	// Room waits until there is room to back up another large stream and returns
 	// what ends its stay; nil means that there always is.
 	Room func(context.Context) (leave func(), err error)
-	// Suspect tells whether a restore point is known to be damaged, so that
-	// nothing is built on it. It may be nil.
-	Suspect func(id string) bool
+	// Suspect returns the id of a damaged restore point for which nothing is to
+	// be built on p, empty if p is as good as is known. It may be nil.
+	Suspect func(p store.Point) string
 	// Fence is called right before the commit record is written; if it fails,
 	// nothing is.
 	Fence    func(context.Context) error
