@@ -244,6 +244,10 @@ func (im *importing) complete(sum archive.Summary) error {
 		return lacks("the server counted %d messages from %d to %d when it began, the archive holds %d; "+
 			"either it lost some or they were deleted meanwhile, which cannot be told apart", st.Messages, st.FirstSeq, st.LastSeq, n)
 	}
+	if n := im.live(st.FirstSeq, st.LastSeq); n > st.Messages {
+		im.note("the server counted %d messages from %d to %d when it began, the archive holds %d: "+
+			"it does not say which of them were deleted", st.Messages, st.FirstSeq, st.LastSeq, n)
+	}
 	if len(im.consumers) < st.Consumers {
 		im.note("%d consumers were counted when the backup began, the archive holds %d", st.Consumers, len(im.consumers))
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -313,6 +314,17 @@ func TestDamagedIsRefused(t *testing.T) {
 				if listed, err := repo.Points(t.Context()); err != nil || len(listed) > 0 {
 					t.Errorf("%s left %d restore points, %v", name, len(listed), err)
 				}
+			}
+			more := t.TempDir()
+			fewer := bytes.Replace(metadata, []byte(`"messages": 29`), []byte(`"messages": 19`), 1)
+			for file, b := range map[string][]byte{tarFile: data, metaFile: fewer} {
+				if err := os.WriteFile(filepath.Join(more, file), b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			points, err := Import(t.Context(), newRepo(t), more, ImportOptions{Target: "old", Staging: newStaging(t)})
+			if err != nil || !strings.Contains(strings.Join(points[0].Notes, "\n"), "which of them were deleted") {
+				t.Errorf("more than was counted: %+v, %v", points, err)
 			}
 			if _, err := Import(t.Context(), newRepo(t), t.TempDir(), ImportOptions{Target: "old", Staging: newStaging(t)}); !errors.Is(err, ErrNotABackup) {
 				t.Errorf("empty directory: %v", err)
