@@ -263,7 +263,11 @@ func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*ent
 		if err != nil {
 			return nil, err //nolint:wrapcheck // says which object
 		}
-		if !r.bucket.Atomic() {
+		atomic, err := r.bucket.Atomic(ctx)
+		if err != nil {
+			return nil, err //nolint:wrapcheck // says what
+		}
+		if !atomic {
 			// Of two who created it at once the store kept one.
 			there, err := r.bucket.ReadAll(ctx, name, maxEntry)
 			if err != nil {

@@ -280,7 +280,7 @@ func (w *world) shown() map[string]object.Info {
 // A gate is the store as one process sees it.
 type gate struct{ a *actor }
 
-func (g *gate) AtomicCreate() bool { return true }
+func (g *gate) AtomicCreate(context.Context) (bool, error) { return true, nil }
 
 // ask waits until the scheduler lets the operation through.
 func (g *gate) ask(kind, name string) verdict {

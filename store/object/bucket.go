@@ -18,10 +18,25 @@ type Bucket struct {
 // NewBucket returns a bucket over d.
 func NewBucket(d Driver) *Bucket { return &Bucket{driver: d} }
 
-// Atomic says whether of concurrent Puts of one name exactly one succeeds.
-func (b *Bucket) Atomic() bool {
+// Atomic says whether of concurrent Puts of one name exactly one succeeds. It
+// may have to try it in the store, once.
+func (b *Bucket) Atomic(ctx context.Context) (bool, error) {
 	a, ok := ability[AtomicCreator](b.driver)
-	return ok && a.AtomicCreate()
+	if !ok {
+		return false, nil
+	}
+	atomic, err := a.AtomicCreate(ctx)
+	if err != nil {
+		return false, fmt.Errorf("try whether creation is atomic: %w", err)
+	}
+	return atomic, nil
+}
+
+// Retainer returns the store's ability to retain objects, if it promises to
+// retain any.
+func (b *Bucket) Retainer() (Retainer, bool) {
+	r, ok := ability[Retainer](b.driver)
+	return r, ok && r.RetainFor() > 0
 }
 
 // Close releases what the driver holds, if anything.

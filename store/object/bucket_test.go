@@ -107,13 +107,13 @@ func (w wrapper) Unwrap() Driver { return w.Driver }
 
 type atomicLiar struct{ liar }
 
-func (*atomicLiar) AtomicCreate() bool { return true }
+func (*atomicLiar) AtomicCreate(context.Context) (bool, error) { return true, nil }
 
 func TestAbilitiesAreFoundThroughWrappers(t *testing.T) {
-	if NewBucket(&liar{}).Atomic() {
+	if ok, err := NewBucket(&liar{}).Atomic(t.Context()); ok || err != nil {
 		t.Error("a driver without the ability has it")
 	}
-	if !NewBucket(wrapper{wrapper{&atomicLiar{}}}).Atomic() {
+	if ok, err := NewBucket(wrapper{wrapper{&atomicLiar{}}}).Atomic(t.Context()); !ok || err != nil {
 		t.Error("the ability is hidden by wrappers")
 	}
 	if err := NewBucket(wrapper{&liar{}}).Close(); err != nil {

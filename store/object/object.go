@@ -8,7 +8,9 @@
 // What a Bucket guarantees, whatever the driver:
 //
 //   - Put never replaces an object, and a Put that fails or is cancelled leaves
-//     nothing visible under the name. Afterwards Stat and Get see the object.
+//     nothing visible under the name, or, when only the store's answer was lost,
+//     the whole object; never a part of it. Afterwards Stat and Get see the
+//     object.
 //   - A read ends with io.EOF only after exactly the bytes that were asked for.
 //   - List yields each object at most once, in rising order of names.
 //
@@ -43,7 +45,43 @@ var (
 	ErrInvalidName = errors.New("object name is invalid")
 	// ErrTooLarge means that an object is larger than the store can take.
 	ErrTooLarge = errors.New("object is too large")
+	// ErrUnavailable means that the store cannot be reached, broke off or says
+	// that it cannot answer for now. The same may succeed later; a Put may have
+	// succeeded.
+	ErrUnavailable = errors.New("store is not available")
+	// ErrThrottled means that the store asks for fewer requests. The same may
+	// succeed later.
+	ErrThrottled = errors.New("store asks to slow down")
+	// ErrRetained means that the store keeps an object for a promised time and
+	// does not delete it before.
+	ErrRetained = errors.New("object is retained")
+	// ErrChecksum means that what arrived is not what was sent.
+	ErrChecksum = errors.New("checksum does not match")
 )
+
+// A WaitError is an error after which the store asks to wait, as in the header
+// Retry-After of HTTP.
+type WaitError struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *WaitError) Error() string { return fmt.Sprintf("%v (asks to wait %s)", e.Err, e.After) }
+
+// Unwrap returns what happened.
+func (e *WaitError) Unwrap() error { return e.Err }
+
+// A PermissionError names what the credentials do not allow.
+type PermissionError struct {
+	Action string // in the store's own words, such as s3:PutObject
+	Kind   error  // ErrPermission or ErrNotWritable
+	Err    error  // what the store said
+}
+
+func (e *PermissionError) Error() string { return fmt.Sprintf("%v: %s: %v", e.Kind, e.Action, e.Err) }
+
+// Unwrap returns the sentinel and what the store said.
+func (e *PermissionError) Unwrap() []error { return []error{e.Kind, e.Err} }
 
 const (
 	// MaxName bounds a name in bytes, MaxPart each of its parts between slashes.
@@ -86,7 +124,22 @@ type Driver interface {
 // An AtomicCreator is a driver that can say whether of concurrent Puts of one
 // name exactly one succeeds.
 type AtomicCreator interface {
-	AtomicCreate() bool
+	// AtomicCreate may have to try it in the store, once.
+	AtomicCreate(ctx context.Context) (bool, error)
+}
+
+// A Retainer is a driver whose store can promise to keep an object, whoever
+// asks to delete it.
+type Retainer interface {
+	// Retain has the store keep an object until at least then. It never
+	// shortens a promise: of two the longer one holds.
+	Retain(ctx context.Context, name string, until time.Time) error
+	// Retention returns until when an object is kept, the zero time if nothing
+	// was promised.
+	Retention(ctx context.Context, name string) (time.Time, error)
+	// RetainFor is how long what is put is kept from then on, 0 if nothing is
+	// promised.
+	RetainFor() time.Duration
 }
 
 // A Wrapper is a driver that decorates another. Optional abilities are looked

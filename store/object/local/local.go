@@ -68,7 +68,7 @@ func Open(dir string) (*Driver, error) {
 func (d *Driver) Close() error { return d.root.Close() }
 
 // AtomicCreate says whether the file system gave us hard links so far.
-func (d *Driver) AtomicCreate() bool { return !d.noLinks.Load() }
+func (d *Driver) AtomicCreate(context.Context) (bool, error) { return !d.noLinks.Load(), nil }
 
 // removeStale is best effort: what cannot be removed now can be the next time,
 // and a read-only repository must open.

@@ -43,14 +43,14 @@ func TestConformanceWithoutLinks(t *testing.T) {
 
 func TestWithoutLinksIsNotAtomic(t *testing.T) {
 	d := open(t)
-	if !d.AtomicCreate() {
+	if ok, err := d.AtomicCreate(t.Context()); !ok || err != nil {
 		t.Error("atomic was denied before it was tried")
 	}
 	d.link = func(string, string) error { return syscall.EPERM }
 	if err := d.Put(t.Context(), "a", bytes.NewReader(nil), 0); err != nil {
 		t.Fatal(err)
 	}
-	if d.AtomicCreate() {
+	if ok, err := d.AtomicCreate(t.Context()); ok || err != nil {
 		t.Error("claims to be atomic without links")
 	}
 }

@@ -31,7 +31,7 @@ type entry struct {
 func New() *Driver { return &Driver{objects: map[string]entry{}} }
 
 // AtomicCreate reports that creation is atomic.
-func (d *Driver) AtomicCreate() bool { return true }
+func (d *Driver) AtomicCreate(context.Context) (bool, error) { return true, nil }
 
 // Put creates an object.
 func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {

@@ -144,6 +144,10 @@ func createOnly(t *testing.T, b *object.Bucket) {
 
 func concurrentCreate(t *testing.T, b *object.Bucket) {
 	const writers = 16
+	atomically, err := b.Atomic(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for round := range 5 {
 		name := fmt.Sprintf("race/%d", round)
 		var won atomic.Int64
@@ -159,7 +163,7 @@ func concurrentCreate(t *testing.T, b *object.Bucket) {
 			})
 		}
 		wg.Wait()
-		if n := won.Load(); n < 1 || b.Atomic() && n != 1 {
+		if n := won.Load(); n < 1 || atomically && n != 1 {
 			t.Errorf("%d writers of %s succeeded", n, name)
 		}
 		got, err := b.ReadAll(t.Context(), name, 10_000)
