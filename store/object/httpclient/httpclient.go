@@ -79,6 +79,7 @@ func New(o Options) (*http.Transport, error) {
 // store's own words can tell (400, 403, 404, 409, 412 and the like).
 func Status(status int, header http.Header, err error) error {
 	var kind error
+	passes := true
 	switch status {
 	case http.StatusTooManyRequests:
 		kind = object.ErrThrottled
@@ -86,12 +87,12 @@ func Status(status int, header http.Header, err error) error {
 		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		kind = object.ErrUnavailable
 	case http.StatusInsufficientStorage, http.StatusRequestEntityTooLarge:
-		kind = object.ErrNoSpace
+		kind, passes = object.ErrNoSpace, false
 	default:
 		return nil
 	}
 	err = fmt.Errorf("%w: %w", kind, err)
-	if after := RetryAfter(header.Get("Retry-After"), time.Now()); after > 0 && kind != object.ErrNoSpace {
+	if after := RetryAfter(header.Get("Retry-After"), time.Now()); after > 0 && passes {
 		err = &object.WaitError{After: after, Err: err}
 	}
 	return err

@@ -28,7 +28,8 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%d: %v", status, err)
 		}
 		wait := new(object.WaitError)
-		if errors.As(err, &wait) != (want != object.ErrNoSpace) || want != object.ErrNoSpace && wait.After != 7*time.Second {
+		full := errors.Is(err, object.ErrNoSpace)
+		if errors.As(err, &wait) == full || !full && wait.After != 7*time.Second {
 			t.Errorf("%d: wait %+v", status, wait)
 		}
 	}
