@@ -158,11 +158,12 @@ func Take(t testing.TB, nc *nats.Conn, stream, consumer string, n int, ack func(
 	}
 }
 
-// ask sends a request that may come before the cluster's nodes know who listens.
+// ask sends a request that may come before the cluster's nodes know who listens
+// or while they choose a leader, who then may never have seen it.
 func ask(nc *nats.Conn, subject string, body []byte) (m *nats.Msg, err error) {
-	err = Eventually(10*time.Second, func() error {
+	err = Eventually(35*time.Second, func() error {
 		m, err = nc.Request(subject, body, 10*time.Second)
-		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+		if err != nil && !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrTimeout) {
 			return permanentError{err}
 		}
 		return err
