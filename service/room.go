@@ -7,7 +7,7 @@ import (
 
 // smallBackups is how many backups of small streams there may be for one of a
 // large stream. A small one mostly waits, for the server and for the disk.
-const smallBackups = 3
+const smallBackups = 6
 
 // A room bounds how many large streams are backed up at once, and with them the
 // memory that it takes.
