@@ -58,10 +58,10 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		nc.Close()
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("connect to %s: %w", displayURL(s.url), context.Cause(ctx))
+		return nil, fmt.Errorf("connect to %s: %w", WithoutLogin(s.url), context.Cause(ctx))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", displayURL(s.url), err)
+		return nil, fmt.Errorf("connect to %s: %w", WithoutLogin(s.url), err)
 	}
 	c.NC = nc
 	c.API = jsapi.New(nc, jsapi.Options{

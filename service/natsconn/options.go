@@ -3,6 +3,7 @@ package natsconn
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -28,6 +29,10 @@ func (s Secret) String() string {
 
 // GoString hides the secret.
 func (s Secret) GoString() string { return s.String() }
+
+// Format hides the secret from every verb, also from those that strings do not
+// have: of them fmt would show the value.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // MarshalText hides the secret from every encoder.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
@@ -71,9 +76,9 @@ type Options struct {
 
 	Name string `json:"name,omitempty"` // shown by the server
 	// Timeout bounds the connecting, DefaultTimeout if zero.
-	Timeout time.Duration `json:"-"`
+	Timeout time.Duration `json:"-" conf:"timeout"`
 	// RequestTimeout bounds one call of the JetStream API.
-	RequestTimeout time.Duration `json:"-"`
+	RequestTimeout time.Duration `json:"-" conf:"request_timeout"`
 	// Reconnect lets a lost connection come back, for as long as it takes. A
 	// connection that carries transfers must not: what was sent meanwhile is
 	// gone without a sign.
@@ -209,8 +214,9 @@ func (s *settings) auth(o *Options) error {
 	return nil
 }
 
-// displayURL returns the server's addresses without logins.
-func displayURL(urls string) string {
+// WithoutLogin returns the addresses of servers, separated by commas, without
+// users, passwords and tokens.
+func WithoutLogin(urls string) string {
 	parts := strings.Split(urls, ",")
 	for i, p := range parts {
 		p = strings.TrimSpace(p)
