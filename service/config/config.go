@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,33 +19,30 @@ import (
 	"jetkeep/store/sign"
 )
 
-// KindLocal is a repository in a directory.
-const KindLocal = "local"
-
-// Config is all of it.
+// Config is all of it. The tags are the fields' names in a file.
 type Config struct {
 	// Instance names this instance among others; default: the host's name.
-	Instance string
+	Instance string `conf:"instance"`
 	// Prefix starts every subject.
-	Prefix string
+	Prefix string `conf:"prefix"`
 	// Control is the account that jetkeep serves in and keeps its state in.
-	Control natsconn.Options
+	Control natsconn.Options `conf:"control"`
 	// Targets and Repositories: the first of each is the default.
-	Targets      []Target
-	Repositories []Repository
-	Staging      Staging
+	Targets      []Target     `conf:"targets"`
+	Repositories []Repository `conf:"repositories"`
+	Staging      Staging      `conf:"staging"`
 	// Concurrency is how many tasks of one kind run at once; of backups so many
 	// of large streams, and more of small ones.
-	Concurrency int
+	Concurrency int `conf:"concurrency"`
 	// Replicas of jetkeep's own streams and buckets when it makes them.
-	Replicas int
+	Replicas int `conf:"replicas"`
 	// Lease is how long an instance may be silent before its tasks go to
 	// another.
-	Lease time.Duration
+	Lease time.Duration `conf:"lease"`
 	// MaxAttempts is how many instances may die over one task.
-	MaxAttempts int
+	MaxAttempts int `conf:"max_attempts"`
 	// Sweep is how often sessions are looked after without a cause.
-	Sweep time.Duration
+	Sweep time.Duration `conf:"sweep"`
 }
 
 // A Target is an account to back up and to restore into.
@@ -55,41 +51,44 @@ type Target struct {
 	natsconn.Options
 }
 
-// A Repository is a place for backups.
+// A Repository is a place for backups. Of Path, S3 and Swift it has the one
+// that its kind means.
 type Repository struct {
-	Name string
-	Kind string // KindLocal
-	Path string
+	Name  string
+	Kind  string `conf:"kind"`
+	Path  string `conf:"path"` // of KindLocal
+	S3    S3
+	Swift Swift
 	// Create makes the repository at its first use if the directory is missing
 	// or empty. Without it an unmounted volume is an error and never becomes
 	// an empty repository.
-	Create bool
+	Create bool `conf:"create"`
 	// OperatorRecipients are the age recipients whose owners can read a
 	// repository that is made; none makes it readable for everybody. They say
 	// nothing about one that exists. They are of one kind, hybrid or classic,
 	// and so is the repository.
-	OperatorRecipients []string
+	OperatorRecipients []string `conf:"operator_recipients"`
 	// Recipient, if set, is the public key that the repository must have, or
 	// the key's fingerprint.
-	Recipient string
+	Recipient string `conf:"recipient"`
 	// Identity or IdentityFile hold secret keys that let the service read
 	// messages: for restores without an identity in the request, and to verify
 	// records. Backups need none.
-	Identity     natsconn.Secret
-	IdentityFile string
+	Identity     Secret `conf:"identity"`
+	IdentityFile string `conf:"identity_file"`
 	// SignSeedFile holds the nkey seed that what is written is signed with.
-	SignSeedFile string
+	SignSeedFile string `conf:"sign_seed_file"`
 	// TrustedKeys are the public nkeys whose signatures are accepted. With
 	// none, nothing need be signed. The service's own is always among them.
-	TrustedKeys []string
+	TrustedKeys []string `conf:"trusted_keys"`
 	// Keep is the policy of a prune that names none.
-	Keep *api.Keep
+	Keep *api.Keep `conf:"keep"`
 }
 
 // Staging is the directory between server and store.
 type Staging struct {
-	Dir   string
-	Limit int64 // bytes
+	Dir   string `conf:"dir"`
+	Limit int64  `conf:"limit"` // bytes
 }
 
 // Defaults of what is left out.
@@ -196,17 +195,14 @@ func (c *Config) validateRepositories() error {
 		if err := unique(at, r.Name, seen); err != nil {
 			return err
 		}
-		if r.Kind != KindLocal {
-			return fmt.Errorf("%s.kind: %q is none, only %q", at, r.Kind, KindLocal)
+		place, field, err := r.place()
+		if err != nil {
+			return fmt.Errorf("%s.%w", at, err)
 		}
-		if r.Path == "" {
-			return fmt.Errorf("%s.path: is required", at)
+		if other := paths[place]; other != "" {
+			return fmt.Errorf("%s.%s: repository %s has the same", at, field, other)
 		}
-		path := filepath.Clean(r.Path)
-		if other := paths[path]; other != "" {
-			return fmt.Errorf("%s.path: repository %s has the same", at, other)
-		}
-		paths[path] = r.Name
+		paths[place] = r.Name
 		if err := r.validateKeys(); err != nil {
 			return fmt.Errorf("%s.%w", at, err)
 		}
