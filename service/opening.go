@@ -13,9 +13,9 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/config"
 	"jetkeep/service/state"
+	"jetkeep/service/stores"
 	"jetkeep/store"
 	"jetkeep/store/object"
-	"jetkeep/store/object/local"
 	"jetkeep/store/seal"
 	"jetkeep/store/sign"
 )
@@ -25,16 +25,17 @@ type repositories struct {
 	list  []config.Repository
 	state *state.Store
 	log   *slog.Logger
-
-	mu   sync.Mutex
-	open map[string]opened
+	// slots are the repositories by name, each in a channel of its own: who has
+	// taken it out opens it. A store that does not answer holds up only those
+	// who want that one, and they can give up.
+	slots map[string]chan opened
 }
 
-// opened is a repository in a directory that was seen as it is.
+// opened is a repository, as far as it is opened.
 type opened struct {
+	driver object.Driver
+	dir    os.FileInfo // of a directory, as it was seen
 	repo   *store.Repository
-	driver *local.Driver
-	dir    os.FileInfo
 	writer bool // it has its writer key
 	// unlock is set while the identity of the configuration has not been tried
 	// with success, unless it does not fit.
@@ -42,13 +43,18 @@ type opened struct {
 }
 
 func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger) *repositories {
-	return &repositories{list: list, state: s, log: log, open: map[string]opened{}}
+	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}}
+	for _, c := range list {
+		r.slots[c.Name] = make(chan opened, 1)
+		r.slots[c.Name] <- opened{}
+	}
+	return r
 }
 
 func (r *repositories) List() []api.RepositoryView {
 	out := make([]api.RepositoryView, len(r.list))
 	for i, c := range r.list {
-		out[i] = api.RepositoryView{Repository: c.Name, Kind: c.Kind, Location: c.Path, Default: i == 0}
+		out[i] = api.RepositoryView{Repository: c.Name, Kind: c.Kind, Location: c.Location(), Default: i == 0}
 	}
 	return out
 }
@@ -88,15 +94,19 @@ func (r *repositories) get(ctx context.Context, name string, key func(context.Co
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock() // two at once must not both create it
-	defer r.mu.Unlock()
-	o, err := r.openOne(ctx, c)
-	if err == nil {
+	slot := r.slots[c.Name]
+	var o opened
+	select { // two at once must not both create it
+	case o = <-slot:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("repository %s: others wait for it to be opened: %w", c.Name, ctx.Err())
+	}
+	defer func() { slot <- o }()
+	if err = r.openOne(ctx, c, &o); err == nil {
 		r.unlock(ctx, &o, c)
 		if !o.writer {
 			err = key(ctx, &o)
 		}
-		r.open[c.Name] = o
 	}
 	if err != nil {
 		return nil, fmt.Errorf("repository %s: %w", c.Name, err)
@@ -104,43 +114,70 @@ func (r *repositories) get(ctx context.Context, name string, key func(context.Co
 	return o.repo, nil
 }
 
-func (r *repositories) openOne(ctx context.Context, c config.Repository) (opened, error) {
-	known, ok := r.open[c.Name]
-	if dir, err := os.Stat(c.Path); ok && err == nil && os.SameFile(dir, known.dir) {
-		return known, nil
+// openOne opens a repository unless it is open and in place. A distant one is
+// opened once. A directory is looked at each time: a volume may have been
+// unmounted, or another one mounted.
+func (r *repositories) openOne(ctx context.Context, c config.Repository, o *opened) error {
+	known := o.repo != nil
+	if known && (o.dir == nil || sameDir(c.Path, o.dir)) {
+		return nil
 	}
 	// What was there once is not made anew: it went away. That may have been
 	// before this instance began, or another instance may have it elsewhere.
 	_, err := r.state.RepositoryID(ctx, c.Name)
 	if err != nil && !errors.Is(err, state.ErrNone) {
-		return opened{}, err
+		return err
 	}
-	create := c.Create && !ok && err != nil
+	create := c.Create && !known && err != nil
 	keys, err := openOptions(c)
 	if err != nil {
-		return opened{}, err
+		return err
 	}
-	driver, err := local.Open(c.Path)
-	if errors.Is(err, object.ErrNotExist) && create {
-		driver, err = local.Create(c.Path)
+	driver, err := r.driver(ctx, c, o, create)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, object.ErrNotExist) {
-		return opened{}, api.Errorf(api.CodeNotARepository, "repository %s: there is no directory %s", c.Name, c.Path)
+	next := opened{driver: driver, unlock: c.Identity != "" || c.IdentityFile != ""}
+	if next.repo, err = r.openIn(ctx, driver, c, keys, create); err == nil && !stores.Distant(&c) {
+		next.dir, err = os.Stat(c.Path)
 	}
 	if err != nil {
-		return opened{}, err
-	}
-	o := opened{driver: driver, unlock: c.Identity != "" || c.IdentityFile != ""}
-	if o.repo, err = r.openIn(ctx, driver, c, keys, create); err == nil {
-		o.dir, err = os.Stat(c.Path)
-	}
-	if err != nil {
-		_ = driver.Close() // nothing was written through it that Close could lose
-		return opened{}, err
+		if !stores.Distant(&c) {
+			_ = object.NewBucket(driver).Close() // nothing was written through it that Close could lose
+		}
+		return err
 	}
 	// A driver that was replaced may be in use; it is closed with its last user.
-	r.open[c.Name] = o
-	return o, nil
+	*o = next
+	return nil
+}
+
+// driver opens where the repository lives. The driver of a distant store stays,
+// also if there is no repository in it yet.
+func (r *repositories) driver(ctx context.Context, c config.Repository, o *opened, create bool) (object.Driver, error) {
+	if stores.Distant(&c) && o.driver != nil {
+		return o.driver, nil
+	}
+	driver, err := stores.Open(ctx, &c)
+	if errors.Is(err, object.ErrNotExist) && create {
+		driver, err = stores.Create(ctx, &c)
+	}
+	if errors.Is(err, object.ErrNotExist) {
+		what := "bucket or container"
+		if !stores.Distant(&c) {
+			what = "directory"
+		}
+		return nil, api.Errorf(api.CodeNotARepository, "repository %s: there is no %s %s", c.Name, what, c.Location())
+	}
+	if err == nil && stores.Distant(&c) {
+		o.driver = driver
+	}
+	return driver, err
+}
+
+func sameDir(path string, seen os.FileInfo) bool {
+	now, err := os.Stat(path)
+	return err == nil && os.SameFile(now, seen)
 }
 
 // openIn opens the repository in a store, and makes it if that is asked for.
@@ -169,10 +206,10 @@ func (r *repositories) create(ctx context.Context, bucket *object.Bucket, c conf
 		return err
 	}
 	if n := len(c.OperatorRecipients); n > 0 {
-		r.log.Info("made an encrypted repository", "repository", c.Name, "location", c.Path, "operators", n)
+		r.log.Info("made an encrypted repository", "repository", c.Name, "location", c.Location(), "operators", n)
 	} else {
 		r.log.Warn("made a repository that is not encrypted: whoever reads the store reads the messages",
-			"repository", c.Name, "location", c.Path)
+			"repository", c.Name, "location", c.Location())
 	}
 	return nil
 }
@@ -202,20 +239,36 @@ func (r *repositories) unlock(ctx context.Context, o *opened, c config.Repositor
 func (r *repositories) checkThere(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	for _, c := range r.list {
-		if _, err := os.Stat(c.Path); errors.Is(err, os.ErrNotExist) && c.Create {
+	found := make([]error, len(r.list))
+	var wg sync.WaitGroup
+	for i, c := range r.list {
+		if c.Create && !r.isThere(ctx, c) {
 			continue // made when it is used first
 		}
-		_, err := r.Open(ctx, c.Name)
-		mismatch := new(state.MismatchError)
-		if errors.As(err, &mismatch) || errors.Is(err, store.ErrKeyMismatch) {
-			return err
-		}
-		if err != nil {
-			r.log.Error("repository cannot be opened", "repository", c.Name, "error", err)
-		}
+		wg.Go(func() {
+			_, err := r.Open(ctx, c.Name)
+			mismatch := new(state.MismatchError)
+			switch {
+			case errors.As(err, &mismatch) || errors.Is(err, store.ErrKeyMismatch):
+				found[i] = err
+			case err != nil:
+				r.log.Error("repository cannot be opened", "repository", c.Name, "error", err)
+			}
+		})
 	}
-	return nil
+	wg.Wait()
+	return errors.Join(found...)
+}
+
+// isThere says whether a repository was in use before, or is a directory that
+// is there.
+func (r *repositories) isThere(ctx context.Context, c config.Repository) bool {
+	if stores.Distant(&c) {
+		_, err := r.state.RepositoryID(ctx, c.Name)
+		return err == nil
+	}
+	_, err := os.Stat(c.Path)
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // openOptions are the keys that a repository is opened with.
@@ -326,10 +379,15 @@ func (o *opened) use(key string) error {
 }
 
 func (r *repositories) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, o := range r.open {
-		_ = o.driver.Close() // every write was synced when it was made
+	for _, slot := range r.slots {
+		select {
+		case o := <-slot:
+			if o.driver != nil {
+				_ = object.NewBucket(o.driver).Close() // every write was synced when it was made
+			}
+			slot <- opened{}
+		default: // it is being opened for a request that outlives the service
+		}
 	}
 }
 
