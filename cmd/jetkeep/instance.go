@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -25,7 +26,9 @@ type instanceOptions struct {
 	Port     int
 	Target   natsconn.Options // what to use instead of an embedded server
 	// Keys are those of the repository; its name and path are filled in.
-	Keys   config.Repository
+	Keys config.Repository
+	// Config, if set, says everything that the embedded server does not.
+	Config *config.Config
 	Prefix string
 	Log    *slog.Logger
 }
@@ -49,11 +52,15 @@ func startInstance(ctx context.Context, o instanceOptions) (*instance, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	data, err := filepath.Abs(o.Data)
-	if err != nil {
-		return nil, fmt.Errorf("find directory %s: %w", o.Data, err)
+	data := o.Data
+	if data != "" {
+		var err error
+		if data, err = filepath.Abs(o.Data); err != nil {
+			return nil, fmt.Errorf("find directory %s: %w", o.Data, err)
+		}
 	}
 	i := &instance{done: make(chan struct{}), stop: func() {}}
+	var err error
 	if o.Embedded {
 		i.server, err = embedded.Start(ctx, embedded.Options{Dir: filepath.Join(data, "nats"), Host: o.Host, Port: o.Port, Log: o.Log})
 		if err != nil {
@@ -61,15 +68,8 @@ func startInstance(ctx context.Context, o instanceOptions) (*instance, error) {
 		}
 		o.Target = natsconn.Options{URL: i.server.URL()}
 	}
-	i.url = serverName(o.Target)
-	repository := o.Keys
-	repository.Name, repository.Path, repository.Create = repositoryName, filepath.Join(data, "repository"), true
-	i.config = config.Config{
-		Prefix:       o.Prefix,
-		Control:      o.Target,
-		Repositories: []config.Repository{repository},
-		Staging:      config.Staging{Dir: filepath.Join(data, "staging")},
-	}
+	i.config = o.configuration(data)
+	i.url = serverName(i.config.Control)
 	i.config.SetDefaults()
 	if err := i.run(ctx, o.Log); err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
@@ -77,6 +77,31 @@ func startInstance(ctx context.Context, o instanceOptions) (*instance, error) {
 		return nil, errors.Join(err, i.Close(ctx))
 	}
 	return i, nil
+}
+
+// configuration is what the service runs with.
+func (o *instanceOptions) configuration(data string) config.Config {
+	if o.Config != nil {
+		c := *o.Config
+		if o.Embedded {
+			c.Control = o.Target
+			c.Targets = slices.Clone(c.Targets)
+			for i := range c.Targets {
+				if t := &c.Targets[i]; t.URL == "" && t.Context == "" {
+					t.URL = o.Target.URL
+				}
+			}
+		}
+		return c
+	}
+	repository := o.Keys
+	repository.Name, repository.Path, repository.Create = repositoryName, filepath.Join(data, "repository"), true
+	return config.Config{
+		Prefix:       o.Prefix,
+		Control:      o.Target,
+		Repositories: []config.Repository{repository},
+		Staging:      config.Staging{Dir: filepath.Join(data, "staging")},
+	}
 }
 
 func (i *instance) run(ctx context.Context, log *slog.Logger) error {
@@ -132,8 +157,18 @@ func (i *instance) URL() string { return i.url }
 // Prefix returns what the service's subjects start with.
 func (i *instance) Prefix() string { return i.config.Prefix }
 
-// Repository returns the directory of the repository.
-func (i *instance) Repository() string { return i.config.Repositories[0].Path }
+// Repositories says which repositories there are, the default one first.
+func (i *instance) Repositories() string {
+	var all []string
+	for _, r := range i.config.Repositories {
+		all = append(all, fmt.Sprintf("%s in %s", r.Name, r.Location()))
+	}
+	word := "repository "
+	if len(all) > 1 {
+		word = "repositories "
+	}
+	return word + strings.Join(all, ", ")
+}
 
 // Done is closed when the service has ended, for whatever reason.
 func (i *instance) Done() <-chan struct{} { return i.done }

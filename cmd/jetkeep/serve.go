@@ -20,8 +20,18 @@ func addServe(c *cli) {
 		conn  connection
 		o     instanceOptions
 		level string
+		file  configFile
 	)
 	cmd := c.command(c.app.Command("serve", "Run the service"), func(ctx context.Context, std stdio) error {
+		if file.name != "" {
+			return file.serve(ctx, o, level, std)
+		}
+		if file.check {
+			return usagef("--check: which file to check is missing, give --config")
+		}
+		if o.Data == "" {
+			return usagef("required flag --data or --config not provided")
+		}
 		target, err := conn.resolve()
 		if err != nil {
 			return err
@@ -38,13 +48,16 @@ func addServe(c *cli) {
 		}
 		return serve(ctx, o, std)
 	})
-	cmd.Flag("data", "Directory of the repository, of staging and of the embedded server").Required().PlaceHolder("DIR").StringVar(&o.Data)
+	cmd.Flag("config", "Read the configuration from this file, in the language of nats-server.conf").PlaceHolder("FILE").StringVar(&file.name)
+	cmd.Flag("check", "Only look whether the configuration is valid, and show it without its secrets").UnNegatableBoolVar(&file.check)
+	cmd.Flag("data", "Directory of the repository, of staging and of the embedded server").PlaceHolder("DIR").StringVar(&o.Data)
 	cmd.Flag("embedded", "Run a NATS server with JetStream inside, and use that").UnNegatableBoolVar(&o.Embedded)
 	cmd.Flag("host", "Where the embedded server listens").Default("127.0.0.1").PlaceHolder("HOST").StringVar(&o.Host)
 	cmd.Flag("port", "Port of the embedded server, 0 for any free one").Default(fmt.Sprint(embedded.DefaultPort)).PlaceHolder("PORT").IntVar(&o.Port)
 	keyFlags(cmd, &o.Keys)
 	cmd.Flag("log-level", "debug, info, warn or error").Default("info").PlaceHolder("LEVEL").StringVar(&level)
 	conn.flags(cmd)
+	file.watch(cmd)
 }
 
 // keyFlags adds the flags about the repository's keys.
@@ -78,7 +91,7 @@ func serve(ctx context.Context, o instanceOptions, std stdio) (err error) {
 			_, err = fmt.Fprintln(std.out, "jetkeep stopped")
 		}
 	}()
-	if _, err := fmt.Fprintf(std.out, "jetkeep serves %s at %s, repository local in %s\n", i.Prefix(), i.URL(), i.Repository()); err != nil {
+	if _, err := fmt.Fprintf(std.out, "jetkeep serves %s at %s, %s\n", i.Prefix(), i.URL(), i.Repositories()); err != nil {
 		return err
 	}
 	select {
