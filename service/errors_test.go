@@ -181,7 +181,10 @@ func TestStoreErrorsReachTheSession(t *testing.T) {
 	}{
 		{object.ErrNotWritable, api.CodeNotWritable},
 		{object.ErrNoSpace, api.CodeDiskFull},
-		{object.ErrPermission, api.CodeStoreUnavailable},
+		{object.ErrPermission, api.CodeStorePermission},
+		{&object.PermissionError{Action: "s3:GetObject", Kind: object.ErrPermission, Err: errors.New("AccessDenied")}, api.CodeStorePermission},
+		{object.ErrUnavailable, api.CodeStoreUnavailable},
+		{&object.WaitError{After: time.Second, Err: object.ErrThrottled}, api.CodeStoreUnavailable},
 	} {
 		t.Run(string(c.code), func(t *testing.T) {
 			server := natstest.Start(t)

@@ -2,11 +2,13 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"jetkeep/service/api"
 	"jetkeep/store"
+	"jetkeep/store/object"
 	"jetkeep/store/seal"
 )
 
@@ -47,7 +49,36 @@ func (s *Service) repositoryInfo(ctx context.Context, q *api.RepositoryInfoReque
 		return nil, err
 	}
 	describePoints(r, listed)
+	r.Probe = probe(ctx, q.Probe, repo.Bucket())
 	return r, nil
+}
+
+// probeTimeout bounds the trying, so that an answer comes within the time of a
+// request even if the store gives none.
+const probeTimeout = 12 * time.Second
+
+// probe tries whether the store works. Where everything that is written stays
+// for a promised time it does so only if it is asked to.
+func probe(ctx context.Context, asked *bool, bucket *object.Bucket) *api.StoreProbe {
+	_, retains := bucket.Retainer()
+	if asked != nil && !*asked || asked == nil && retains {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	report := store.Probe(ctx, bucket)
+	out := &api.StoreProbe{Usable: report.Usable()}
+	for _, s := range report {
+		step := api.ProbeStep{Step: s.Name, Outcome: s.Outcome, Milliseconds: float64(s.Took.Microseconds()) / 1000, Note: s.Note}
+		if s.Err != nil {
+			step.Error = s.Err.Error()
+		}
+		if denied := new(object.PermissionError); errors.As(s.Err, &denied) {
+			step.Permission = denied.Action
+		}
+		out.Steps = append(out.Steps, step)
+	}
+	return out
 }
 
 // describeKeys says who can read the repository, and whose word counts.

@@ -60,7 +60,7 @@ func (r *Repository) Prune(ctx context.Context, plan *PrunePlan) (PruneReport, e
 			return x.report, fmt.Errorf("prune chain %s: %w", c.Chain, err)
 		}
 	}
-	return x.report, nil
+	return x.report, x.sweepProbes(ctx)
 }
 
 // pruning is one call of Prune.

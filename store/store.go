@@ -170,7 +170,7 @@ func Init(ctx context.Context, bucket *object.Bucket, opt InitOptions) (*Reposit
 }
 
 // checkEmpty accepts an empty store, and one that holds only what an Init that
-// broke off can have left.
+// broke off, or a probe, can have left.
 func checkEmpty(ctx context.Context, bucket *object.Bucket) error {
 	for info, err := range bucket.List(ctx, "") {
 		if err != nil {
@@ -179,7 +179,7 @@ func checkEmpty(ctx context.Context, bucket *object.Bucket) error {
 		if _, err := bucket.Stat(ctx, markerName); err == nil {
 			return ErrIsRepository
 		}
-		leftover := keyPattern.MatchString(info.Name)
+		leftover := keyPattern.MatchString(info.Name) || probePattern.MatchString(info.Name)
 		if info.Name == readmeName {
 			if leftover, err = isReadme(ctx, bucket); err != nil {
 				return err

@@ -15,7 +15,7 @@ func (s *identitySource) sealed(ctx context.Context, r *client.Client, repositor
 	if err != nil || len(keys) == 0 {
 		return "", err
 	}
-	info, err := r.RepositoryInfo(ctx, api.RepositoryInfoRequest{Repository: repository})
+	info, err := r.RepositoryInfo(ctx, api.RepositoryInfoRequest{Repository: repository, Probe: new(bool)})
 	if err != nil || !info.Encrypted {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/choria-io/fisk"
 
@@ -54,8 +55,12 @@ func addRepositoryInfo(c *cli, group *fisk.CmdClause) {
 		conn   connection
 		req    api.RepositoryInfoRequest
 		asJSON bool
+		mute   bool
 	)
-	cmd := c.command(group.Command("info", "Open a repository and describe it"), func(ctx context.Context, std stdio) error {
+	cmd := c.command(group.Command("info", "Open a repository, describe it, and try whether its store works"), func(ctx context.Context, std stdio) error {
+		if mute {
+			req.Probe = new(bool)
+		}
 		return withRemote(ctx, &conn, func(r *client.Client) error {
 			info, err := r.RepositoryInfo(ctx, req)
 			if err != nil {
@@ -68,6 +73,7 @@ func addRepositoryInfo(c *cli, group *fisk.CmdClause) {
 		})
 	})
 	cmd.Arg("repository", "Name of the repository; the default one if not given").StringVar(&req.Repository)
+	cmd.Flag("no-probe", "Do not write, read, list and delete a small object").UnNegatableBoolVar(&mute)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
 	conn.flags(cmd)
 }
@@ -94,12 +100,41 @@ func printRepository(std stdio, r *api.RepositoryInfoResponse) error {
 	if r.Unsigned {
 		rows = append(rows, [2]string{"signatures", "not asked for: whoever writes to the store can forge restore points"})
 	}
+	rows = append(rows, probeRows(r.Probe)...)
 	for _, row := range rows {
 		if _, err := fmt.Fprintf(std.out, "%-15s %s\n", row[0], term.Printable(row[1])); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// probeRows says what the store lets be done, and what it does not.
+func probeRows(p *api.StoreProbe) (rows [][2]string) {
+	if p == nil {
+		return nil
+	}
+	var worked []string
+	for _, s := range p.Steps {
+		if s.Outcome == "ok" {
+			worked = append(worked, fmt.Sprintf("%s %.1f ms", s.Step, s.Milliseconds))
+		}
+	}
+	verdict := "usable"
+	if !p.Usable {
+		verdict = "NOT USABLE"
+	}
+	rows = append(rows, [2]string{"store", strings.Join(append([]string{verdict}, worked...), ", ")})
+	for _, s := range p.Steps {
+		switch text := s.Step + " is " + s.Outcome; {
+		case s.Outcome == "ok" || s.Outcome == "skipped":
+		case s.Permission != "":
+			rows = append(rows, [2]string{"", text + ": " + s.Permission})
+		default:
+			rows = append(rows, [2]string{"", text + ": " + s.Error})
+		}
+	}
+	return rows
 }
 
 func pointCounts(r *api.RepositoryInfoResponse) string {

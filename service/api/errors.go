@@ -53,6 +53,7 @@ const (
 	CodeNotWritable       ErrCode = "store_not_writable"
 	CodeDiskFull          ErrCode = "disk_full"
 	CodeStoreUnavailable  ErrCode = "store_unavailable"
+	CodeStorePermission   ErrCode = "store_permission"
 	CodeDamaged           ErrCode = "repository_damaged"
 	CodeIncomplete        ErrCode = "capture_incomplete"
 	CodeStreamRecreated   ErrCode = "stream_recreated"
@@ -110,8 +111,9 @@ func ErrorTable() []ErrorInfo {
 		{CodeOldFormat, 503, "The repository is of a format that is read but not written any more.", "Back up into a new repository and keep the old one for restores."},
 		{CodeRepoMismatch, 503, "The repository of that name is not the one that was in use under it, or not the one that is configured.", "Check that every instance has the same volume mounted. If it was replaced on purpose, give it another name, or delete the key that the description names from the bucket JETKEEP_STATE."},
 		{CodeKeyUnavailable, 503, "A key that the configuration names cannot be read or is none; the description names it.", "Check the file and its permissions. Nothing is written without a signature that is asked for."},
-		{CodeNotWritable, 503, "The store refuses to be written.", "Check permissions and mount options of the repository and of staging."},
-		{CodeStoreUnavailable, 503, "The store cannot be reached.", ""},
+		{CodeNotWritable, 503, "The store refuses to be written.", "Check permissions and mount options of the repository and of staging, and what the store's policy grants; repository.info tries it."},
+		{CodeStoreUnavailable, 503, "The store cannot be reached, or asks to be left alone for now.", "What may pass was tried again already. Look whether the store answers, and ask again."},
+		{CodeStorePermission, 503, "The store does not let the service read; the description names the permission.", "Grant it to the credentials of the repository; contrib has policies. repository.info tries what is allowed."},
 		{CodeDiskFull, 507, "The store or the staging directory is full.", "Free space or raise the limit; what was uploaded is used again."},
 		{CodeDamaged, 500, "Something in the repository is missing or altered; the description names it.", "Keep the repository as it is and restore an older backup."},
 		{CodeIncomplete, 500, "The capture could not be proven complete; the description names what is missing.", "Try again when the stream changes less."},

@@ -217,4 +217,22 @@ type RepositoryInfoResponse struct {
 	TrustedKeys []string `json:"trusted_keys,omitempty" doc:"The nkeys whose signatures are accepted."`
 	Unsigned    bool     `json:"unsigned,omitempty" doc:"No key is trusted: whoever can write to the store can make restore points that nobody tells from real ones."`
 	XKey        string   `json:"xkey,omitempty" doc:"The service's public xkey, to which identities are sealed."`
+
+	Probe *StoreProbe `json:"probe,omitempty" doc:"Whether the store works; left out if it was not tried."`
+}
+
+// StoreProbe says what the store lets the service do.
+type StoreProbe struct {
+	Usable bool        `json:"usable" doc:"Backups can be made and restored: writing, reading and listing work. Deleting is needed to prune only."`
+	Steps  []ProbeStep `json:"steps"`
+}
+
+// ProbeStep is one thing that was tried.
+type ProbeStep struct {
+	Step         string  `json:"step" doc:"write, read, list or delete."`
+	Outcome      string  `json:"outcome" doc:"ok, denied, retained (the store keeps what is written), failed or skipped."`
+	Milliseconds float64 `json:"ms"`
+	Permission   string  `json:"permission,omitempty" doc:"What the credentials do not allow, in the store's own words."`
+	Note         string  `json:"note,omitempty"`
+	Error        string  `json:"error,omitempty"`
 }

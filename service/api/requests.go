@@ -245,7 +245,7 @@ type RepositoryListResponse struct {
 // RepositoryView is a repository as configured, without secrets.
 type RepositoryView struct {
 	Repository string `json:"repository"`
-	Kind       string `json:"kind" doc:"local."`
+	Kind       string `json:"kind" doc:"local, s3 or swift."`
 	Location   string `json:"location"`
 	Default    bool   `json:"default,omitempty"`
 }
@@ -253,4 +253,5 @@ type RepositoryView struct {
 // RepositoryInfoRequest asks to open a repository.
 type RepositoryInfoRequest struct {
 	Repository string `json:"repository,omitempty"`
+	Probe      *bool  `json:"probe,omitempty" doc:"Try whether the store works: write, read, list and delete a small object. Default true, except in a store that retains whatever is written."`
 }
