@@ -22,9 +22,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## build the old nats-servers, the nats and age commands and the linter, once; zstd and python3 if they are missing
+tools: ## build the old nats-servers, the stores, the nats and age commands and the linter, once; install what is missing of Debian's packages
 	@$(GO) run ./contrib/tools/install
-	@for tool in zstd python3; do command -v $$tool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends $$tool; }; done
+	@bash contrib/tools/packages.sh zstd python3 memcached swift-proxy swift-object swift-container swift-account keystone \
+		python3-keystonemiddleware python3-swiftclient
 
 .PHONY: build
 build: ## build everything, and bin/jetkeep
@@ -75,7 +76,7 @@ readme: tools ## run the commands that the README shows
 
 .PHONY: bench
 bench: tools build ## measure against nats and restic; installs restic if it is missing
-	@command -v restic >/dev/null || { apt-get update && apt-get install -y --no-install-recommends restic; }
+	@bash contrib/tools/packages.sh restic
 	$(GO) build -o bin/bench ./contrib/bench
 	bin/bench -nats-server "$(TOOLS)/nats-server-2.15.2" -nats "$(TOOLS)/nats" -jetkeep bin/jetkeep $(BENCH)
 

@@ -1,0 +1,131 @@
+package objectserver
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// Kinds of S3 servers.
+const (
+	Versitygw = "versitygw"
+	MinIO     = "minio"
+)
+
+// S3Kinds returns the kinds of S3 servers.
+func S3Kinds() []string { return []string{Versitygw, MinIO} }
+
+// Binaries of S3 servers, as `make tools` names them.
+const (
+	versitygwTool = "versitygw-1.8.0"
+	minioTool     = "minio-7aac2a2c5b7c"
+)
+
+// An S3Server is a running S3 server. Its keys are those of its root account.
+type S3Server struct {
+	Kind      string
+	Endpoint  string // URL
+	Region    string
+	AccessKey string
+	SecretKey string
+	client    *minio.Client
+}
+
+// S3 returns the S3 server of a kind, which is started if it does not run.
+func S3(t testing.TB, kind string) *S3Server {
+	t.Helper()
+	return once(t, kind, func(s *server) (*S3Server, error) { return startS3(s, kind) })
+}
+
+func startS3(s *server, kind string) (*S3Server, error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	x := &S3Server{Kind: kind, Endpoint: "http://" + address(ports[0]), Region: "us-east-1", AccessKey: "testaccesskey", SecretKey: "testsecretkey123"}
+	dirs := map[string]string{}
+	for _, name := range []string{"data", "iam", "versions"} {
+		dirs[name] = filepath.Join(s.dir, name)
+		if err := os.Mkdir(dirs[name], 0o700); err != nil {
+			return nil, err
+		}
+	}
+	health := "/health"
+	switch kind {
+	case Versitygw:
+		binary, err := tool(versitygwTool)
+		if err != nil {
+			return nil, err
+		}
+		err = s.run(kind, nil, binary, "--access", x.AccessKey, "--secret", x.SecretKey, "--region", x.Region,
+			"--port", address(ports[0]), "--iam-dir", dirs["iam"], "--health", health, "--keep-alive", "--quiet",
+			"posix", "--versioning-dir", dirs["versions"], dirs["data"])
+		if err != nil {
+			return nil, err
+		}
+	case MinIO:
+		health = "/minio/health/ready"
+		binary, err := tool(minioTool)
+		if err != nil {
+			return nil, err
+		}
+		env := []string{
+			"MINIO_ROOT_USER=" + x.AccessKey, "MINIO_ROOT_PASSWORD=" + x.SecretKey,
+			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1",
+		}
+		if err := s.run(kind, env, binary, "server", "--quiet", "--address", address(ports[0]), dirs["data"]); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("%q is no kind of S3 server", kind)
+	}
+	if x.client, err = x.Client(x.AccessKey, x.SecretKey); err != nil {
+		return nil, err
+	}
+	return x, s.await(answers(x.Endpoint+health, nil), func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_, err := x.client.ListBuckets(ctx)
+		return err
+	})
+}
+
+// Client returns a client with the given keys.
+func (x *S3Server) Client(access, secret string) (*minio.Client, error) {
+	return minio.New(x.Endpoint[len("http://"):], &minio.Options{
+		Creds: credentials.NewStaticV4(access, secret, ""), Region: x.Region, BucketLookup: minio.BucketLookupPath,
+	})
+}
+
+// Root returns a client of the root account.
+func (x *S3Server) Root() *minio.Client { return x.client }
+
+// BucketOptions say what kind of bucket is made.
+type BucketOptions struct {
+	Lock       bool // objects can be retained; such a bucket is versioned
+	Versioning bool
+}
+
+// NewBucket makes an empty bucket with a name of its own.
+func (x *S3Server) NewBucket(t testing.TB, o BucketOptions) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	name := fmt.Sprintf("test-%016x", rand.Uint64())
+	if err := x.client.MakeBucket(ctx, name, minio.MakeBucketOptions{Region: x.Region, ObjectLocking: o.Lock}); err != nil {
+		t.Fatalf("make bucket: %v", err)
+	}
+	if o.Versioning && !o.Lock {
+		if err := x.client.EnableVersioning(ctx, name); err != nil {
+			t.Fatalf("enable versions: %v", err)
+		}
+	}
+	return name
+}
