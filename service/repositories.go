@@ -27,6 +27,23 @@ func (s *Service) repositoryInfo(ctx context.Context, q *api.RepositoryInfoReque
 	if err != nil {
 		return nil, err
 	}
+	r, err := Describe(ctx, repo, q.Probe)
+	if err != nil {
+		return nil, err
+	}
+	r.XKey = s.publicXKey()
+	for _, v := range s.repositories.List() {
+		if v.Repository == name {
+			r.RepositoryView = v
+		}
+	}
+	return r, s.describeTrust(r, name)
+}
+
+// Describe says what can be said of a repository that was opened: what is in
+// it, who can read it, and, unless that is not asked for, whether its store
+// works.
+func Describe(ctx context.Context, repo *store.Repository, try *bool) (*api.RepositoryInfoResponse, error) {
 	listed, err := repo.Points(ctx)
 	if err != nil {
 		return nil, err
@@ -37,19 +54,14 @@ func (s *Service) repositoryInfo(ctx context.Context, q *api.RepositoryInfoReque
 	}
 	m := repo.Marker()
 	r := &api.RepositoryInfoResponse{
-		ID: m.ID, Format: m.Format, Created: &m.Created, Pinned: len(pins), XKey: s.publicXKey(),
+		ID: m.ID, Format: m.Format, Created: &m.Created, Pinned: len(pins),
 		Encrypted: repo.Encrypted(), Readable: repo.Readable(), Recipient: m.Recipient,
 	}
-	for _, v := range s.repositories.List() {
-		if v.Repository == name {
-			r.RepositoryView = v
-		}
-	}
-	if err := s.describeKeys(ctx, r, repo, name); err != nil {
+	if err := describeOperators(ctx, r, repo); err != nil {
 		return nil, err
 	}
 	describePoints(r, listed)
-	r.Probe = probe(ctx, q.Probe, repo.Bucket())
+	r.Probe = probe(ctx, try, repo.Bucket())
 	return r, nil
 }
 
@@ -81,21 +93,27 @@ func probe(ctx context.Context, asked *bool, bucket *object.Bucket) *api.StorePr
 	return out
 }
 
-// describeKeys says who can read the repository, and whose word counts.
-func (s *Service) describeKeys(ctx context.Context, r *api.RepositoryInfoResponse, repo *store.Repository, name string) error {
-	if repo.Encrypted() {
-		operators, err := repo.Operators(ctx)
-		if err != nil {
-			return err
-		}
-		for _, o := range operators {
-			key, err := seal.ParseRecipient(o)
-			if err != nil {
-				return fmt.Errorf("operator: %w", err)
-			}
-			r.Operators = append(r.Operators, key.Fingerprint())
-		}
+// describeOperators says who can read the repository.
+func describeOperators(ctx context.Context, r *api.RepositoryInfoResponse, repo *store.Repository) error {
+	if !repo.Encrypted() {
+		return nil
 	}
+	operators, err := repo.Operators(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range operators {
+		key, err := seal.ParseRecipient(o)
+		if err != nil {
+			return fmt.Errorf("operator: %w", err)
+		}
+		r.Operators = append(r.Operators, key.Fingerprint())
+	}
+	return nil
+}
+
+// describeTrust says whose word counts.
+func (s *Service) describeTrust(r *api.RepositoryInfoResponse, name string) error {
 	for _, c := range s.config.Repositories {
 		if c.Name != name {
 			continue

@@ -100,7 +100,7 @@ func (h verifyHandler) Run(ctx context.Context, t session.Task, run worker.Run) 
 		run.Log.Warn("remember verification", "error", err)
 	}
 	run.Progress.Set(report.Records, uint64(report.ReadBytes))
-	out := session.Result{Verification: verificationOf(report), Notes: report.Notes}
+	out := session.Result{Verification: VerificationOf(report), Notes: report.Notes}
 	if !report.OK() {
 		p := report.Problems[0]
 		return out, api.Errorf(api.CodeDamaged, "%d problems reach %d restore points; the first one: %s: %s",
@@ -138,8 +138,8 @@ func (h verifyHandler) remember(ctx context.Context, id string, v *session.Verif
 	})
 }
 
-// verificationOf bounds a report to what fits into a task.
-func verificationOf(r *store.VerifyReport) *api.Verification {
+// VerificationOf bounds a report to what fits into a task.
+func VerificationOf(r *store.VerifyReport) *api.Verification {
 	v := &api.Verification{
 		Level: api.Level(r.Level.String()), Points: r.Points, Objects: r.Objects, Read: r.Read, Bytes: uint64(r.ReadBytes),
 		Records: r.Records, Damaged: len(r.Damaged), DamagedList: firstFew(r.Damaged), ProblemCount: len(r.Problems) + r.Omitted,

@@ -1,66 +1,77 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"net/url"
+	"fmt"
+	"os"
 	"path/filepath"
-	"regexp"
 
+	"jetkeep/service/config"
+	"jetkeep/service/stores"
 	"jetkeep/store/object"
-	"jetkeep/store/object/local"
 )
 
-// A location says where a repository lives. There is one kind so far, a
-// directory; others will have a scheme of their own.
+// A location says where a repository lives: in a directory, or in a store that
+// a URL names.
 type location struct {
-	dir string
+	repository config.Repository
 }
 
-var urlPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
+// locationHelp is what a flag that takes a location says.
+const locationHelp = "s3://bucket/prefix?endpoint=URL&region=NAME, swift://container/prefix; their credentials come from AWS_…, OS_… or ST_… variables"
 
-// parseLocation reads a path or a file:// URL. What looks like another URL is
-// refused, before a directory named "s3:" is made.
+// parseLocation reads a path or a URL. What cannot be meant is refused, before
+// a directory named "s3:" is made.
 func parseLocation(text string) (location, error) {
 	if text == "" {
 		return location{}, usagef("where the repository is to be found is missing")
 	}
-	if !urlPattern.MatchString(text) {
-		return location{dir: text}, nil
+	r, err := config.ParseLocation(text, os.Getenv)
+	if err == nil {
+		err = stores.Check(&r)
 	}
-	u, err := url.Parse(text)
 	if err != nil {
-		return location{}, usagef("location: malformed URL") // it may hold a password
+		return location{}, &usageError{err}
 	}
-	if u.Scheme != "file" || u.Host != "" || u.Path == "" {
-		return location{}, usagef("location %q: only a directory can be used", u.Redacted())
-	}
-	return location{dir: filepath.FromSlash(u.Path)}, nil
+	return location{repository: r}, nil
 }
 
+// distant says whether it is no directory.
+func (l location) distant() bool { return stores.Distant(&l.repository) }
+
 // open opens what is there. The caller closes the bucket.
-func (l location) open() (*object.Bucket, error) {
-	d, err := local.Open(l.dir)
+func (l location) open(ctx context.Context) (*object.Bucket, error) {
+	d, err := stores.Open(ctx, &l.repository)
+	if errors.Is(err, object.ErrNotExist) {
+		what := "directory"
+		if l.distant() {
+			what = "bucket or container"
+		}
+		return nil, fmt.Errorf("%s: there is no such %s", l, what)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", l, err)
 	}
 	return object.NewBucket(d), nil
 }
 
 // create makes what a repository can be made in, unless it is there.
-func (l location) create() (*object.Bucket, error) {
-	d, err := local.Open(l.dir)
-	if errors.Is(err, object.ErrNotExist) {
-		d, err = local.Create(l.dir)
-	}
+func (l location) create(ctx context.Context) (*object.Bucket, error) {
+	d, err := stores.Create(ctx, &l.repository)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", l, err)
 	}
 	return object.NewBucket(d), nil
 }
 
 func (l location) String() string {
-	if abs, err := filepath.Abs(l.dir); err == nil {
+	text := l.repository.Location()
+	if l.distant() {
+		return text
+	}
+	if abs, err := filepath.Abs(text); err == nil {
 		return abs
 	}
-	return l.dir
+	return text
 }

@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/choria-io/fisk"
 
 	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service"
 	"jetkeep/service/api"
 	"jetkeep/service/client"
+	"jetkeep/store"
 )
 
 // addRepositoryRemote adds what asks the service; the other commands on
@@ -56,33 +59,64 @@ func addRepositoryInfo(c *cli, group *fisk.CmdClause) {
 		req    api.RepositoryInfoRequest
 		asJSON bool
 		mute   bool
+		path   string
 	)
 	cmd := c.command(group.Command("info", "Open a repository, describe it, and try whether its store works"), func(ctx context.Context, std stdio) error {
 		if mute {
 			req.Probe = new(bool)
+		}
+		show := func(info *api.RepositoryInfoResponse) error {
+			if asJSON {
+				return std.json(info)
+			}
+			return printRepository(std, info)
+		}
+		if path != "" {
+			if req.Repository != "" {
+				return usagef("--path: %s is named as well", req.Repository)
+			}
+			return describeHere(ctx, path, req.Probe, show)
 		}
 		return withRemote(ctx, &conn, func(r *client.Client) error {
 			info, err := r.RepositoryInfo(ctx, req)
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return std.json(info)
-			}
-			return printRepository(std, info)
+			return show(info)
 		})
 	})
 	cmd.Arg("repository", "Name of the repository; the default one if not given").StringVar(&req.Repository)
+	cmd.Flag("path", "Describe what is here, without a service: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&path)
 	cmd.Flag("no-probe", "Do not write, read, list and delete a small object").UnNegatableBoolVar(&mute)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
 	conn.flags(cmd)
 }
 
+// describeHere describes a repository without a service.
+func describeHere(ctx context.Context, path string, probe *bool, show func(*api.RepositoryInfoResponse) error) error {
+	loc, err := parseLocation(path)
+	if err != nil {
+		return err
+	}
+	at := repositoryAt{path: path}
+	return at.with(ctx, nil, func(repo *store.Repository) error {
+		info, err := service.Describe(ctx, repo, probe)
+		if err != nil {
+			return err
+		}
+		info.Kind, info.Location = loc.repository.Kind, loc.String()
+		return show(info)
+	})
+}
+
 func printRepository(std stdio, r *api.RepositoryInfoResponse) error {
 	rows := [][2]string{
-		{"repository", r.Repository}, {"location", r.Location}, {"id", r.ID}, {"format", fmt.Sprint(r.Format)},
+		{"location", r.Location}, {"id", r.ID}, {"format", fmt.Sprint(r.Format)},
 		{"backups", fmt.Sprint(r.Backups)}, {"restore points", pointCounts(r)}, {"streams", fmt.Sprint(r.Streams)},
 		{"stored", term.Bytes(r.NewBytes)},
+	}
+	if r.Repository != "" {
+		rows = slices.Insert(rows, 0, [2]string{"repository", r.Repository})
 	}
 	if r.Newest != nil {
 		rows = append(rows, [2]string{"newest", moment(*r.Newest)})

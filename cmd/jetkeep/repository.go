@@ -13,7 +13,6 @@ import (
 
 	"jetkeep/cmd/jetkeep/internal/term"
 	"jetkeep/store"
-	"jetkeep/store/object"
 	"jetkeep/store/seal"
 	"jetkeep/store/sign"
 )
@@ -26,7 +25,7 @@ func addRepository(c *cli) {
 }
 
 func pathFlag(clause *fisk.CmdClause, path *string) {
-	clause.Flag("path", "Directory of the repository").Required().PlaceHolder("DIR").StringVar(path)
+	clause.Flag("path", "Where the repository is: a directory, "+locationHelp).Required().PlaceHolder("PLACE").StringVar(path)
 }
 
 // repositoryInit is what `repository init` is given.
@@ -73,7 +72,7 @@ func (o *repositoryInit) run(ctx context.Context, std stdio) error {
 			return err
 		}
 	}
-	bucket, err := loc.create()
+	bucket, err := loc.create(ctx)
 	if err != nil {
 		return err
 	}
@@ -88,7 +87,7 @@ func (o *repositoryInit) run(ctx context.Context, std stdio) error {
 // outside refuses a file for a secret inside of the repository: who has the
 // one would have the other.
 func outside(loc location, file string) error {
-	if file == "" {
+	if file == "" || loc.distant() {
 		return nil
 	}
 	abs, err := filepath.Abs(file)
@@ -149,7 +148,11 @@ Give to the service, and to nobody else:
 		b.WriteString("\nFlags of jetkeep serve for this repository, which are no secrets:\n" + flags)
 	}
 	if !repo.Encrypted() {
-		b.WriteString("\nWho can read the directory can read every message. To encrypt, make the\nrepository with --recipient, --recipients-file or --generate-operator.\n")
+		place := "directory"
+		if loc.distant() {
+			place = "store"
+		}
+		b.WriteString("\nWho can read the " + place + " can read every message. To encrypt, make the\nrepository with --recipient, --recipients-file or --generate-operator.\n")
 	}
 	_, err = io.WriteString(out, b.String())
 	return err
@@ -191,7 +194,7 @@ func recipientOf(m store.Marker) (seal.Recipient, error) {
 func initHint(err error) error {
 	switch {
 	case errors.Is(err, store.ErrForeign):
-		return fmt.Errorf("%w; choose an empty or a new directory", err)
+		return fmt.Errorf("%w; choose an empty or a new directory or prefix", err)
 	case errors.Is(err, seal.ErrKind):
 		return fmt.Errorf("%w; with keys of X25519 alone use --classic", err)
 	}
@@ -229,10 +232,7 @@ func (k *repositoryKey) with(ctx context.Context, std stdio, run func(*repositor
 	if err != nil {
 		return err
 	}
-	bucket, err := loc.open()
-	if errors.Is(err, object.ErrNotExist) {
-		return fmt.Errorf("%s: there is no such directory", loc)
-	}
+	bucket, err := loc.open(ctx)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	"jetkeep/cmd/jetkeep/internal/term"
 	"jetkeep/service/transfer"
 	"jetkeep/store"
-	"jetkeep/store/object"
 	"jetkeep/store/sign"
 	"jetkeep/store/staging"
 )
@@ -47,10 +46,7 @@ func (a *repositoryAt) with(ctx context.Context, signer *sign.Signer, run func(*
 			return usagef("--trusted-key: %v", err)
 		}
 	}
-	bucket, err := loc.open()
-	if errors.Is(err, object.ErrNotExist) {
-		return fmt.Errorf("%s: there is no such directory", loc)
-	}
+	bucket, err := loc.open(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 
 	"github.com/choria-io/fisk"
 
 	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service"
 	"jetkeep/service/api"
 	"jetkeep/service/client"
+	"jetkeep/store"
 )
 
 func addVerify(c *cli) {
@@ -26,6 +29,7 @@ type verify struct {
 	w          waiting
 	ids        []string
 	repository string
+	path       string
 	level      string
 	part       string
 	percent    int
@@ -33,6 +37,7 @@ type verify struct {
 
 func (v *verify) flags(cmd *fisk.CmdClause) {
 	cmd.Flag("repository", "Repository to look into").PlaceHolder("NAME").StringVar(&v.repository)
+	cmd.Flag("path", "Verify what is here, without a service: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&v.path)
 	cmd.Flag("level", "structure: everything is there; data: and unaltered; records: and decodes to what was backed up").Default(string(api.LevelData)).EnumVar(&v.level, levels()...)
 	cmd.Flag("part", "Read one of several parts only, such as 3/7").PlaceHolder("N/T").StringVar(&v.part)
 	cmd.Flag("percent", "Read so much only, chosen at random").PlaceHolder("N").IntVar(&v.percent)
@@ -59,6 +64,9 @@ func (v *verify) run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
+	if v.path != "" {
+		return v.here(ctx, std, part, parts)
+	}
 	level := api.Level(v.level)
 	return withRemote(ctx, &v.conn, func(r *client.Client) error {
 		sealed := ""
@@ -82,6 +90,51 @@ func (v *verify) run(ctx context.Context, std stdio) error {
 			return err
 		}
 		return v.w.session(ctx, r, accepted, std)
+	})
+}
+
+// here verifies a repository without a service. What instances remember of it,
+// such as how far its logs have come, is not compared.
+func (v *verify) here(ctx context.Context, std stdio, part, parts int) error {
+	switch {
+	case v.repository != "":
+		return usagef("--repository: --path says already which repository")
+	case v.w.detach:
+		return usagef("--detach: with --path nobody else does it")
+	}
+	level, err := store.ParseVerifyLevel(v.level)
+	if err != nil {
+		return &usageError{err}
+	}
+	at := repositoryAt{path: v.path, identity: v.identity}
+	return at.with(ctx, nil, func(repo *store.Repository) error {
+		opt := store.VerifyOptions{Level: level, Part: part, Parts: parts, Percent: float64(v.percent), Seed: rand.Text()}
+		for _, id := range v.ids {
+			points, err := repo.PointsOf(ctx, id)
+			if err != nil {
+				return err
+			}
+			if len(points) == 0 {
+				opt.Points = append(opt.Points, id)
+			}
+			for _, p := range points {
+				opt.Points = append(opt.Points, p.ID)
+			}
+		}
+		report, err := repo.Verify(ctx, opt)
+		if err != nil {
+			return err
+		}
+		found := service.VerificationOf(report)
+		if v.w.json {
+			err = std.json(found)
+		} else {
+			printVerification(std, found)
+		}
+		if err == nil && !report.OK() {
+			err = errReported
+		}
+		return err
 	})
 }
 
