@@ -27,6 +27,7 @@ type demo struct {
 	json bool
 	dir  string
 
+	store    demoStore
 	std      stdio
 	begin    time.Time
 	instance *instance
@@ -35,13 +36,18 @@ type demo struct {
 
 func addDemo(c *cli) {
 	d := &demo{}
+	var store string
 	cmd := c.command(c.app.Command("demo", "Back up, delete and restore sample data, and compare every message"),
 		func(ctx context.Context, std stdio) error {
 			d.std = std
+			if err := d.store.parse(store); err != nil {
+				return err
+			}
 			return d.run(ctx)
 		})
 	cmd.Flag("keep", "Leave the server up at the end, to look around").UnNegatableBoolVar(&d.keep)
 	cmd.Flag("dir", "Keep the data in this directory, which must be empty, instead of a temporary one").PlaceHolder("DIR").StringVar(&d.dir)
+	cmd.Flag("store", "Have the repository below a new prefix here, and delete it afterwards: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&store)
 	cmd.Flag("json", "Write the result as JSON").UnNegatableBoolVar(&d.json)
 }
 
@@ -85,7 +91,12 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.start(ctx, data); err != nil {
 		return interrupted(ctx, err)
 	}
-	defer func() { err = errors.Join(err, d.stop()) }()
+	defer func() {
+		err = errors.Join(err, d.stop())
+		if d.store.given {
+			err = errors.Join(err, d.store.clear(d))
+		}
+	}()
 	result, err := d.play(ctx, work)
 	if err != nil {
 		return interrupted(ctx, err)
@@ -130,7 +141,7 @@ func (d *demo) say(format string, args ...any) {
 }
 
 func (d *demo) start(ctx context.Context, data string) error {
-	instance, err := startInstance(ctx, instanceOptions{Data: data, Embedded: true, Port: embedded.RandomPort})
+	instance, err := startInstance(ctx, instanceOptions{Data: data, Embedded: true, Port: embedded.RandomPort, Repository: d.store.repository()})
 	if err != nil {
 		return err
 	}
@@ -139,6 +150,9 @@ func (d *demo) start(ctx context.Context, data string) error {
 		return errors.Join(fmt.Errorf("connect to the embedded server: %w", err), d.stop())
 	}
 	d.say("nats-server and jetkeep run at %s", instance.URL())
+	if d.store.given {
+		d.say("the repository is %s", d.store.location)
+	}
 	return nil
 }
 

@@ -164,3 +164,22 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestDemoElsewhere: the repository is where --store says, and is gone after.
+func TestDemoElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	p := playDemo(t, "--store", "file://"+dir)
+	place := p.until(`the repository is /.*/jetkeep-demo-[0-9TZ]+-[0-9a-z]{6}$`)
+	place = strings.TrimPrefix(place, "the repository is ")
+	p.until(`backup .* succeeded`)
+	if _, err := os.Stat(filepath.Join(place, "jetkeep.json")); err != nil || filepath.Dir(place) != dir {
+		t.Errorf("the repository is not in %s: %v", place, err)
+	}
+	code, output := p.end()
+	if code != exitOK || !strings.Contains(output, " identical\n") {
+		t.Errorf("exit code %d:\n%s", code, output)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+}

@@ -27,6 +27,8 @@ type instanceOptions struct {
 	Target   natsconn.Options // what to use instead of an embedded server
 	// Keys are those of the repository; its name and path are filled in.
 	Keys config.Repository
+	// Repository, if set, is where backups go instead of the directory Data.
+	Repository *config.Repository
 	// Config, if set, says everything that the embedded server does not.
 	Config *config.Config
 	Prefix string
@@ -95,7 +97,11 @@ func (o *instanceOptions) configuration(data string) config.Config {
 		return c
 	}
 	repository := o.Keys
-	repository.Name, repository.Path, repository.Create = repositoryName, filepath.Join(data, "repository"), true
+	repository.Path = filepath.Join(data, "repository")
+	if o.Repository != nil {
+		repository = *o.Repository
+	}
+	repository.Name, repository.Create = repositoryName, true
 	return config.Config{
 		Prefix:       o.Prefix,
 		Control:      o.Target,
