@@ -1,0 +1,171 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/signer"
+
+	"jetkeep/store/object"
+	"jetkeep/store/object/httpclient"
+)
+
+// What requests need the permission for.
+const (
+	actionGet    = "s3:GetObject"
+	actionPut    = "s3:PutObject"
+	actionList   = "s3:ListBucket"
+	actionDelete = "s3:DeleteObject"
+)
+
+type heardKey struct{}
+
+// heard returns a context in which the transport leaves the last answer's
+// header, which the client's library does not hand on.
+func heard(ctx context.Context) context.Context {
+	return context.WithValue(ctx, heardKey{}, new(atomic.Pointer[http.Header]))
+}
+
+// A listener keeps answers' headers, and lets the requester pay.
+type listener struct {
+	next          http.RoundTripper
+	creds         *credentials.Credentials
+	requesterPays bool
+	region        string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (l *listener) RoundTrip(req *http.Request) (*http.Response, error) {
+	if l.requesterPays && req.Header.Get("Authorization") != "" {
+		value, err := l.creds.GetWithContext(nil)
+		if err != nil {
+			return nil, err
+		}
+		req = req.Clone(req.Context())
+		req.Header.Del("Authorization")
+		req.Header.Set("X-Amz-Request-Payer", "requester")
+		req = signer.SignV4(*req, value.AccessKeyID, value.SecretAccessKey, value.SessionToken, l.region)
+	}
+	resp, err := l.next.RoundTrip(req)
+	if at, ok := req.Context().Value(heardKey{}).(*atomic.Pointer[http.Header]); ok && err == nil {
+		at.Store(&resp.Header)
+	}
+	return resp, err
+}
+
+// typed returns what an error means, in the words of package object. action is
+// what the request needs the permission for.
+func (d *Driver) typed(ctx context.Context, action string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cerr := ctx.Err(); cerr != nil {
+		if errors.Is(err, cerr) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", cerr, err)
+	}
+	var answer minio.ErrorResponse
+	if !errors.As(err, &answer) {
+		return httpclient.Broken(ctx, err)
+	}
+	if kind := byCode(answer); kind != nil {
+		if errors.Is(kind, object.ErrPermission) {
+			return refused(action, answer, err)
+		}
+		return fmt.Errorf("%w: %w", kind, err)
+	}
+	var header http.Header
+	if at, ok := ctx.Value(heardKey{}).(*atomic.Pointer[http.Header]); ok && at.Load() != nil {
+		header = *at.Load()
+	}
+	if e := httpclient.Status(answer.StatusCode, header, err); e != nil {
+		return e
+	}
+	return err
+}
+
+// byCode returns what a store's own code means, nil if the status says it.
+func byCode(answer minio.ErrorResponse) error {
+	switch answer.Code {
+	case "NoSuchKey":
+		return object.ErrNotExist
+	case "NoSuchBucket":
+		return errors.New("the bucket is gone") // which is not the absence of an object
+	case "PreconditionFailed":
+		return object.ErrExist
+	case "ConditionalRequestConflict", "OperationAborted":
+		return object.ErrUnavailable // another request is at it; the next try sees how it ended
+	case "SlowDown", "SlowDownRead", "SlowDownWrite", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "BandwidthLimitExceeded":
+		return object.ErrThrottled
+	case "RequestTimeout", "IncompleteBody", "InternalError", "ServiceUnavailable":
+		return object.ErrUnavailable
+	case "BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "XAmzContentChecksumMismatch", "XMinioContentChecksumMismatch":
+		return fmt.Errorf("%w: %w", object.ErrUnavailable, object.ErrChecksum) // the next try may come whole
+	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity", "EntityTooLarge":
+		return object.ErrNoSpace
+	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
+		"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "NotSignedUp", "AuthorizationHeaderMalformed":
+		return object.ErrPermission
+	}
+	switch answer.StatusCode {
+	case http.StatusPreconditionFailed:
+		return object.ErrExist
+	case http.StatusForbidden, http.StatusUnauthorized:
+		return object.ErrPermission
+	}
+	return nil
+}
+
+// refused names what is not allowed, or what is wrong with the credentials.
+func refused(action string, answer minio.ErrorResponse, err error) error {
+	kind := object.ErrPermission
+	if action != actionGet && action != actionList {
+		kind = object.ErrNotWritable
+	}
+	what := action
+	switch answer.Code {
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired":
+		what, kind = "the credentials", object.ErrPermission
+	case "RequestTimeTooSkewed":
+		what, kind = "the clock of this machine, which differs from the store's", object.ErrPermission
+	case "AuthorizationHeaderMalformed":
+		what, kind = "the region, which may be another one", object.ErrPermission
+	}
+	return &object.PermissionError{Action: what, Kind: kind, Err: err}
+}
+
+// An objectReader reads an object's content and, if it is read whole, compares
+// it with its checksum.
+type objectReader struct {
+	ctx  context.Context //nolint:containedctx // of the request that it is the answer of
+	body io.ReadCloser
+	hash hash.Hash // nil if there is nothing to compare with
+	want []byte
+}
+
+func (r *objectReader) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	if r.hash != nil {
+		r.hash.Write(p[:n])
+		if errors.Is(err, io.EOF) && string(r.hash.Sum(nil)) != string(r.want) {
+			return n, fmt.Errorf("%w: content is not what was stored", object.ErrChecksum)
+		}
+	}
+	if err == nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return n, err
+	}
+	if cerr := r.ctx.Err(); cerr != nil {
+		return n, cerr
+	}
+	return n, httpclient.Broken(r.ctx, err)
+}
+
+func (r *objectReader) Close() error { return r.body.Close() }

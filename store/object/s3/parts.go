@@ -1,0 +1,110 @@
+package s3
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"golang.org/x/sync/errgroup"
+
+	"jetkeep/store/object"
+)
+
+// putParts puts a large object in parts. Whatever goes wrong before the last
+// request leaves nothing, not even parts.
+func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, size int64, conditional bool) (err error) {
+	ctx = heard(ctx)
+	o := d.putOptions(false, time.Now())
+	if d.opt.Checksum != ChecksumNone {
+		o.UserMetadata["X-Amz-Checksum-Algorithm"] = "SHA256"
+	}
+	upload, err := d.core.NewMultipartUpload(ctx, d.opt.Bucket, d.key(name), o)
+	if err != nil {
+		return d.typed(ctx, actionPut, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.abort(ctx, name, upload))
+		}
+	}()
+	partSize := max(d.opt.PartSize, (size+maxParts-1)/maxParts)
+	parts := make([]minio.CompletePart, (size+partSize-1)/partSize)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(d.opt.Parallel)
+	for i := range parts {
+		g.Go(func() (err error) {
+			off := int64(i) * partSize
+			parts[i], err = d.putPart(gctx, name, upload, i+1, body, off, min(partSize, size-off))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	o = minio.PutObjectOptions{}
+	if conditional {
+		o.SetMatchETagExcept("*")
+	}
+	if _, err := d.core.CompleteMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload, parts, o); err != nil {
+		answer := minio.ToErrorResponse(err)
+		err = d.typed(ctx, actionPut, err)
+		// Somebody aborted it, or it was completed by a request whose answer
+		// was lost on the way to the client's library.
+		if answer.Code == "NoSuchUpload" || answer.StatusCode == http.StatusNotFound {
+			err = fmt.Errorf("%w: %w", object.ErrUnavailable, err)
+		}
+		return err
+	}
+	return nil
+}
+
+// putPart puts one part, again if that may help.
+func (d *Driver) putPart(ctx context.Context, name, upload string, number int, body io.ReaderAt, off, size int64) (minio.CompletePart, error) {
+	sum, err := hashOf(ctx, body, off, size)
+	if err != nil {
+		return minio.CompletePart{}, err
+	}
+	o := minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum), DisableContentSha256: true, CustomHeader: http.Header{}}
+	if d.opt.Encryption == EncryptionCustomer {
+		o.SSE = d.sse
+	}
+	if d.opt.Checksum != ChecksumNone {
+		o.CustomHeader.Set(checksumHeader, base64.StdEncoding.EncodeToString(sum))
+	}
+	part := minio.CompletePart{PartNumber: number}
+	if d.opt.Checksum != ChecksumNone {
+		part.ChecksumSHA256 = base64.StdEncoding.EncodeToString(sum)
+	}
+	err = d.opt.Retry.Do(ctx, "put part", name, func(ctx context.Context) error {
+		ctx = heard(ctx)
+		from := &bodyReader{ctx: ctx, r: io.NewSectionReader(body, off, size)}
+		there, err := d.core.PutObjectPart(ctx, d.opt.Bucket, d.key(name), upload, number, from, size, o)
+		part.ETag = there.ETag
+		return from.orElse(d.typed(ctx, actionPut, err))
+	})
+	return part, err
+}
+
+// abort gives up an upload, also when the request for it was cancelled.
+func (d *Driver) abort(ctx context.Context, name, upload string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	err := d.opt.Retry.Do(ctx, "abort", name, func(ctx context.Context) error {
+		ctx = heard(ctx)
+		err := d.core.AbortMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload)
+		if minio.ToErrorResponse(err).Code == "NoSuchUpload" {
+			return nil
+		}
+		return d.typed(ctx, "s3:AbortMultipartUpload", err)
+	})
+	if err != nil {
+		return fmt.Errorf("abort upload %s: %w", upload, errors.New(err.Error())) // what went wrong before says whether to try again
+	}
+	return nil
+}

@@ -1,0 +1,443 @@
+// Package s3 keeps objects in a bucket of S3, or of a store that speaks like it.
+//
+// An object is named <prefix>/<name>. What is put carries the SHA-256 of its
+// content, in the signature and as the checksum that the store keeps, so that a
+// store refuses what was damaged on the way; what is read whole is compared
+// with it. Objects larger than two parts go up in parts, each of which is tried
+// again by itself; an upload that fails or is cancelled is aborted, and shows
+// nothing.
+//
+// Nothing is ever overwritten: objects are created with If-None-Match: *.
+// Whether a store honours that is tried once, before the first write, with an
+// object of its own (<prefix>/.jetkeep/conditional, which stays). Where it does
+// not, AtomicCreate says so, and a Put looks first.
+//
+// With a retention, objects are put locked, and Retain prolongs it. In a bucket
+// with versions Delete leaves a marker unless all versions are to go.
+//
+// What it needs of a bucket's permissions: s3:ListBucket and s3:GetObject to
+// read, s3:PutObject and s3:AbortMultipartUpload to write, s3:DeleteObject to
+// prune; with retention s3:PutObjectRetention and s3:GetObjectRetention; to
+// delete versions s3:ListBucketVersions and s3:DeleteObjectVersion.
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
+
+	"jetkeep/store/object"
+	"jetkeep/store/object/httpclient"
+)
+
+const (
+	// openTimeout bounds the look whether the bucket is there.
+	openTimeout = 30 * time.Second
+	// abortTimeout bounds giving up an upload in parts.
+	abortTimeout = 15 * time.Second
+
+	hidden          = ".jetkeep/"
+	conditionalName = hidden + "conditional"
+	conditionalText = "Whether this store creates objects only if they are not there was tried with this one.\n"
+)
+
+// A Driver keeps objects in a bucket.
+type Driver struct {
+	opt       Options
+	core      *minio.Core
+	transport *http.Transport
+	sse       encrypt.ServerSide // nil for none
+	prefix    string             // of every key, with its slash
+
+	mu          sync.Mutex // held while it is tried
+	conditional *bool      // nil until it has been tried
+}
+
+// Open opens a bucket. That there is none is object.ErrNotExist. It needs the
+// permission to list, and none to write.
+func Open(ctx context.Context, o Options) (*Driver, error) {
+	d, err := newDriver(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	ctx = heard(ctx)
+	ok, err := d.core.BucketExists(ctx, d.opt.Bucket)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: there is no bucket %s", object.ErrNotExist, d.opt.Bucket)
+	}
+	if err != nil {
+		d.transport.CloseIdleConnections()
+		return nil, fmt.Errorf("open %s: %w", d.opt, d.typed(ctx, actionList, err))
+	}
+	return d, nil
+}
+
+// Create makes the bucket, unless it is there, and opens it. With a retention
+// it is made with object lock.
+func Create(ctx context.Context, o Options) (*Driver, error) {
+	d, err := Open(ctx, o)
+	if !errors.Is(err, object.ErrNotExist) {
+		return d, err
+	}
+	if d, err = newDriver(o); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	ctx = heard(ctx)
+	err = d.core.MakeBucket(ctx, d.opt.Bucket, minio.MakeBucketOptions{Region: d.opt.Region, ObjectLocking: d.opt.RetainMode != ""})
+	if code := minio.ToErrorResponse(err).Code; err != nil && code != "BucketAlreadyOwnedByYou" {
+		d.transport.CloseIdleConnections()
+		return nil, fmt.Errorf("create %s: %w", d.opt, d.typed(ctx, "s3:CreateBucket", err))
+	}
+	return d, nil
+}
+
+func newDriver(o Options) (*Driver, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o.setDefaults()
+	d := &Driver{opt: o}
+	if o.Prefix != "" {
+		d.prefix = o.Prefix + "/"
+	}
+	var err error
+	if d.sse, err = o.serverSide(); err != nil {
+		return nil, err
+	}
+	if d.transport, err = httpclient.New(httpclient.Options{CAFile: o.CAFile}); err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	u, err := url.Parse(o.Endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	creds := credentials.NewChainCredentials(o.providers())
+	lookup := map[string]minio.BucketLookupType{AddressingPath: minio.BucketLookupPath, AddressingVirtual: minio.BucketLookupDNS}[o.Addressing]
+	d.core, err = minio.NewCore(u.Host, &minio.Options{
+		Creds: creds, Secure: u.Scheme == "https", Region: o.Region, BucketLookup: lookup, MaxRetries: 1,
+		Transport: &listener{next: d.transport, creds: creds, requesterPays: o.RequesterPays, region: o.Region},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	return d, nil
+}
+
+// Close lets go of connections.
+func (d *Driver) Close() error {
+	d.transport.CloseIdleConnections()
+	return nil
+}
+
+func (d *Driver) key(name string) string { return d.prefix + name }
+
+// AtomicCreate says whether the store honours If-None-Match, which is tried
+// once.
+func (d *Driver) AtomicCreate(ctx context.Context) (bool, error) {
+	switch d.opt.ConditionalWrites {
+	case ConditionalYes:
+		return true, nil
+	case ConditionalNo:
+		return false, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conditional != nil {
+		return *d.conditional, nil
+	}
+	var honoured bool
+	err := d.opt.Retry.Do(ctx, "put", conditionalName, func(ctx context.Context) (err error) {
+		honoured, err = d.tryConditional(ctx)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	d.conditional = &honoured
+	return honoured, nil
+}
+
+// tryConditional creates an object twice. The second time must fail, and be it
+// because the object was there before.
+func (d *Driver) tryConditional(ctx context.Context) (bool, error) {
+	for range 2 {
+		err := d.putWhole(ctx, conditionalName, strings.NewReader(conditionalText), int64(len(conditionalText)), true)
+		var answer minio.ErrorResponse
+		switch {
+		case errors.Is(err, object.ErrExist):
+			return true, nil
+		case errors.As(err, &answer) && (answer.StatusCode == http.StatusNotImplemented || answer.StatusCode == http.StatusBadRequest):
+			return false, nil // it does not know the header
+		case err != nil:
+			return false, err
+		}
+	}
+	return false, nil // it knows nothing of it
+}
+
+// Put implements object.Driver.
+func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
+	conditional, err := d.AtomicCreate(ctx)
+	if err != nil {
+		return err
+	}
+	large := size > 2*d.opt.PartSize
+	if !conditional || large { // spares a large upload
+		_, err := d.Stat(ctx, name)
+		if err == nil {
+			return object.ErrExist
+		}
+		if !errors.Is(err, object.ErrNotExist) {
+			return err
+		}
+	}
+	if large {
+		return d.putParts(ctx, name, body, size, conditional)
+	}
+	return d.putWhole(ctx, name, body, size, conditional)
+}
+
+// putOptions are those of a new object.
+func (d *Driver) putOptions(conditional bool, now time.Time) minio.PutObjectOptions {
+	o := minio.PutObjectOptions{
+		UserMetadata: map[string]string{}, UserTags: d.opt.Tags, StorageClass: d.opt.StorageClass,
+		ServerSideEncryption: d.sse, DisableContentSha256: true, DisableMultipart: true,
+	}
+	if conditional {
+		o.SetMatchETagExcept("*")
+	}
+	if d.opt.RetainMode != "" {
+		o.Mode, o.RetainUntilDate = d.mode(), now.Add(d.opt.RetainFor).UTC()
+	}
+	return o
+}
+
+func (d *Driver) mode() minio.RetentionMode {
+	if d.opt.RetainMode == RetainCompliance {
+		return minio.Compliance
+	}
+	return minio.Governance
+}
+
+const checksumHeader = "X-Amz-Checksum-Sha256"
+
+// putWhole puts an object in one request.
+func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, size int64, conditional bool) error {
+	sum, err := hashOf(ctx, body, 0, size)
+	if err != nil {
+		return err
+	}
+	o := d.putOptions(conditional, time.Now())
+	if d.opt.Checksum != ChecksumNone {
+		o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(sum)
+	}
+	ctx = heard(ctx)
+	from := &bodyReader{ctx: ctx, r: io.NewSectionReader(body, 0, size)}
+	_, err = d.core.PutObject(ctx, d.opt.Bucket, d.key(name), from, size, "", hex.EncodeToString(sum), o)
+	return from.orElse(d.typed(ctx, actionPut, err))
+}
+
+// hashOf reads size bytes at off, no fewer.
+func hashOf(ctx context.Context, body io.ReaderAt, off, size int64) ([]byte, error) {
+	h := sha256.New()
+	n, err := io.CopyBuffer(h, &bodyReader{ctx: ctx, r: io.NewSectionReader(body, off, size)}, make([]byte, min(256<<10, size+1)))
+	if err == nil && n != size {
+		err = fmt.Errorf("body ended after %d of %d bytes: %w", off+n, off+size, io.ErrUnexpectedEOF)
+	}
+	return h.Sum(nil), err
+}
+
+// A bodyReader ends with its context: what was cancelled must not be sent to
+// its last byte. It remembers what was wrong with the body, which a client
+// might take for a fault of the network. It can be read once.
+type bodyReader struct {
+	ctx context.Context //nolint:containedctx // of the request that it is the body of
+	r   io.Reader
+
+	mu  sync.Mutex
+	err error
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if cerr := b.ctx.Err(); cerr != nil {
+		return 0, cerr
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.mu.Lock()
+		b.err = err
+		b.mu.Unlock()
+	}
+	return n, err
+}
+
+func (b *bodyReader) orElse(err error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil && b.err != nil {
+		return fmt.Errorf("read body: %w", b.err)
+	}
+	return err
+}
+
+// Stat implements object.Driver.
+func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
+	ctx = heard(ctx)
+	info, err := d.core.StatObject(ctx, d.opt.Bucket, d.key(name), d.getOptions())
+	if err != nil {
+		return object.Info{}, d.typed(ctx, actionGet, err)
+	}
+	return object.Info{Name: name, Size: info.Size, Modified: info.LastModified}, nil
+}
+
+func (d *Driver) getOptions() minio.GetObjectOptions {
+	o := minio.GetObjectOptions{Checksum: d.opt.Checksum != ChecksumNone}
+	if d.opt.Encryption == EncryptionCustomer {
+		o.ServerSideEncryption = d.sse
+	}
+	return o
+}
+
+// Get implements object.Driver.
+func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	if length == 0 {
+		_, err := d.Stat(ctx, name) // no range is that short
+		return io.NopCloser(bytes.NewReader(nil)), err
+	}
+	o := d.getOptions()
+	whole := offset == 0 && length < 0
+	if !whole {
+		o.Checksum = false // it is that of the whole
+		end := int64(0)
+		if length > 0 {
+			end = offset + length - 1
+		}
+		if err := setRange(&o, offset, end, length < 0); err != nil {
+			return nil, err
+		}
+	}
+	ctx = heard(ctx)
+	body, _, header, err := d.core.GetObject(ctx, d.opt.Bucket, d.key(name), o)
+	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		return io.NopCloser(bytes.NewReader(nil)), nil
+	}
+	if err != nil {
+		return nil, d.typed(ctx, actionGet, err)
+	}
+	r := &objectReader{ctx: ctx, body: body}
+	if sum, err := base64.StdEncoding.DecodeString(header.Get(checksumHeader)); whole && err == nil && len(sum) == sha256.Size {
+		r.hash, r.want = sha256.New(), sum
+	}
+	return r, nil
+}
+
+func setRange(o *minio.GetObjectOptions, from, to int64, toEnd bool) error {
+	if toEnd {
+		o.Set("Range", fmt.Sprintf("bytes=%d-", from))
+		return nil
+	}
+	if from == 0 && to == 0 { // which SetRange takes for everything
+		o.Set("Range", "bytes=0-0")
+		return nil
+	}
+	return o.SetRange(from, to)
+}
+
+// List implements object.Driver.
+func (d *Driver) List(ctx context.Context, prefix, after string, limit int) ([]object.Info, bool, error) {
+	o := minio.ListObjectsOptions{Prefix: d.key(prefix), Recursive: true, MaxKeys: limit}
+	if after != "" {
+		o.StartAfter = d.key(after)
+	}
+	ctx = heard(ctx)
+	var page []object.Info
+	for info := range d.core.ListObjectsIter(ctx, d.opt.Bucket, o) {
+		if info.Err != nil {
+			return nil, false, d.typed(ctx, actionList, info.Err)
+		}
+		name, ok := strings.CutPrefix(info.Key, d.prefix)
+		if !ok || object.CheckName(name) != nil {
+			continue // not ours, or hidden
+		}
+		page = append(page, object.Info{Name: name, Size: info.Size, Modified: info.LastModified})
+		if len(page) == limit {
+			return page, true, nil
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, false, err // the iteration may end so without a word
+	}
+	return page, false, nil
+}
+
+// Delete implements object.Driver.
+func (d *Driver) Delete(ctx context.Context, name string) error {
+	if d.opt.DeleteVersions {
+		return d.deleteVersions(ctx, name)
+	}
+	return d.remove(ctx, name, "")
+}
+
+func (d *Driver) remove(ctx context.Context, name, version string) error {
+	action := actionDelete
+	if version != "" {
+		action = "s3:DeleteObjectVersion"
+	}
+	ctx = heard(ctx)
+	err := d.core.RemoveObject(ctx, d.opt.Bucket, d.key(name), minio.RemoveObjectOptions{VersionID: version})
+	if err == nil {
+		return nil
+	}
+	err = d.typed(ctx, action, err)
+	if errors.Is(err, object.ErrNotExist) {
+		return nil
+	}
+	if d.opt.RetainMode != "" && ctx.Err() == nil {
+		if until, rerr := d.retention(ctx, name, version); rerr == nil && until.After(time.Now()) {
+			return fmt.Errorf("%w until %s: %w", object.ErrRetained, until.UTC().Format(time.RFC3339), err)
+		}
+	}
+	return err
+}
+
+// deleteVersions deletes what an object is and was, and its markers.
+func (d *Driver) deleteVersions(ctx context.Context, name string) error {
+	ctx = heard(ctx)
+	var errs []error
+	for v := range d.core.ListObjectsIter(ctx, d.opt.Bucket, minio.ListObjectsOptions{Prefix: d.key(name), Recursive: true, WithVersions: true}) {
+		if v.Err != nil {
+			return d.typed(ctx, "s3:ListBucketVersions", v.Err)
+		}
+		if v.Key != d.key(name) {
+			if v.Key > d.key(name) {
+				break
+			}
+			continue
+		}
+		if err := d.remove(ctx, name, v.VersionID); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.Join(errs...)
+}
