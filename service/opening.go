@@ -29,6 +29,8 @@ type repositories struct {
 	// taken it out opens it. A store that does not answer holds up only those
 	// who want that one, and they can give up.
 	slots map[string]chan opened
+	// How drivers are made; tests put others in their place.
+	openStore, createStore func(context.Context, *config.Repository) (object.Driver, error)
 }
 
 // opened is a repository, as far as it is opened.
@@ -43,7 +45,7 @@ type opened struct {
 }
 
 func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger) *repositories {
-	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}}
+	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}, openStore: stores.Open, createStore: stores.Create}
 	for _, c := range list {
 		r.slots[c.Name] = make(chan opened, 1)
 		r.slots[c.Name] <- opened{}
@@ -158,9 +160,9 @@ func (r *repositories) driver(ctx context.Context, c config.Repository, o *opene
 	if stores.Distant(&c) && o.driver != nil {
 		return o.driver, nil
 	}
-	driver, err := stores.Open(ctx, &c)
+	driver, err := r.openStore(ctx, &c)
 	if errors.Is(err, object.ErrNotExist) && create {
-		driver, err = stores.Create(ctx, &c)
+		driver, err = r.createStore(ctx, &c)
 	}
 	if errors.Is(err, object.ErrNotExist) {
 		what := "bucket or container"

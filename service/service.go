@@ -30,6 +30,7 @@ import (
 	"jetkeep/service/queue"
 	"jetkeep/service/session"
 	"jetkeep/service/state"
+	"jetkeep/service/stores"
 	"jetkeep/service/worker"
 	"jetkeep/store/staging"
 )
@@ -91,6 +92,11 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 	c.SetDefaults()
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	for i := range c.Repositories {
+		if err := stores.Check(&c.Repositories[i]); err != nil {
+			return nil, fmt.Errorf("configuration: repositories[%d].%w", i, err)
+		}
 	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)

@@ -247,6 +247,7 @@ const minimal = "repositories { r { path: /r } }\nstaging { dir: /s }\n"
 
 func TestWhatIsWrongIsNamed(t *testing.T) {
 	t.Setenv("JETKEEP_TEST_CUT", "hidden1;concurrency=200")
+	t.Setenv("JETKEEP_TEST_ESCAPE", `hidden\tx`)
 	t.Setenv("JETKEEP_TEST_NUMBER", "99999999999999999999999")
 	for text, want := range map[string]string{
 		"concurency: 3\n" + minimal: ":1: concurency: unknown field, did you mean concurrency?",
@@ -272,6 +273,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		minimal + "control {\n token: x\n token_file: /nowhere\n}":        ":5: control.token_file: token is given as well",
 		minimal + "control {\n token_file: /nowhere\n}":                   ":4: control.token_file: read /nowhere: no such file",
 		minimal + "control {\n user: $JETKEEP_TEST_CUT\n}":                ":4: the value of the environment variable JETKEEP_TEST_CUT is not read whole",
+		minimal + "control {\n user: $JETKEEP_TEST_ESCAPE\n}":             ":4: the value of the environment variable JETKEEP_TEST_ESCAPE is not read whole",
 		minimal + "control {\n user: $JETKEEP_TEST_NUMBER\n}":             "variable reference for 'JETKEEP_TEST_NUMBER' cannot be read",
 		minimal + "control {\n user: $JETKEEP_TEST_NONE\n}":               ":4: variable reference for 'JETKEEP_TEST_NONE': there is neither a field nor an environment variable",
 		minimal + "control {\n password: 88888888888888888888\n}":         "a number is out of range",

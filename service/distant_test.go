@@ -1,0 +1,187 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service/api"
+	"jetkeep/service/config"
+	"jetkeep/service/natstest"
+	"jetkeep/service/state"
+	"jetkeep/store"
+	"jetkeep/store/object"
+	"jetkeep/store/object/mem"
+)
+
+// A cloud is a store beyond a network, with one bucket in it or none.
+type cloud struct {
+	*mem.Driver
+	there, away            atomic.Bool
+	opens, creates, closed atomic.Int32
+	answer                 chan struct{} // if set, opening waits for it
+}
+
+func (c *cloud) Close() error {
+	c.closed.Add(1)
+	return nil
+}
+
+func (c *cloud) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	if c.away.Load() {
+		return nil, object.ErrUnavailable
+	}
+	return c.Driver.Get(ctx, name, offset, length)
+}
+
+func (c *cloud) open(ctx context.Context, _ *config.Repository) (object.Driver, error) {
+	c.opens.Add(1)
+	if c.answer != nil {
+		select {
+		case <-c.answer:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if !c.there.Load() {
+		return nil, object.ErrNotExist
+	}
+	return c, nil
+}
+
+func (c *cloud) create(ctx context.Context, r *config.Repository) (object.Driver, error) {
+	c.creates.Add(1)
+	c.there.Store(true)
+	return c.open(ctx, r)
+}
+
+// distant returns repositories whose stores are c, by their names.
+func distant(t *testing.T, s *state.Store, create bool, c map[string]*cloud) *repositories {
+	t.Helper()
+	var list []config.Repository
+	for name := range c {
+		list = append(list, config.Repository{Name: name, Kind: config.KindS3, S3: config.S3{Bucket: name}, Create: create})
+	}
+	r := newRepositories(list, s, slog.New(slog.DiscardHandler))
+	r.openStore = func(ctx context.Context, x *config.Repository) (object.Driver, error) { return c[x.Name].open(ctx, x) }
+	r.createStore = func(ctx context.Context, x *config.Repository) (object.Driver, error) {
+		return c[x.Name].create(ctx, x)
+	}
+	return r
+}
+
+func openTestState(t *testing.T) *state.Store {
+	t.Helper()
+	js, err := jetstream.New(natstest.Start(t).Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := state.Open(t.Context(), js, state.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestDistantIsOpenedOnce: one driver a repository, for as long as the process
+// lives, also when the store was away or empty at first.
+func TestDistantIsOpenedOnce(t *testing.T) {
+	c := &cloud{Driver: mem.New()}
+	r := distant(t, openTestState(t), true, map[string]*cloud{"a": c})
+	c.away.Store(true)
+	c.there.Store(true)
+	if _, err := r.Open(t.Context(), "a"); !errors.Is(err, object.ErrUnavailable) || mapError(err).ErrCode != api.CodeStoreUnavailable {
+		t.Errorf("a store that is away: %v", err)
+	}
+	c.away.Store(false)
+	first, err := r.Open(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.OpenToWrite(t.Context(), "")
+	if err != nil || again != first {
+		t.Errorf("opened again: %v", err)
+	}
+	if c.opens.Load() != 1 || c.creates.Load() != 0 {
+		t.Errorf("%d drivers were opened, %d places made", c.opens.Load(), c.creates.Load())
+	}
+	r.close()
+	if c.closed.Load() != 1 {
+		t.Errorf("the driver was closed %d times", c.closed.Load())
+	}
+	if v := r.List()[0]; v.Location != "s3://a" || v.Kind != config.KindS3 {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestDistantIsMadeOnce: what was there once is not made anew, in an empty
+// prefix or in a bucket that is gone.
+func TestDistantIsMadeOnce(t *testing.T) {
+	s := openTestState(t)
+	c := &cloud{Driver: mem.New()}
+	if _, err := distant(t, s, false, map[string]*cloud{"a": c}).Open(t.Context(), "a"); !api.HasCode(err, api.CodeNotARepository) || c.creates.Load() != 0 {
+		t.Errorf("a bucket that is not there: %v, %d made", err, c.creates.Load())
+	}
+	r := distant(t, s, true, map[string]*cloud{"a": c})
+	if err := r.checkThere(t.Context()); err != nil || c.opens.Load() != 1 {
+		t.Errorf("made before it is used: %v", err)
+	}
+	if _, err := r.Open(t.Context(), "a"); err != nil || c.creates.Load() != 1 {
+		t.Fatalf("not made: %v", err)
+	}
+	gone := &cloud{Driver: mem.New()}
+	for _, there := range []bool{false, true} {
+		gone.there.Store(there)
+		_, err := distant(t, s, true, map[string]*cloud{"a": gone}).Open(t.Context(), "a")
+		if e := mapError(err); e.ErrCode != api.CodeNotARepository || gone.creates.Load() != 0 {
+			t.Errorf("bucket there %v: %v, %d made", there, err, gone.creates.Load())
+		}
+	}
+	// Another repository is in its place.
+	if _, err := store.Init(t.Context(), object.NewBucket(gone), store.InitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	mismatch := new(state.MismatchError)
+	if err := distant(t, s, true, map[string]*cloud{"a": gone}).checkThere(t.Context()); !errors.As(err, &mismatch) {
+		t.Errorf("another repository: %v", err)
+	}
+}
+
+// TestSilentStoreHoldsUpNobodyElse: who wants another repository does not wait,
+// and who waits can give up.
+func TestSilentStoreHoldsUpNobodyElse(t *testing.T) {
+	silent, quick := &cloud{Driver: mem.New(), answer: make(chan struct{})}, &cloud{Driver: mem.New()}
+	silent.there.Store(true)
+	r := distant(t, openTestState(t), true, map[string]*cloud{"silent": silent, "quick": quick})
+	first := make(chan error, 1)
+	go func() {
+		_, err := r.Open(t.Context(), "silent")
+		first <- err
+	}()
+	if err := natstest.Eventually(10*time.Second, func() error {
+		if silent.opens.Load() != 1 {
+			return errors.New("it is not being opened")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Open(t.Context(), "quick"); err != nil {
+		t.Errorf("another repository: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := r.Open(ctx, "silent"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("who gave up: %v", err)
+	}
+	close(silent.answer)
+	if err := <-first; err != nil || silent.opens.Load() != 1 {
+		t.Errorf("who waited: %v, %d opened", err, silent.opens.Load())
+	}
+}
