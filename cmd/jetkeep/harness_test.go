@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"jetkeep/service/api"
+	"jetkeep/store/object/objectserver"
 )
 
 // TestMain lets the test binary be the command: under the name jetkeep it runs
@@ -36,6 +37,7 @@ func (m tests) Run() int {
 	if builtDir != "" {
 		_ = os.RemoveAll(builtDir)
 	}
+	objectserver.StopAll()
 	return code
 }
 

@@ -22,21 +22,30 @@ var update = flag.Bool("update", false, "write the outputs of commands into the 
 // root is the project's directory, seen from this package's.
 const root = "../.."
 
-// A shown command is one of the README's code blocks, with its output.
+// A shown command is one of the README's code blocks, with its output; or a
+// file, if it has a name.
 type shown struct {
 	command string
+	file    string
 	output  []string // nil in a block that shows no output
 	line    int      // of the command in the file
 }
 
 // readmeCommands reads the blocks marked sh, one command a line, and console,
-// where commands start with "$ " and everything else is output.
+// where commands start with "$ " and everything else is output. A block whose
+// first line is "# NAME.conf" is a file.
 func readmeCommands(lines []string) (all []shown) {
 	block := ""
 	for n, line := range lines {
 		switch {
 		case strings.HasPrefix(line, "```"):
 			block = strings.TrimPrefix(line, "```")
+		case strings.HasPrefix(line, "# ") && strings.HasSuffix(line, ".conf") && strings.HasPrefix(lines[n-1], "```"):
+			block = "file"
+			all = append(all, shown{file: line[2:], output: []string{}, line: n})
+		case block == "file":
+			last := &all[len(all)-1]
+			last.output = append(last.output, line)
 		case block == "sh" && line != "":
 			all = append(all, shown{command: line, line: n})
 		case block == "console" && strings.HasPrefix(line, "$ "):
@@ -78,6 +87,13 @@ func TestReadme(t *testing.T) {
 		"PATH="+strings.Join([]string{filepath.Dir(command), filepath.Dir(natstest.Tool(t, "nats")), os.Getenv("PATH")}, ":"))
 	outputs := make([][]string, len(commands))
 	for i, c := range commands {
+		if c.file != "" {
+			outputs[i] = c.output
+			if err := os.WriteFile(filepath.Join(r.dir, c.file), []byte(strings.Join(c.output, "\n")+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
 		outputs[i] = r.run(c)
 		switch {
 		case c.output == nil:
@@ -208,7 +224,7 @@ func TestMasks(t *testing.T) {
 			t.Errorf("%q is masked as %q", in, got)
 		}
 	}
-	if fmt.Sprint(readmeCommands(strings.Split("text\n```console\n$ a\nb\n$ c\n```\n```sh\nd\n```\n```go\ne\n```", "\n"))) != "[{a [b] 2} {c [] 4} {d [] 7}]" {
+	if fmt.Sprint(readmeCommands(strings.Split("text\n```console\n$ a\nb\n$ c\n```\n```sh\nd\n```\n```go\ne\n```", "\n"))) != "[{a  [b] 2} {c  [] 4} {d  [] 7}]" {
 		t.Error("commands are not found")
 	}
 }

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/ncw/swift/v2"
+
+	"jetkeep/store/object/objectserver"
+)
+
+// s3Env is what a command needs to reach an S3 server of the tests.
+func s3Env(x *objectserver.S3Server) map[string]string {
+	return map[string]string{
+		"AWS_ENDPOINT_URL": x.Endpoint, "AWS_REGION": x.Region, "AWS_ACCESS_KEY_ID": x.AccessKey, "AWS_SECRET_ACCESS_KEY": x.SecretKey,
+	}
+}
+
+// swiftEnv is the same for Swift.
+func swiftEnv(x *objectserver.SwiftServer) map[string]string {
+	return map[string]string{"ST_AUTH": x.AuthURL, "ST_USER": x.User, "ST_KEY": x.Key}
+}
+
+// TestDemoOnStores plays the whole demo with its repository on a real S3
+// server and on a real Swift. Afterwards nothing is left there.
+func TestDemoOnStores(t *testing.T) {
+	name := fmt.Sprintf("demo-%x", time.Now().UnixNano())
+	t.Run("s3", func(t *testing.T) {
+		server := objectserver.S3(t, objectserver.Versitygw)
+		playOn(t, "s3://"+name+"/some/prefix", s3Env(server))
+		left := 0
+		for o := range server.Root().ListObjects(t.Context(), name, minio.ListObjectsOptions{Recursive: true}) {
+			if o.Err != nil {
+				t.Fatal(o.Err)
+			}
+			left++
+		}
+		if left > 0 {
+			t.Errorf("%d objects are left", left)
+		}
+	})
+	t.Run("swift", func(t *testing.T) {
+		server := objectserver.Swift(t, objectserver.SwiftOptions{})
+		playOn(t, "swift://"+name+"/some/prefix", swiftEnv(server))
+		c := &swift.Connection{AuthUrl: server.AuthURL, UserName: server.User, ApiKey: server.Key, AuthVersion: 1}
+		containers, err := c.ContainersAll(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := false
+		for _, x := range containers {
+			seen = seen || x.Name == name
+			if strings.HasPrefix(x.Name, name) && x.Count > 0 {
+				t.Errorf("%d objects are left in %s", x.Count, x.Name)
+			}
+		}
+		if !seen {
+			t.Errorf("there is no container %s", name)
+		}
+	})
+}
+
+func playOn(t *testing.T, store string, env map[string]string) {
+	t.Helper()
+	for name, value := range env {
+		t.Setenv(name, value)
+	}
+	begin := time.Now()
+	code, output := playDemo(t, "--store", store).end()
+	deleted := regexp.MustCompile(`[1-9][0-9]+ objects deleted in ` + regexp.QuoteMeta(store) + `/jetkeep-demo-`)
+	if code != exitOK || strings.Count(output, " identical\n") != 9 || !deleted.MatchString(output) {
+		t.Fatalf("exit code %d:\n%s", code, output)
+	}
+	for _, secret := range []string{os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("ST_KEY")} {
+		if secret != "" && strings.Contains(output, secret) {
+			t.Errorf("a secret is shown:\n%s", output)
+		}
+	}
+	t.Logf("the demo on %s took %.1fs", strings.SplitN(store, ":", 2)[0], time.Since(begin).Seconds())
+}
