@@ -76,7 +76,7 @@ repositories {
     requester_pays: true
     retain_mode: governance
     retain_for: "720h"
-    checksum: crc32c
+    checksum: sha256
     conditional_writes: no
     part_size: 32MB
     parallel: 5
@@ -163,7 +163,7 @@ func TestReadFile(t *testing.T) {
 				Credentials: "static", AccessKey: "AKIAEXAMPLE", SecretKey: "s3-secret", SessionToken: "session-secret",
 				Profile: "p", ProfileFile: "pf", CAFile: "ca.pem", StorageClass: "STANDARD_IA", Encryption: "customer", KMSKey: "k",
 				CustomerKey: "customer-secret", Tags: map[string]string{"team": "data", "cost": "42"}, RequesterPays: true,
-				RetainMode: "governance", RetainFor: 720 * time.Hour, Checksum: "crc32c", ConditionalWrites: "no", PartSize: 32 << 20,
+				RetainMode: "governance", RetainFor: 720 * time.Hour, Checksum: "sha256", ConditionalWrites: "no", PartSize: 32 << 20,
 				Parallel: 5, DeleteVersions: true,
 			},
 		}, {

@@ -50,7 +50,7 @@ type S3 struct {
 	RetainMode string        `conf:"retain_mode"` // empty, governance or compliance
 	RetainFor  time.Duration `conf:"retain_for"`
 
-	Checksum          string `conf:"checksum"`           // auto, sha256, crc32c or none
+	Checksum          string `conf:"checksum"`           // auto, sha256 or none
 	ConditionalWrites string `conf:"conditional_writes"` // auto, yes or no
 	PartSize          int64  `conf:"part_size"`          // bytes
 	Parallel          int    `conf:"parallel"`

@@ -1,18 +1,24 @@
 // Package stores makes drivers of what a configuration says of a repository.
 //
 // A driver of a distant store stands behind the portable layer: what may pass
-// is tried again, what stalls is ended. Nothing here speaks to a store before
-// Open or Create is called, and no error shows a secret.
+// is tried again. Nothing here speaks to a store before Open or Create is
+// called, and no error shows a secret.
 package stores
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"jetkeep/service/config"
 	"jetkeep/store/object"
 	"jetkeep/store/object/local"
+	"jetkeep/store/object/retry"
+	"jetkeep/store/object/s3"
 )
 
 // ErrKind means that this program has no driver for a kind of repository.
@@ -28,6 +34,8 @@ func Check(r *config.Repository) error {
 	switch r.Kind {
 	case config.KindLocal, "":
 		return nil
+	case config.KindS3:
+		return s3Options(r).Validate()
 	}
 	return fmt.Errorf("kind: %q: %w", r.Kind, ErrKind)
 }
@@ -36,18 +44,83 @@ func Check(r *config.Repository) error {
 // object.ErrNotExist if there is no such directory, bucket or container. It
 // needs no permission to write. The caller closes what it returns by
 // object.NewBucket(d).Close.
-func Open(_ context.Context, r *config.Repository) (object.Driver, error) {
+func Open(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	if err := Check(r); err != nil {
 		return nil, err
 	}
-	return local.Open(r.Path)
+	switch r.Kind {
+	case config.KindS3:
+		return portable(s3.Open(ctx, s3Options(r)))
+	default:
+		return local.Open(r.Path)
+	}
 }
 
 // Create makes the place for a repository, unless it is there, and opens it.
 func Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
-	d, err := Open(ctx, r)
-	if !errors.Is(err, object.ErrNotExist) {
+	if err := Check(r); err != nil {
+		return nil, err
+	}
+	switch r.Kind {
+	case config.KindS3:
+		return portable(s3.Create(ctx, s3Options(r)))
+	default:
+		d, err := local.Open(r.Path)
+		if errors.Is(err, object.ErrNotExist) {
+			d, err = local.Create(r.Path)
+		}
 		return d, err
 	}
-	return local.Create(r.Path)
+}
+
+// Clear deletes every object of a place, the repository and whatever else, and
+// what the driver keeps there for itself. It is for places that were made to be
+// thrown away.
+func Clear(ctx context.Context, r *config.Repository) (int, error) {
+	if !Distant(r) {
+		return 0, os.RemoveAll(r.Path)
+	}
+	d, err := Open(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	bucket := object.NewBucket(d)
+	var names []string
+	for info, err := range bucket.List(ctx, "") {
+		if err != nil {
+			return 0, errors.Join(err, bucket.Close())
+		}
+		names = append(names, info.Name)
+	}
+	listed := len(names)
+	if r.Kind == config.KindS3 {
+		names = append(names, s3.Traces()...)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, name := range names {
+		g.Go(func() error { return d.Delete(gctx, name) })
+	}
+	return listed, errors.Join(g.Wait(), bucket.Close())
+}
+
+// portable puts the portable layer before a distant store.
+func portable[D object.Driver](d D, err error) (object.Driver, error) {
+	if err != nil {
+		return nil, err
+	}
+	return retry.New(d, retry.Policy{}), nil
+}
+
+func s3Options(r *config.Repository) s3.Options {
+	c := r.S3
+	return s3.Options{
+		Endpoint: c.Endpoint, Region: c.Region, Bucket: c.Bucket, Prefix: strings.Trim(c.Prefix, "/"), Addressing: c.Addressing,
+		Credentials: c.Credentials, AccessKey: c.AccessKey, SecretKey: c.SecretKey.Reveal(), SessionToken: c.SessionToken.Reveal(),
+		Profile: c.Profile, ProfileFile: c.ProfileFile, CAFile: c.CAFile,
+		StorageClass: c.StorageClass, Encryption: c.Encryption, KMSKey: c.KMSKey, CustomerKey: c.CustomerKey.Reveal(),
+		Tags: c.Tags, RequesterPays: c.RequesterPays, RetainMode: c.RetainMode, RetainFor: c.RetainFor,
+		Checksum: c.Checksum, ConditionalWrites: c.ConditionalWrites, PartSize: c.PartSize, Parallel: c.Parallel,
+		DeleteVersions: c.DeleteVersions,
+	}
 }

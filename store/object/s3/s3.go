@@ -149,6 +149,10 @@ func (d *Driver) Close() error {
 
 func (d *Driver) key(name string) string { return d.prefix + name }
 
+// Traces returns the names of what the driver keeps for itself and no listing
+// shows. They are no object's names, but the driver deletes them.
+func Traces() []string { return []string{conditionalName} }
+
 // AtomicCreate says whether the store honours If-None-Match, which is tried
 // once.
 func (d *Driver) AtomicCreate(ctx context.Context) (bool, error) {

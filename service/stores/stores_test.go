@@ -1,0 +1,152 @@
+package stores
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"jetkeep/service/config"
+	"jetkeep/store"
+	"jetkeep/store/object"
+	"jetkeep/store/object/objectserver"
+)
+
+func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
+
+// fill sets every field of a struct to something of its own.
+func fill(t *testing.T, v any) {
+	t.Helper()
+	s := reflect.ValueOf(v).Elem()
+	for i := range s.NumField() {
+		switch f := s.Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString(s.Type().Field(i).Name)
+		case reflect.Int, reflect.Int64:
+			f.SetInt(int64(i) + 1)
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.Map:
+			f.Set(reflect.ValueOf(map[string]string{"a": "b"}))
+		default:
+			t.Fatalf("%s is of a kind that the test does not know", s.Type().Field(i).Name)
+		}
+	}
+}
+
+// sameFields compares a driver's options with what the configuration says, by
+// the names of the fields. Every field of the options is to be in the
+// configuration, except for those that are not the user's.
+func sameFields(t *testing.T, options, conf any, except ...string) {
+	t.Helper()
+	o, c := reflect.ValueOf(options), reflect.ValueOf(conf)
+	if o.NumField() != c.NumField()+len(except) {
+		t.Errorf("%T has %d fields, %T has %d", options, o.NumField(), conf, c.NumField())
+	}
+	for i := range c.NumField() {
+		name := c.Type().Field(i).Name
+		f := o.FieldByName(name)
+		if !f.IsValid() {
+			t.Errorf("%T has no %s", options, name)
+			continue
+		}
+		want := c.Field(i).Interface()
+		if s, ok := want.(config.Secret); ok {
+			want = s.Reveal()
+		}
+		if !reflect.DeepEqual(f.Interface(), want) {
+			t.Errorf("%s is %v instead of %v", name, f.Interface(), want)
+		}
+	}
+}
+
+// TestEveryFieldReachesTheDriver: what can be configured has an effect.
+func TestEveryFieldReachesTheDriver(t *testing.T) {
+	r := config.Repository{}
+	fill(t, &r.S3)
+	sameFields(t, s3Options(&r), r.S3, "Retry")
+}
+
+func TestCheck(t *testing.T) {
+	for want, r := range map[string]config.Repository{
+		"":                               {Kind: config.KindLocal, Path: "/x"},
+		"kind: \"tape\"":                 {Kind: "tape"},
+		"endpoint: must not hold":        {Kind: config.KindS3, S3: config.S3{Bucket: "bucket", Endpoint: "https://a:hidden@x"}},
+		"access_key: is required":        {Kind: config.KindS3, S3: config.S3{Bucket: "bucket", SecretKey: "hidden"}},
+		"customer_key: must be 32":       {Kind: config.KindS3, S3: config.S3{Bucket: "bucket", Encryption: "customer", CustomerKey: "hidden"}},
+		"addressing: \"odd\" is none of": {Kind: config.KindS3, S3: config.S3{Bucket: "bucket", Addressing: "odd"}},
+	} {
+		err := Check(&r)
+		if (err == nil) != (want == "") || err != nil && (!strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "hidden")) {
+			t.Errorf("%+v: %v, want %s", r, err, want)
+		}
+		if _, oerr := Open(t.Context(), &r); err != nil && (oerr == nil || oerr.Error() != err.Error()) {
+			t.Errorf("opened: %v", oerr)
+		}
+	}
+}
+
+// cycle makes the place of a repository and a repository in it, and finds it
+// again.
+func cycle(t *testing.T, r *config.Repository) {
+	t.Helper()
+	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrNotExist) {
+		t.Fatalf("opened what is not there: %v", err)
+	}
+	for range 2 { // what is there is no fault
+		d, err := Create(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := object.NewBucket(d).Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	d, err := Open(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket := object.NewBucket(d)
+	made, err := store.Init(t.Context(), bucket, store.InitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := store.Open(t.Context(), bucket, store.OpenOptions{})
+	if err != nil || found.Marker().ID != made.Marker().ID {
+		t.Errorf("found %+v: %v", found, err)
+	}
+	report := store.Probe(t.Context(), bucket)
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "%+v", report)
+	if !report.Usable() || len(report) != 4 || report[3].Outcome != store.ProbeOK {
+		t.Errorf("probe: %s", out.String())
+	}
+	if err := bucket.Close(); err != nil {
+		t.Error(err)
+	}
+	if n, err := Clear(t.Context(), r); err != nil || Distant(r) && n != 2 {
+		t.Errorf("%d objects cleared, %v", n, err)
+	}
+}
+
+func TestLocal(t *testing.T) {
+	cycle(t, &config.Repository{Kind: config.KindLocal, Path: filepath.Join(t.TempDir(), "r")})
+}
+
+func TestS3(t *testing.T) {
+	server := objectserver.S3(t, objectserver.Versitygw)
+	r := &config.Repository{Kind: config.KindS3, S3: config.S3{
+		Endpoint: server.Endpoint, Region: server.Region, AccessKey: server.AccessKey, SecretKey: config.Secret(server.SecretKey),
+		Bucket: fmt.Sprintf("stores-%x", time.Now().UnixNano()), Prefix: "/some/prefix/",
+	}}
+	cycle(t, r)
+	r.S3.SecretKey = "hidden-and-wrong"
+	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
+		t.Errorf("another key: %v", err)
+	}
+}
