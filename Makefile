@@ -19,7 +19,7 @@ SUM = $(GO) run ./contrib/tools/testsum
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
 tools: ## build the old nats-servers, the stores, the nats and age commands and the linter, once; install what is missing of Debian's packages
@@ -69,6 +69,10 @@ lint: tools layering ## format, vet, linters, length of files
 .PHONY: demo
 demo: ## back up, delete, restore and compare a sample account
 	$(GO) run ./cmd/jetkeep demo
+
+.PHONY: demo-stores
+demo-stores: tools ## the same with the repository on a real S3 server and on a real Swift
+	$(SUM) -show '^TestDemoOn' -- -count=1 -run '^TestDemoOn' ./cmd/jetkeep
 
 .PHONY: readme
 readme: tools ## run the commands that the README shows

@@ -3,18 +3,15 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"jetkeep/cmd/jetkeep/internal/term"
 	"jetkeep/service/config"
+	"jetkeep/service/stores"
 )
 
 // demoStore is where a demo keeps its repository if not in its own directory:
@@ -61,28 +58,12 @@ func (s *demoStore) repository() *config.Repository {
 func (s *demoStore) clear(d *demo) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if !s.location.distant() {
-		return os.RemoveAll(s.location.repository.Path)
-	}
-	bucket, err := s.location.open(ctx)
+	n, err := stores.Clear(ctx, &s.location.repository)
 	if err != nil {
-		return fmt.Errorf("clear up: %w", err)
-	}
-	var names []string
-	for info, err := range bucket.List(ctx, "") {
-		if err != nil {
-			return errors.Join(fmt.Errorf("clear up: %w", err), bucket.Close())
-		}
-		names = append(names, info.Name)
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for _, name := range names {
-		g.Go(func() error { return bucket.Delete(gctx, name) })
-	}
-	if err := errors.Join(g.Wait(), bucket.Close()); err != nil {
 		return fmt.Errorf("clear up in %s: %w", s.location, err)
 	}
-	d.say("%s deleted in %s", term.Plural(len(names), "object"), s.location)
+	if s.location.distant() {
+		d.say("%s deleted in %s", term.Plural(n, "object"), s.location)
+	}
 	return nil
 }
