@@ -7,7 +7,6 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -25,39 +24,32 @@ const (
 	actionDelete = "s3:DeleteObject"
 )
 
-type heardKey struct{}
-
-// heard returns a context in which the transport leaves the last answer's
-// header, which the client's library does not hand on.
-func heard(ctx context.Context) context.Context {
-	return context.WithValue(ctx, heardKey{}, new(atomic.Pointer[http.Header]))
+// roundTripper is the transport as the client's library is given it.
+func (d *Driver) roundTripper(creds *credentials.Credentials) http.RoundTripper {
+	l := &httpclient.Listener{Next: d.transport}
+	if !d.opt.RequesterPays {
+		return l
+	}
+	return &payer{next: l, creds: creds, region: d.opt.Region}
 }
 
-// A listener keeps answers' headers, and lets the requester pay.
-type listener struct {
-	next          http.RoundTripper
-	creds         *credentials.Credentials
-	requesterPays bool
-	region        string
+// A payer has the requester pay for each request, which is signed again then.
+type payer struct {
+	next   http.RoundTripper
+	creds  *credentials.Credentials
+	region string
 }
 
 // RoundTrip implements http.RoundTripper.
-func (l *listener) RoundTrip(req *http.Request) (*http.Response, error) {
-	if l.requesterPays && req.Header.Get("Authorization") != "" {
-		value, err := l.creds.GetWithContext(nil)
-		if err != nil {
-			return nil, err
-		}
-		req = req.Clone(req.Context())
-		req.Header.Del("Authorization")
-		req.Header.Set("X-Amz-Request-Payer", "requester")
-		req = signer.SignV4(*req, value.AccessKeyID, value.SecretAccessKey, value.SessionToken, l.region)
+func (p *payer) RoundTrip(req *http.Request) (*http.Response, error) {
+	value, err := p.creds.GetWithContext(nil)
+	if err != nil {
+		return nil, err
 	}
-	resp, err := l.next.RoundTrip(req)
-	if at, ok := req.Context().Value(heardKey{}).(*atomic.Pointer[http.Header]); ok && err == nil {
-		at.Store(&resp.Header)
-	}
-	return resp, err
+	req = req.Clone(req.Context())
+	req.Header.Del("Authorization")
+	req.Header.Set("X-Amz-Request-Payer", "requester")
+	return p.next.RoundTrip(signer.SignV4(*req, value.AccessKeyID, value.SecretAccessKey, value.SessionToken, p.region))
 }
 
 // typed returns what an error means, in the words of package object. action is
@@ -82,11 +74,7 @@ func (d *Driver) typed(ctx context.Context, action string, err error) error {
 		}
 		return fmt.Errorf("%w: %w", kind, err)
 	}
-	var header http.Header
-	if at, ok := ctx.Value(heardKey{}).(*atomic.Pointer[http.Header]); ok && at.Load() != nil {
-		header = *at.Load()
-	}
-	if e := httpclient.Status(answer.StatusCode, header, err); e != nil {
+	if e := httpclient.Status(answer.StatusCode, httpclient.Heard(ctx), err); e != nil {
 		return e
 	}
 	return err

@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"jetkeep/store/object"
+	"jetkeep/store/object/httpclient"
 )
 
 // putParts puts a large object in parts. Whatever goes wrong before the last
 // request leaves nothing, not even parts.
 func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, size int64, conditional bool) (err error) {
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	o := d.putOptions(false, time.Now())
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata["X-Amz-Checksum-Algorithm"] = "SHA256"
@@ -82,11 +83,11 @@ func (d *Driver) putPart(ctx context.Context, name, upload string, number int, b
 		part.ChecksumSHA256 = base64.StdEncoding.EncodeToString(sum)
 	}
 	err = d.opt.Retry.Do(ctx, "put part", name, func(ctx context.Context) error {
-		ctx = heard(ctx)
-		from := &bodyReader{ctx: ctx, r: io.NewSectionReader(body, off, size)}
+		ctx = httpclient.Hear(ctx)
+		from := httpclient.NewBody(ctx, body, off, size)
 		there, err := d.core.PutObjectPart(ctx, d.opt.Bucket, d.key(name), upload, number, from, size, o)
 		part.ETag = there.ETag
-		return from.orElse(d.typed(ctx, actionPut, err))
+		return from.Or(d.typed(ctx, actionPut, err))
 	})
 	return part, err
 }
@@ -96,7 +97,7 @@ func (d *Driver) abort(ctx context.Context, name, upload string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
 	err := d.opt.Retry.Do(ctx, "abort", name, func(ctx context.Context) error {
-		ctx = heard(ctx)
+		ctx = httpclient.Hear(ctx)
 		err := d.core.AbortMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload)
 		if minio.ToErrorResponse(err).Code == "NoSuchUpload" {
 			return nil

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+
+	"jetkeep/store/object/httpclient"
 )
 
 // RetainFor implements object.Retainer.
@@ -19,7 +21,7 @@ func (d *Driver) Retain(ctx context.Context, name string, until time.Time) error
 		return err
 	}
 	mode := d.mode()
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	err = d.core.PutObjectRetention(ctx, d.opt.Bucket, d.key(name), minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until})
 	return d.typed(ctx, "s3:PutObjectRetention", err)
 }
@@ -30,7 +32,7 @@ func (d *Driver) Retention(ctx context.Context, name string) (time.Time, error) 
 }
 
 func (d *Driver) retention(ctx context.Context, name, version string) (time.Time, error) {
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	_, until, err := d.core.GetObjectRetention(ctx, d.opt.Bucket, d.key(name), version)
 	switch minio.ToErrorResponse(err).Code {
 	case "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError":

@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	ok, err := d.core.BucketExists(ctx, d.opt.Bucket)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: there is no bucket %s", object.ErrNotExist, d.opt.Bucket)
@@ -100,7 +100,7 @@ func Create(ctx context.Context, o Options) (*Driver, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	err = d.core.MakeBucket(ctx, d.opt.Bucket, minio.MakeBucketOptions{Region: d.opt.Region, ObjectLocking: d.opt.RetainMode != ""})
 	if code := minio.ToErrorResponse(err).Code; err != nil && code != "BucketAlreadyOwnedByYou" {
 		d.transport.CloseIdleConnections()
@@ -133,7 +133,7 @@ func newDriver(o Options) (*Driver, error) {
 	lookup := map[string]minio.BucketLookupType{AddressingPath: minio.BucketLookupPath, AddressingVirtual: minio.BucketLookupDNS}[o.Addressing]
 	d.core, err = minio.NewCore(u.Host, &minio.Options{
 		Creds: creds, Secure: u.Scheme == "https", Region: o.Region, BucketLookup: lookup, MaxRetries: 1,
-		Transport: &listener{next: d.transport, creds: creds, requesterPays: o.RequesterPays, region: o.Region},
+		Transport: d.roundTripper(creds),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
@@ -253,58 +253,22 @@ func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, si
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(sum)
 	}
-	ctx = heard(ctx)
-	from := &bodyReader{ctx: ctx, r: io.NewSectionReader(body, 0, size)}
+	ctx = httpclient.Hear(ctx)
+	from := httpclient.NewBody(ctx, body, 0, size)
 	_, err = d.core.PutObject(ctx, d.opt.Bucket, d.key(name), from, size, "", hex.EncodeToString(sum), o)
-	return from.orElse(d.typed(ctx, actionPut, err))
+	return from.Or(d.typed(ctx, actionPut, err))
 }
 
 // hashOf reads size bytes at off, no fewer.
 func hashOf(ctx context.Context, body io.ReaderAt, off, size int64) ([]byte, error) {
 	h := sha256.New()
-	n, err := io.CopyBuffer(h, &bodyReader{ctx: ctx, r: io.NewSectionReader(body, off, size)}, make([]byte, min(256<<10, size+1)))
-	if err == nil && n != size {
-		err = fmt.Errorf("body ended after %d of %d bytes: %w", off+n, off+size, io.ErrUnexpectedEOF)
-	}
+	err := httpclient.Copy(ctx, h, body, off, size)
 	return h.Sum(nil), err
-}
-
-// A bodyReader ends with its context: what was cancelled must not be sent to
-// its last byte. It remembers what was wrong with the body, which a client
-// might take for a fault of the network. It can be read once.
-type bodyReader struct {
-	ctx context.Context //nolint:containedctx // of the request that it is the body of
-	r   io.Reader
-
-	mu  sync.Mutex
-	err error
-}
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if cerr := b.ctx.Err(); cerr != nil {
-		return 0, cerr
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.mu.Lock()
-		b.err = err
-		b.mu.Unlock()
-	}
-	return n, err
-}
-
-func (b *bodyReader) orElse(err error) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err != nil && b.err != nil {
-		return fmt.Errorf("read body: %w", b.err)
-	}
-	return err
 }
 
 // Stat implements object.Driver.
 func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	info, err := d.core.StatObject(ctx, d.opt.Bucket, d.key(name), d.getOptions())
 	if err != nil {
 		return object.Info{}, d.typed(ctx, actionGet, err)
@@ -338,7 +302,7 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 			return nil, err
 		}
 	}
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	body, _, header, err := d.core.GetObject(ctx, d.opt.Bucket, d.key(name), o)
 	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return io.NopCloser(bytes.NewReader(nil)), nil
@@ -371,7 +335,7 @@ func (d *Driver) List(ctx context.Context, prefix, after string, limit int) ([]o
 	if after != "" {
 		o.StartAfter = d.key(after)
 	}
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	var page []object.Info
 	for info := range d.core.ListObjectsIter(ctx, d.opt.Bucket, o) {
 		if info.Err != nil {
@@ -405,7 +369,7 @@ func (d *Driver) remove(ctx context.Context, name, version string) error {
 	if version != "" {
 		action = "s3:DeleteObjectVersion"
 	}
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	err := d.core.RemoveObject(ctx, d.opt.Bucket, d.key(name), minio.RemoveObjectOptions{VersionID: version})
 	if err == nil {
 		return nil
@@ -424,7 +388,7 @@ func (d *Driver) remove(ctx context.Context, name, version string) error {
 
 // deleteVersions deletes what an object is and was, and its markers.
 func (d *Driver) deleteVersions(ctx context.Context, name string) error {
-	ctx = heard(ctx)
+	ctx = httpclient.Hear(ctx)
 	var errs []error
 	for v := range d.core.ListObjectsIter(ctx, d.opt.Bucket, minio.ListObjectsOptions{Prefix: d.key(name), Recursive: true, WithVersions: true}) {
 		if v.Err != nil {
