@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/ncw/swift/v2"
 
 	"jetkeep/store/object/objectserver"
 )
@@ -18,6 +19,11 @@ func s3Env(x *objectserver.S3Server) map[string]string {
 	return map[string]string{
 		"AWS_ENDPOINT_URL": x.Endpoint, "AWS_REGION": x.Region, "AWS_ACCESS_KEY_ID": x.AccessKey, "AWS_SECRET_ACCESS_KEY": x.SecretKey,
 	}
+}
+
+// swiftEnv is the same for Swift.
+func swiftEnv(x *objectserver.SwiftServer) map[string]string {
+	return map[string]string{"ST_AUTH": x.AuthURL, "ST_USER": x.User, "ST_KEY": x.Key}
 }
 
 // TestDemoOnS3 plays the whole demo with its repository on a real S3 server.
@@ -38,6 +44,28 @@ func TestDemoOnS3(t *testing.T) {
 	}
 }
 
+// TestDemoOnSwift plays it on a real Swift.
+func TestDemoOnSwift(t *testing.T) {
+	server := objectserver.Swift(t, objectserver.SwiftOptions{})
+	name := fmt.Sprintf("demo-%x", time.Now().UnixNano())
+	playOn(t, "swift://"+name+"/some/prefix", swiftEnv(server))
+	c := &swift.Connection{AuthUrl: server.AuthURL, UserName: server.User, ApiKey: server.Key, AuthVersion: 1}
+	containers, err := c.ContainersAll(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := false
+	for _, x := range containers {
+		seen = seen || x.Name == name
+		if strings.HasPrefix(x.Name, name) && x.Count > 0 {
+			t.Errorf("%d objects are left in %s", x.Count, x.Name)
+		}
+	}
+	if !seen {
+		t.Errorf("there is no container %s", name)
+	}
+}
+
 func playOn(t *testing.T, store string, env map[string]string) {
 	t.Helper()
 	for name, value := range env {
@@ -48,6 +76,9 @@ func playOn(t *testing.T, store string, env map[string]string) {
 	deleted := regexp.MustCompile(`[1-9][0-9]+ objects deleted in ` + regexp.QuoteMeta(store) + `/jetkeep-demo-`)
 	if code != exitOK || strings.Count(output, " identical\n") != 9 || !deleted.MatchString(output) {
 		t.Fatalf("exit code %d:\n%s", code, output)
+	}
+	if strings.Contains(output, "Unsolicited response") {
+		t.Errorf("the library's log is shown:\n%s", output)
 	}
 	for _, secret := range []string{os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("ST_KEY")} {
 		if secret != "" && strings.Contains(output, secret) {

@@ -8,6 +8,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +22,8 @@ func mainCode() int {
 	defer stop()
 	// The first signal asks for an orderly end, a second one does not wait.
 	context.AfterFunc(ctx, stop)
+	// net/http tells there of connections that a store spoiled and it gave up.
+	log.SetOutput(io.Discard)
 	std := stdio{out: os.Stdout, err: os.Stderr}
 	return exitCode(run(ctx, os.Args[1:], std), std)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"jetkeep/service/natstest"
+	"jetkeep/store/object/objectserver"
 )
 
 // With -update the outputs that the README shows are replaced by today's.
@@ -85,6 +87,11 @@ func TestReadme(t *testing.T) {
 	r := &reader{t: t, dir: t.TempDir(), path: command, ids: map[string]string{}}
 	r.env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir(), "TMPDIR="+t.TempDir(),
 		"PATH="+strings.Join([]string{filepath.Dir(command), filepath.Dir(natstest.Tool(t, "nats")), os.Getenv("PATH")}, ":"))
+	stores := s3Env(objectserver.S3(t, objectserver.Versitygw))
+	maps.Copy(stores, swiftEnv(objectserver.Swift(t, objectserver.SwiftOptions{})))
+	for name, value := range stores {
+		r.env = append(r.env, name+"="+value)
+	}
 	outputs := make([][]string, len(commands))
 	for i, c := range commands {
 		if c.file != "" {

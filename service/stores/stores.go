@@ -19,6 +19,7 @@ import (
 	"jetkeep/store/object/local"
 	"jetkeep/store/object/retry"
 	"jetkeep/store/object/s3"
+	"jetkeep/store/object/swift"
 )
 
 // ErrKind means that this program has no driver for a kind of repository.
@@ -36,6 +37,8 @@ func Check(r *config.Repository) error {
 		return nil
 	case config.KindS3:
 		return s3Options(r).Validate()
+	case config.KindSwift:
+		return swiftOptions(r).Validate()
 	}
 	return fmt.Errorf("kind: %q: %w", r.Kind, ErrKind)
 }
@@ -51,6 +54,8 @@ func Open(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	switch r.Kind {
 	case config.KindS3:
 		return portable(s3.Open(ctx, s3Options(r)))
+	case config.KindSwift:
+		return portable(swift.Open(ctx, swiftOptions(r)))
 	default:
 		return local.Open(r.Path)
 	}
@@ -64,6 +69,8 @@ func Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	switch r.Kind {
 	case config.KindS3:
 		return portable(s3.Create(ctx, s3Options(r)))
+	case config.KindSwift:
+		return portable(swift.Create(ctx, swiftOptions(r)))
 	default:
 		d, err := local.Open(r.Path)
 		if errors.Is(err, object.ErrNotExist) {
@@ -122,5 +129,17 @@ func s3Options(r *config.Repository) s3.Options {
 		Tags: c.Tags, RequesterPays: c.RequesterPays, RetainMode: c.RetainMode, RetainFor: c.RetainFor,
 		Checksum: c.Checksum, ConditionalWrites: c.ConditionalWrites, PartSize: c.PartSize, Parallel: c.Parallel,
 		DeleteVersions: c.DeleteVersions,
+	}
+}
+
+func swiftOptions(r *config.Repository) swift.Options {
+	c := r.Swift
+	return swift.Options{
+		AuthURL: c.AuthURL, AuthVersion: c.AuthVersion, User: c.User, UserID: c.UserID, Key: c.Key.Reveal(),
+		Domain: c.Domain, DomainID: c.DomainID, Project: c.Project, ProjectID: c.ProjectID, ProjectDomain: c.ProjectDomain,
+		ApplicationCredentialID: c.ApplicationCredentialID, ApplicationCredentialName: c.ApplicationCredentialName,
+		ApplicationCredentialSecret: c.ApplicationCredentialSecret.Reveal(), Token: c.Token.Reveal(), StorageURL: c.StorageURL,
+		Region: c.Region, Interface: c.Interface, Container: c.Container, Prefix: strings.Trim(c.Prefix, "/"),
+		SegmentContainer: c.SegmentContainer, SegmentSize: c.SegmentSize, Parallel: c.Parallel, CAFile: c.CAFile,
 	}
 }

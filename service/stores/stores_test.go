@@ -70,6 +70,8 @@ func TestEveryFieldReachesTheDriver(t *testing.T) {
 	r := config.Repository{}
 	fill(t, &r.S3)
 	sameFields(t, s3Options(&r), r.S3, "Retry")
+	fill(t, &r.Swift)
+	sameFields(t, swiftOptions(&r), r.Swift, "Retry")
 }
 
 func TestCheck(t *testing.T) {
@@ -146,6 +148,19 @@ func TestS3(t *testing.T) {
 	}}
 	cycle(t, r)
 	r.S3.SecretKey = "hidden-and-wrong"
+	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
+		t.Errorf("another key: %v", err)
+	}
+}
+
+func TestSwift(t *testing.T) {
+	server := objectserver.Swift(t, objectserver.SwiftOptions{})
+	r := &config.Repository{Kind: config.KindSwift, Swift: config.Swift{
+		AuthURL: server.AuthURL, User: server.User, Key: config.Secret(server.Key),
+		Container: fmt.Sprintf("stores-%x", time.Now().UnixNano()), Prefix: "/some/prefix/",
+	}}
+	cycle(t, r)
+	r.Swift.Key = "hidden-and-wrong"
 	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
 		t.Errorf("another key: %v", err)
 	}
