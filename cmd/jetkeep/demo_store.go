@@ -30,7 +30,7 @@ func (s *demoStore) parse(text string) error {
 	if err != nil {
 		return err
 	}
-	name := "jetkeep-demo-" + time.Now().UTC().Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:6])
+	name := "jetkeep-demo-" + time.Now().UTC().Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:8])
 	r := &loc.repository
 	switch r.Kind {
 	case config.KindS3:

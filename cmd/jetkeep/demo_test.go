@@ -169,7 +169,7 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 func TestDemoElsewhere(t *testing.T) {
 	dir := t.TempDir()
 	p := playDemo(t, "--store", "file://"+dir)
-	place := p.until(`the repository is /.*/jetkeep-demo-[0-9TZ]+-[0-9a-z]{6}$`)
+	place := p.until(`the repository is /.*/jetkeep-demo-[0-9TZ]+-[0-9a-z]{8}$`)
 	place = strings.TrimPrefix(place, "the repository is ")
 	p.until(`backup .* succeeded`)
 	if _, err := os.Stat(filepath.Join(place, "jetkeep.json")); err != nil || filepath.Dir(place) != dir {
