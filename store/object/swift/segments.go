@@ -106,18 +106,18 @@ func large(header http.Header) bool {
 // manifest reads which segments a large object has. Those that are not ours
 // are left out: a manifest can name whatever it likes.
 func (d *Driver) manifest(ctx context.Context, name string) ([]segment, error) {
-	resp, err := d.do(ctx, request{
-		method: http.MethodGet, container: d.opt.Container, name: d.name(name), access: accessRead, keep: true,
+	_, body, err := d.exchange(ctx, request{
+		method: http.MethodGet, container: d.opt.Container, name: d.name(name), access: accessRead,
 		query: url.Values{"multipart-manifest": {"get"}, "format": {"raw"}},
-	})
+	}, true)
 	if errors.Is(err, object.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest))
-	if err = errors.Join(err, resp.Body.Close()); err != nil {
+	data, err := io.ReadAll(io.LimitReader(body, maxManifest))
+	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, httpclient.Broken(ctx, fmt.Errorf("read manifest: %w", err))
 	}
 	var all, ours []segment

@@ -69,7 +69,10 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	d.conn = o.connection(&httpclient.Listener{Next: transport})
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	if _, err := d.do(ctx, request{method: http.MethodHead, container: o.Container, access: accessRead}); err != nil {
+	// Swift ends its answer to this one with bytes that belong to no answer, so
+	// that the connection cannot be used again.
+	look := request{method: http.MethodHead, container: o.Container, access: accessRead, header: swift.Headers{"Connection": "close"}}
+	if _, err := d.do(ctx, look); err != nil {
 		transport.CloseIdleConnections()
 		if errors.Is(err, object.ErrNotExist) {
 			err = fmt.Errorf("there is no container %s: %w", o.Container, object.ErrNotExist)
@@ -122,27 +125,33 @@ type request struct {
 	body      io.ReaderAt
 	off, size int64
 	access    string // what it needs to be allowed
-	keep      bool   // the answer's body is read by the caller
 }
 
-// do sends a request, again if the token had expired.
-func (d *Driver) do(ctx context.Context, r request) (*http.Response, error) {
+// do sends a request whose answer's header is all that counts.
+func (d *Driver) do(ctx context.Context, r request) (http.Header, error) {
+	header, _, err := d.exchange(ctx, r, false)
+	return header, err
+}
+
+// exchange sends a request, again if the token had expired. The answer's body
+// is the caller's if it is to be kept.
+func (d *Driver) exchange(ctx context.Context, r request, keep bool) (http.Header, io.ReadCloser, error) {
 	ctx = httpclient.Hear(ctx)
 	for try := 0; ; try++ {
-		resp, err := d.try(ctx, r)
+		header, body, err := d.try(ctx, r, keep)
 		if err == nil {
-			return resp, nil
+			return header, body, nil
 		}
 		if try == 0 && r.body != nil && errors.Is(err, swift.AuthorizationFailed) && ctx.Err() == nil {
 			continue // the library cannot send the body again, and has dropped the token
 		}
-		return nil, typed(ctx, r.access, err)
+		return nil, nil, typed(ctx, r.access, err)
 	}
 }
 
-func (d *Driver) try(ctx context.Context, r request) (*http.Response, error) {
+func (d *Driver) try(ctx context.Context, r request, keep bool) (http.Header, io.ReadCloser, error) {
 	o := swift.RequestOpts{
-		Container: r.container, ObjectName: r.name, Operation: r.method, Parameters: r.query, Headers: r.header, NoResponse: !r.keep,
+		Container: r.container, ObjectName: r.name, Operation: r.method, Parameters: r.query, Headers: r.header, NoResponse: !keep,
 		OnReAuth: func() (string, error) { return d.storageURL(d.conn.StorageUrl), nil },
 	}
 	var body *httpclient.Body
@@ -159,13 +168,16 @@ func (d *Driver) try(ctx context.Context, r request) (*http.Response, error) {
 	}
 	at, err := d.conn.GetStorageUrl(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("authenticate: %w", err)
+		return nil, nil, fmt.Errorf("authenticate: %w", err)
 	}
-	resp, _, err := d.conn.Call(ctx, d.storageURL(at), o)
+	resp, _, err := d.conn.Call(ctx, d.storageURL(at), o) //nolint:bodyclose // the library closes it unless it is kept
 	if body != nil {
 		err = body.Or(err)
 	}
-	return resp, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return resp.Header, resp.Body, nil
 }
 
 func (d *Driver) storageURL(named string) string {
@@ -195,14 +207,14 @@ func (d *Driver) put(ctx context.Context, r request, etag string, header swift.H
 	for k, v := range header {
 		r.header[k] = v
 	}
-	resp, err := d.do(ctx, r)
+	answer, err := d.do(ctx, r)
 	if err != nil {
 		if errors.Is(err, object.ErrNotExist) {
 			return fmt.Errorf("there is no container %s", r.container) // not the absence of an object
 		}
 		return err
 	}
-	if got := strings.Trim(resp.Header.Get("Etag"), `"`); got != etag {
+	if got := strings.Trim(answer.Get("Etag"), `"`); got != etag {
 		return fmt.Errorf("%w: %w: ETag is %s instead of %s", object.ErrUnavailable, object.ErrChecksum, got, etag)
 	}
 	return nil
@@ -236,11 +248,7 @@ func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
 }
 
 func (d *Driver) head(ctx context.Context, name string) (http.Header, error) {
-	resp, err := d.do(ctx, request{method: http.MethodHead, container: d.opt.Container, name: d.name(name), access: accessRead})
-	if err != nil {
-		return nil, err
-	}
-	return resp.Header, nil
+	return d.do(ctx, request{method: http.MethodHead, container: d.opt.Container, name: d.name(name), access: accessRead})
 }
 
 // Get implements object.Driver.
@@ -249,7 +257,7 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 		_, err := d.Stat(ctx, name) // no range is that short
 		return io.NopCloser(bytes.NewReader(nil)), err
 	}
-	r := request{method: http.MethodGet, container: d.opt.Container, name: d.name(name), access: accessRead, keep: true}
+	r := request{method: http.MethodGet, container: d.opt.Container, name: d.name(name), access: accessRead}
 	whole := offset == 0 && length < 0
 	switch {
 	case whole:
@@ -258,7 +266,7 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 	default:
 		r.header = swift.Headers{"Range": fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}
 	}
-	resp, err := d.do(ctx, r)
+	header, body, err := d.exchange(ctx, r, true)
 	var answer *swift.Error
 	if errors.As(err, &answer) && answer.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return io.NopCloser(bytes.NewReader(nil)), nil
@@ -266,8 +274,8 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 	if err != nil {
 		return nil, err
 	}
-	reader := &objectReader{ctx: ctx, body: resp.Body}
-	if want := resp.Header.Get(shaHeader); whole && want != "" {
+	reader := &objectReader{ctx: ctx, body: body}
+	if want := header.Get(shaHeader); whole && want != "" {
 		reader.hash, reader.want = sha256.New(), want
 	}
 	return reader, nil
