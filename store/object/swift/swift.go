@@ -66,7 +66,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	if o.Prefix != "" {
 		d.prefix = o.Prefix + "/"
 	}
-	d.conn = o.connection(&httpclient.Listener{Next: transport})
+	d.conn = o.connection(unhurried{&httpclient.Listener{Next: transport}})
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	// Swift ends its answer to this one with bytes that belong to no answer, so
@@ -94,7 +94,7 @@ func Create(ctx context.Context, o Options) (*Driver, error) {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
 	defer transport.CloseIdleConnections()
-	d = &Driver{opt: o, transport: transport, conn: o.connection(&httpclient.Listener{Next: transport})}
+	d = &Driver{opt: o, transport: transport, conn: o.connection(unhurried{&httpclient.Listener{Next: transport}})}
 	cctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, name := range []string{o.Container, o.SegmentContainer} {
@@ -103,6 +103,18 @@ func Create(ctx context.Context, o Options) (*Driver, error) {
 		}
 	}
 	return Open(ctx, o)
+}
+
+// unhurried lets nobody ask whether a body is welcome before it is sent: when
+// Swift says no to that, it closes the connection without a word, and the next
+// request on it is lost.
+type unhurried struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (u unhurried) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Del("Expect")
+	return u.next.RoundTrip(req)
 }
 
 // Close lets go of connections.
