@@ -151,7 +151,7 @@ func probeRows(p *api.StoreProbe) (rows [][2]string) {
 	var worked []string
 	for _, s := range p.Steps {
 		if s.Outcome == "ok" {
-			worked = append(worked, fmt.Sprintf("%s %.1f ms", s.Step, s.Milliseconds))
+			worked = append(worked, fmt.Sprintf("%s %.1fms", s.Step, s.Milliseconds))
 		}
 	}
 	verdict := "usable"
