@@ -165,3 +165,22 @@ func TestSwift(t *testing.T) {
 		t.Errorf("another key: %v", err)
 	}
 }
+
+// TestKeystone: a URL and the variables of OpenStack's tools are enough.
+func TestKeystone(t *testing.T) {
+	k := objectserver.Swift(t, objectserver.SwiftOptions{Keystone: true}).Keystone
+	env := map[string]string{
+		"OS_AUTH_URL": k.AuthURL, "OS_IDENTITY_API_VERSION": "3", "OS_USERNAME": k.User, "OS_PASSWORD": k.Password,
+		"OS_USER_DOMAIN_NAME": k.Domain, "OS_PROJECT_NAME": k.Project, "OS_PROJECT_DOMAIN_NAME": k.Domain, "OS_REGION_NAME": k.Region,
+		"OS_ENDPOINT_TYPE": "publicURL",
+	}
+	r, err := config.ParseLocation(fmt.Sprintf("swift://keystone-%x/p", time.Now().UnixNano()), func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cycle(t, &r)
+	r.Swift.User, r.Swift.Key = k.Reader, config.Secret(k.ReaderPassword)
+	if _, err := Open(t.Context(), &r); !errors.Is(err, object.ErrPermission) {
+		t.Errorf("a user without rights: %v", err)
+	}
+}
