@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ncw/swift/v2"
+
 	"jetkeep/service/config"
 	"jetkeep/store"
 	"jetkeep/store/object"
@@ -183,4 +185,42 @@ func TestKeystone(t *testing.T) {
 	if _, err := Open(t.Context(), &r); !errors.Is(err, object.ErrPermission) {
 		t.Errorf("a user without rights: %v", err)
 	}
+}
+
+// TestReaderIsToldWhatIsMissing: who may only read can restore, and a probe
+// names what cannot be done.
+func TestReaderIsToldWhatIsMissing(t *testing.T) {
+	server := objectserver.Swift(t, objectserver.SwiftOptions{})
+	name := fmt.Sprintf("reader-%x", time.Now().UnixNano())
+	r := &config.Repository{Kind: config.KindSwift, Swift: config.Swift{
+		AuthURL: server.AuthURL, User: server.User, Key: config.Secret(server.Key), Container: name,
+	}}
+	d, err := Create(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Init(t.Context(), object.NewBucket(d), store.InitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	owner := &swift.Connection{AuthUrl: server.AuthURL, UserName: server.User, ApiKey: server.Key, AuthVersion: 1}
+	if err := owner.ContainerUpdate(t.Context(), name, swift.Headers{"X-Container-Read": server.Reader}); err != nil {
+		t.Fatal(err)
+	}
+	r.Swift.User, r.Swift.Key, r.Swift.StorageURL = server.Reader, "testing3", owner.StorageUrl
+	if d, err = Open(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	bucket := object.NewBucket(d)
+	if _, err := store.Open(t.Context(), bucket, store.OpenOptions{}); err != nil {
+		t.Error(err)
+	}
+	report := store.Probe(t.Context(), bucket)
+	denied := new(object.PermissionError)
+	if report.Usable() || report[0].Outcome != store.ProbeDenied || !errors.As(report[0].Err, &denied) || denied.Action == "" {
+		t.Errorf("%+v", report)
+	}
+	if report[1].Outcome != store.ProbeOK || report[2].Outcome != store.ProbeOK || report[3].Outcome != store.ProbeSkipped {
+		t.Errorf("%+v", report)
+	}
+	t.Logf("the reader lacks %s", denied.Action)
 }
