@@ -135,6 +135,7 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository, o *open
 	if err != nil {
 		return err
 	}
+	keys.Lock = r.state.Lock
 	driver, err := r.driver(ctx, c, o, create)
 	if err != nil {
 		return err

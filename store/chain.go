@@ -235,6 +235,30 @@ func (r *Repository) readLog(ctx context.Context, chain string, seen func(*entry
 // nothing if there is nothing left to say. So of two who append, one knows what
 // the other wrote.
 func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*entry) error, build func() (*entry, error)) (*entry, error) {
+	atomic, err := r.bucket.Atomic(ctx)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what
+	}
+	if atomic || r.sole {
+		return r.appendAlone(ctx, t, seen, build, atomic)
+	}
+	if r.lock == nil {
+		return nil, fmt.Errorf("append to log %s: %w", t.chain, ErrNeedsLock)
+	}
+	locked, unlock, err := r.lock(ctx, chainsPrefix+t.chain)
+	if err != nil {
+		return nil, fmt.Errorf("append to log %s: wait for its lock: %w", t.chain, err)
+	}
+	defer unlock()
+	e, err := r.appendAlone(locked, t, seen, build, atomic)
+	if err != nil && locked.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("append to log %s: its lock was lost: %w", t.chain, context.Cause(locked))
+	}
+	return e, err
+}
+
+// appendAlone is appendEntry by one who has the log's lock, if it takes one.
+func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*entry) error, build func() (*entry, error), atomic bool) (*entry, error) {
 	for {
 		if err := r.readOn(ctx, t, seen); err != nil {
 			return nil, err
@@ -243,46 +267,50 @@ func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*ent
 		if e == nil || err != nil {
 			return nil, err
 		}
-		e.repository, e.chain, e.number, e.previous, e.epoch, e.critical = r.marker.ID, t.chain, t.Number+1, t.Hash, t.epoch, none
-		if e.signature, err = r.signer.Sign(e.head()); err != nil {
-			return nil, err //nolint:wrapcheck // says what
+		written, err := r.putEntry(ctx, t, e, atomic)
+		if written || err != nil {
+			return e, err
 		}
-		// What we would not accept ourselves must not get in the way of others.
-		if err := r.trust.Check(e.head(), e.signature); err != nil {
-			return nil, fmt.Errorf("append to log %s: %w", t.chain, err)
-		}
-		data := e.encode()
-		if len(data) > maxEntry {
-			return nil, fmt.Errorf("%w: log entry of %d bytes, at most %d", ErrBounds, len(data), maxEntry)
-		}
-		name := entryName(t.chain, e.number)
-		err = r.bucket.PutBytes(ctx, name, data)
-		if errors.Is(err, object.ErrExist) {
-			continue // the next round reads it
-		}
-		if err != nil {
-			return nil, err //nolint:wrapcheck // says which object
-		}
-		atomic, err := r.bucket.Atomic(ctx)
-		if err != nil {
-			return nil, err //nolint:wrapcheck // says what
-		}
-		if !atomic {
-			// Of two who created it at once the store kept one.
-			there, err := r.bucket.ReadAll(ctx, name, maxEntry)
-			if err != nil {
-				return nil, err //nolint:wrapcheck // says which object
-			}
-			if !bytes.Equal(there, data) {
-				continue
-			}
-		}
-		sum := sha256.Sum256(data)
-		e.hash = hex.EncodeToString(sum[:])
-		*t = e.tail()
-		r.cache.setHead(*t)
-		return e, nil
 	}
+}
+
+// putEntry writes an entry behind a log's tail, unless its number is taken.
+func (r *Repository) putEntry(ctx context.Context, t *logTail, e *entry, atomic bool) (written bool, err error) {
+	e.repository, e.chain, e.number, e.previous, e.epoch, e.critical = r.marker.ID, t.chain, t.Number+1, t.Hash, t.epoch, none
+	if e.signature, err = r.signer.Sign(e.head()); err != nil {
+		return false, err //nolint:wrapcheck // says what
+	}
+	// What we would not accept ourselves must not get in the way of others.
+	if err := r.trust.Check(e.head(), e.signature); err != nil {
+		return false, fmt.Errorf("append to log %s: %w", t.chain, err)
+	}
+	data := e.encode()
+	if len(data) > maxEntry {
+		return false, fmt.Errorf("%w: log entry of %d bytes, at most %d", ErrBounds, len(data), maxEntry)
+	}
+	name := entryName(t.chain, e.number)
+	err = r.bucket.PutBytes(ctx, name, data)
+	if errors.Is(err, object.ErrExist) {
+		return false, nil // the next round reads it
+	}
+	if err != nil {
+		return false, err //nolint:wrapcheck // says which object
+	}
+	if !atomic {
+		// Whoever had the lock before may have been late.
+		there, err := r.bucket.ReadAll(ctx, name, maxEntry)
+		if err != nil {
+			return false, err //nolint:wrapcheck // says which object
+		}
+		if !bytes.Equal(there, data) {
+			return false, nil
+		}
+	}
+	sum := sha256.Sum256(data)
+	e.hash = hex.EncodeToString(sum[:])
+	*t = e.tail()
+	r.cache.setHead(*t)
+	return true, nil
 }
 
 // chains returns the chains that a listing shows, be it by their log or by

@@ -159,12 +159,13 @@ func TestCommitsAtOnce(t *testing.T) {
 	for name, plain := range map[string]bool{"atomic": false, "not atomic": true} {
 		r, d := newRepo(t)
 		var driver object.Driver = d
+		var opt OpenOptions
 		if plain {
-			driver = struct{ object.Driver }{d}
+			driver, opt.Lock = struct{ object.Driver }{d}, new(locks).lock
 		}
 		var wg sync.WaitGroup
 		for i := range 8 {
-			other := reopen(t, driver, OpenOptions{})
+			other := reopen(t, driver, opt)
 			wg.Go(func() {
 				l, err := other.newLight(context.Background(), "ORDERS", fmt.Sprintf("b.%04d", i))
 				if err == nil {

@@ -35,6 +35,9 @@ import (
 const Format = 2
 
 var (
+	// ErrNeedsLock means that the store cannot tell which of two who create an
+	// object at once was first, and that there is no Lock.
+	ErrNeedsLock = errors.New("the store does not create objects atomically, so that writing takes a lock, which only the service has")
 	// ErrNotARepository means that the store holds no repository marker.
 	ErrNotARepository = errors.New("no repository here")
 	// ErrIsRepository means that Init found a repository.
@@ -93,6 +96,8 @@ type Repository struct {
 	sealer *seal.Sealer // nil: nothing is encrypted
 	signer *sign.Signer // nil: nothing is signed
 	trust  *sign.Trust  // nil: nothing needs to be signed
+	lock   Lock         // nil: none is at hand
+	sole   bool         // nobody else writes
 	cache  *cache
 
 	encoders *encoders
@@ -123,7 +128,17 @@ type OpenOptions struct {
 	// Trust says whose signatures are accepted; if it is nil, nothing needs
 	// to be signed.
 	Trust *sign.Trust
+	// Lock is needed to append to logs in stores that cannot tell which of two
+	// who create an object at once was first. See FORMAT.md, Chains.
+	Lock Lock
+	// SoleWriter promises that nobody else writes, in place of a Lock.
+	SoleWriter bool
 }
+
+// A Lock is had by one at a time of all who write into a repository, on
+// whatever machine. It waits until it is free. The returned context ends when
+// it cannot be proven any more that it is held; unlock gives it back.
+type Lock func(ctx context.Context, name string) (locked context.Context, unlock func(), err error)
 
 // Init makes a repository in an empty store. It fails with ErrIsRepository if
 // there is one, and with ErrForeign if there is anything else.
@@ -211,7 +226,7 @@ func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Reposit
 	if err := checkPin(m, opt); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, cache: newCache(), encoders: new(encoders)}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, sole: opt.SoleWriter, cache: newCache(), encoders: new(encoders)}
 	if !m.Encrypted() {
 		return r, nil
 	}

@@ -1,0 +1,180 @@
+package state
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	keyLocks = "lock."
+	// DefaultLease is how long a lock outlives an instance that died with it.
+	DefaultLease = 15 * time.Second
+	// lockPoll is how often a lock that is taken is looked at.
+	lockPoll = 100 * time.Millisecond
+	// lockTimeout bounds one request about a lock.
+	lockTimeout = 5 * time.Second
+)
+
+var (
+	// ErrLockLost means that a lock cannot be proven any more to be held.
+	ErrLockLost = errors.New("the lock could not be renewed in time")
+	errUnlocked = errors.New("the lock was given back")
+)
+
+// Lock waits for the lock of a name, which one instance has at a time. The
+// returned context ends with ErrLockLost before anybody else can have it, if it
+// cannot be renewed; unlock gives it back and ends the context, too.
+//
+// No two clocks are compared: whoever waits takes over a lock whose value has
+// not changed while he looked at it for a whole lease, by compare-and-set, and
+// whoever has it gives it up when two thirds of a lease have passed since he
+// began the last renewal that succeeded. So clocks may differ as they like, as
+// long as they run about as fast as each other.
+func (s *Store) Lock(ctx context.Context, name string) (locked context.Context, unlock func(), err error) {
+	return s.lock(ctx, name, DefaultLease)
+}
+
+func (s *Store) lock(ctx context.Context, name string, lease time.Duration) (context.Context, func(), error) {
+	h := sha256.Sum256([]byte(name))
+	l := &lock{kv: s.kv, key: keyLocks + hex.EncodeToString(h[:16]), lease: lease, owner: rand.Text()}
+	if err := l.acquire(ctx); err != nil {
+		return nil, nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	locked, lose := context.WithCancelCause(ctx)
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.keep(renewing, lose)
+	}()
+	var once sync.Once
+	return locked, func() {
+		once.Do(func() {
+			stop()
+			<-done
+			lose(errUnlocked)
+			l.release(context.WithoutCancel(ctx))
+		})
+	}, nil
+}
+
+// A lock is one that is wanted or held.
+type lock struct {
+	kv       jetstream.KeyValue
+	key      string
+	owner    string
+	lease    time.Duration
+	revision uint64
+	renewed  time.Time // when the last write that succeeded began
+	writes   int
+}
+
+// value differs from write to write.
+func (l *lock) value() []byte {
+	l.writes++
+	return fmt.Appendf(nil, `{"owner":%q,"writes":%d}`, l.owner, l.writes)
+}
+
+// acquire waits until the lock is free or its holder is silent for a lease.
+func (l *lock) acquire(ctx context.Context) error {
+	var seen uint64
+	var since time.Time
+	for {
+		took, err := l.take(ctx, seen, since)
+		if took || err != nil {
+			return err
+		}
+		e, err := l.kv.Get(ctx, l.key)
+		switch {
+		case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted):
+			seen = 0
+			continue
+		case err != nil:
+			return err
+		case e.Revision() != seen:
+			seen, since = e.Revision(), time.Now()
+		}
+		t := time.NewTimer(lockPoll)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// take tries to get the lock, which was seen unchanged at a revision for some
+// time.
+func (l *lock) take(ctx context.Context, seen uint64, since time.Time) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	begun := time.Now()
+	var revision uint64
+	var err error
+	switch {
+	case seen == 0:
+		revision, err = l.kv.Create(ctx, l.key, l.value())
+	case time.Since(since) > l.lease:
+		revision, err = l.kv.Update(ctx, l.key, l.value(), seen)
+	default:
+		return false, nil
+	}
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	l.revision, l.renewed = revision, begun
+	return true, nil
+}
+
+// keep renews the lock until ctx ends, or until it is lost. A timer of its own
+// ends the lock even while a renewal hangs.
+func (l *lock) keep(ctx context.Context, lose context.CancelCauseFunc) {
+	expire := func() time.Duration { return time.Until(l.renewed.Add(l.lease * 2 / 3)) }
+	expired := time.AfterFunc(expire(), func() { lose(ErrLockLost) })
+	defer expired.Stop()
+	tick := time.NewTicker(l.lease / 5)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		rctx, cancel := context.WithTimeout(ctx, min(lockTimeout, l.lease/3))
+		begun := time.Now()
+		revision, err := l.kv.Update(rctx, l.key, l.value(), l.revision)
+		cancel()
+		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			// Another has it, or a renewal succeeded whose answer was lost: not
+			// to be told apart in time.
+			lose(ErrLockLost)
+			return
+		}
+		if err != nil {
+			continue // until it expires
+		}
+		l.revision, l.renewed = revision, begun
+		if !expired.Reset(expire()) {
+			return // it has been lost already
+		}
+	}
+}
+
+// release gives the lock back. If it cannot, it ends with its lease.
+func (l *lock) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	_ = l.kv.Delete(ctx, l.key, jetstream.LastRevision(l.revision)) // else it ends with the lease
+}
