@@ -52,8 +52,11 @@ func (e *FieldError) Unwrap() error { return e.Err }
 // ErrUnknownField means that a field is not one of the configuration.
 var ErrUnknownField = errors.New("unknown field")
 
+// ErrRepeated means that a field is in a block twice.
+var ErrRepeated = errors.New("is there twice")
+
 // ReadFile reads a configuration, sets defaults and validates all of it. A
-// field that does not exist, one with a value of another type, or one that
+// field that does not exist or is there twice, one with a value of another type, or one that
 // makes no sense is a *FieldError; several are joined. No error shows a value
 // that might be a secret.
 //
@@ -88,6 +91,7 @@ func parseFile(name string) (*File, error) {
 	f := &File{name: name, lines: map[string]place{}}
 	d := &decoder{main: name, file: f, env: map[string][]byte{}}
 	d.top(tree)
+	d.checkRepeated()
 	if err := d.checkVariables(); err != nil {
 		d.errs = append(d.errs, err)
 	}
@@ -115,7 +119,8 @@ func withoutPath(err error) error {
 var (
 	parseLine = regexp.MustCompile(`(?i)(?:line |:)(\d+)`)
 	valueOf   = regexp.MustCompile(`(?i)(expected [a-z ]+|integer|float),? (?:but got )?'.*`)
-	charOf    = regexp.MustCompile(`'.{2,}'`)
+	lexical   = regexp.MustCompile(`(?s)Parse error on line \d+: '(.+)'$`)
+	charOf    = regexp.MustCompile(`'[^']{2,}'`)
 )
 
 // parseError makes an error of the parser's. The parser quotes values, which
@@ -138,7 +143,10 @@ func parseError(name string, err error) error {
 	case strings.Contains(text, "include file"):
 		out.Err = errors.New(text)
 	default:
-		out.Err = errors.New(charOf.ReplaceAllString(strings.TrimPrefix(strings.ToLower(text[:1])+text[1:], "parse error on "), "(a text)"))
+		if m := lexical.FindStringSubmatch(text); m != nil {
+			text = m[1]
+		}
+		out.Err = errors.New(charOf.ReplaceAllString(strings.ToLower(text[:1])+text[1:], "(a text)"))
 	}
 	return out
 }
@@ -329,6 +337,15 @@ func (d *decoder) checkVariables() *FieldError {
 
 func quoted(s string) bool {
 	return len(s) > 1 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0]
+}
+
+// checkRepeated refuses fields that are there twice.
+func (d *decoder) checkRepeated() {
+	for _, file := range slices.Sorted(maps.Keys(d.env)) {
+		for _, r := range findRepeated(string(d.env[file])) {
+			d.fail(place{file: file, line: r.line}, r.path, fmt.Errorf("%w, first in line %d", ErrRepeated, r.first))
+		}
+	}
 }
 
 // remember keeps the text of each file that a field came from.

@@ -277,6 +277,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		minimal + "control {\n user: $JETKEEP_TEST_NUMBER\n}":             "variable reference for 'JETKEEP_TEST_NUMBER' cannot be read",
 		minimal + "control {\n user: $JETKEEP_TEST_NONE\n}":               ":4: variable reference for 'JETKEEP_TEST_NONE': there is neither a field nor an environment variable",
 		minimal + "control {\n password: 88888888888888888888\n}":         "a number is out of range",
+		minimal + "control {\n user: u } hidden6":                         ":4: expected a top-level value",
 		minimal + "control {\n password: hidden5":                         "",
 	} {
 		dir := t.TempDir()
@@ -379,4 +380,47 @@ func TestDefaultKeepsLines(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), ":7: repositories.b.keep: ") {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestRepeatedFields: the second repository of a name must not take the place
+// of the first without a word.
+func TestRepeatedFields(t *testing.T) {
+	for text, want := range map[string]string{
+		minimal + "lease: \"3s\"\n# lease: \"4s\"\nlease = \"5s\"":                     ":5: lease: is there twice, first in line 3",
+		"staging { dir: /s }\nrepositories {\n r { path: /a }\n r { path: /b }\n}":     ":4: repositories.r: is there twice, first in line 3",
+		"staging { dir: /s }\nrepositories {\n r { path: /a }\n \"r\" { path: /b }\n}": ":4: repositories.r: is there twice, first in line 3",
+		"staging {dir: /s, dir: /t}\nrepositories { r { path: /a } }":                  ":1: staging.dir: is there twice, first in line 1",
+		"{staging {dir: /s}\nrepositories: {r: {path: '/a}', \"path\": \"/b\\\"{\"}}}": ":2: repositories.r.path: is there twice, first in line 2",
+		minimal + "control {url: [a:1, b:2] // url: x\n user: u;user: v}":              ":4: control.user: is there twice, first in line 4",
+		"targets { a { url: nats://x:1/#y }, a { url: \"# a {\" } }\n" + minimal:       ":1: targets.a: is there twice, first in line 1",
+		minimal + "repositories { q { path: /q } }":                                    ":3: repositories: is there twice, first in line 1",
+	} {
+		_, err := ReadFile(write(t, t.TempDir(), "x.conf", text))
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, ErrRepeated) {
+			t.Errorf("says %v\nwant %s\nof\n%s", err, want, text)
+		}
+	}
+	if found := findRepeated(whole); len(found) > 0 {
+		t.Errorf("found in a file without any: %+v", found)
+	}
+	included := t.TempDir()
+	write(t, included, "a.conf", "bucket: a\n")
+	write(t, included, "b.conf", "prefix: b\nprefix: c\n")
+	_, err := ReadFile(write(t, included, "x.conf", "staging {dir: x}\nrepositories { r { kind: s3, include a.conf\n include b.conf\n } }"))
+	if err == nil || !strings.Contains(err.Error(), "b.conf:2: prefix: is there twice") || strings.Contains(err.Error(), "include") {
+		t.Errorf("%v", err)
+	}
+}
+
+func FuzzFindRepeated(f *testing.F) {
+	f.Add(whole)
+	f.Add("{a {b: [1, {c: \"}\"}], b: 'x'}}")
+	f.Fuzz(func(t *testing.T, text string) {
+		lines := strings.Count(text, "\n") + 1
+		for _, r := range findRepeated(text) {
+			if r.first < 1 || r.line < r.first || r.line > lines {
+				t.Errorf("%+v of %d lines", r, lines)
+			}
+		}
+	})
 }
