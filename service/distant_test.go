@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -183,5 +184,64 @@ func TestSilentStoreHoldsUpNobodyElse(t *testing.T) {
 	close(silent.answer)
 	if err := <-first; err != nil || silent.opens.Load() != 1 {
 		t.Errorf("who waited: %v, %d opened", err, silent.opens.Load())
+	}
+}
+
+// A lax store looks first and writes then, as Swift does: of two who create an
+// object at once both are told that they did.
+type lax struct{ *cloud }
+
+func (l lax) AtomicCreate(context.Context) (bool, error) { return false, nil }
+
+func (l lax) Unwrap() object.Driver { return l.cloud }
+
+func (l lax) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
+	if _, err := l.Stat(ctx, name); err == nil {
+		return object.ErrExist
+	}
+	time.Sleep(20 * time.Millisecond)
+	if err := l.Delete(ctx, name); err != nil {
+		return err
+	}
+	return l.Driver.Put(ctx, name, body, size)
+}
+
+// TestInstancesMakeOneRepository: those who begin at once have the same one,
+// also where the store cannot tell who was first.
+func TestInstancesMakeOneRepository(t *testing.T) {
+	s := openTestState(t)
+	c := &cloud{Driver: mem.New()}
+	ids := make([]string, 6)
+	var wg sync.WaitGroup
+	for i := range ids {
+		r := distant(t, s, true, map[string]*cloud{"a": c})
+		wrap := func(open func(context.Context, *config.Repository) (object.Driver, error)) func(context.Context, *config.Repository) (object.Driver, error) {
+			return func(ctx context.Context, x *config.Repository) (object.Driver, error) {
+				if _, err := open(ctx, x); err != nil {
+					return nil, err
+				}
+				return lax{c}, nil
+			}
+		}
+		r.openStore, r.createStore = wrap(r.openStore), wrap(r.createStore)
+		wg.Go(func() {
+			repo, err := r.Open(t.Context(), "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = repo.Marker().ID
+		})
+	}
+	wg.Wait()
+	repo, err := store.Open(t.Context(), object.NewBucket(c), store.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if id != repo.Marker().ID {
+			t.Errorf("instances have %v, the store %s", ids, repo.Marker().ID)
+			break
+		}
 	}
 }

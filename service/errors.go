@@ -82,6 +82,7 @@ func codes() []struct {
 		{nats.ErrDisconnected, api.CodeConnectionLost},
 		{nats.ErrNoServers, api.CodeTargetUnavailable},
 		{natsconn.ErrInvalidOptions, api.CodeTargetUnavailable},
+		{state.ErrLockLost, api.CodeConnectionLost},
 		{jsapi.ErrNoReply, api.CodeTimeout},
 		{nats.ErrTimeout, api.CodeTimeout},
 		{context.DeadlineExceeded, api.CodeTimeout},

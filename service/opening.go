@@ -188,16 +188,42 @@ func (r *repositories) openIn(ctx context.Context, driver object.Driver, c confi
 	bucket := object.NewBucket(driver)
 	repo, err := store.Open(ctx, bucket, keys)
 	if errors.Is(err, store.ErrNotARepository) && create {
-		if err := r.create(ctx, bucket, c); err != nil {
-			return nil, err
-		}
-		repo, err = store.Open(ctx, bucket, keys)
+		return r.makeIn(ctx, bucket, c, keys)
 	}
 	if err != nil {
 		return nil, err
 	}
+	return repo, r.bind(ctx, c, repo)
+}
+
+// makeIn makes a repository that no other instance has made meanwhile. A store
+// may not be able to tell which of two was first, so that they take turns.
+func (r *repositories) makeIn(ctx context.Context, bucket *object.Bucket, c config.Repository, keys store.OpenOptions) (*store.Repository, error) {
+	locked, unlock, err := r.state.Lock(ctx, "create "+c.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	repo, err := store.Open(locked, bucket, keys)
+	if errors.Is(err, store.ErrNotARepository) {
+		if _, known := r.state.RepositoryID(locked, c.Name); !errors.Is(known, state.ErrNone) {
+			return nil, errors.Join(err, known)
+		}
+		if err := r.create(locked, bucket, c); err != nil {
+			return nil, err
+		}
+		repo, err = store.Open(locked, bucket, keys)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return repo, r.bind(locked, c, repo)
+}
+
+// bind remembers which repository the name means, or finds that it is another.
+func (r *repositories) bind(ctx context.Context, c config.Repository, repo *store.Repository) error {
 	m := repo.Marker()
-	return repo, r.state.Bind(ctx, c.Name, m.ID, m.Recipient)
+	return r.state.Bind(ctx, c.Name, m.ID, m.Recipient)
 }
 
 func (r *repositories) create(ctx context.Context, bucket *object.Bucket, c config.Repository) error {
