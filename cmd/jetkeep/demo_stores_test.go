@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -11,6 +14,8 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/ncw/swift/v2"
 
+	"jetkeep/cmd/jetkeep/internal/sample"
+	"jetkeep/service/api"
 	"jetkeep/store/object/objectserver"
 )
 
@@ -63,6 +68,48 @@ func TestDemoOnSwift(t *testing.T) {
 	}
 	if !seen {
 		t.Errorf("there is no container %s", name)
+	}
+}
+
+// TestImportIntoSwiftIsAlone: without a service there is no lock, so that a
+// store which needs one takes a promise instead.
+func TestImportIntoSwiftIsAlone(t *testing.T) {
+	server := objectserver.Swift(t, objectserver.SwiftOptions{})
+	for name, value := range swiftEnv(server) {
+		t.Setenv(name, value)
+	}
+	dir := t.TempDir()
+	place := fmt.Sprintf("swift://import-%x/p", time.Now().UnixNano())
+	data, exported := filepath.Join(dir, "data"), filepath.Join(dir, "exported")
+	s := startServe(t, binary(t), data)
+	nc := s.connect()
+	if err := sample.Fill(t.Context(), nc, sample.Default(), 1); err != nil {
+		t.Fatal(err)
+	}
+	accepted := request[api.Accepted](t, nc, api.BackupCreate, `{"streams":["KV_settings"]}`)
+	if info := ended(t, nc, accepted.Session, time.Minute); info.State != api.StateSucceeded {
+		t.Fatalf("%+v", info)
+	}
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"export --path " + filepath.Join(data, "repository") + " " + exported, exitOK, "KV_settings"},
+		{"repository init --path " + place, exitOK, "made in " + place},
+		{"repository info --path " + place, exitOK, "usable"},
+		{"import --path " + place + " " + exported, exitFailed, "give --sole-writer if nobody else"},
+		{"import --sole-writer --path " + place + " " + exported, exitOK, "imported from"},
+		{"verify --level records --path " + place, exitOK, "1 restore point verified"},
+	} {
+		out, err := exec.Command(binary(t), strings.Fields(c.args)...).CombinedOutput()
+		code := 0
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			code = exit.ExitCode()
+		}
+		if code != c.code || !strings.Contains(string(out), c.says) {
+			t.Errorf("%s: exit code %d\n%s", c.args, code, out)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ type repositoryAt struct {
 	path     string
 	identity identitySource
 	trusted  []string
+	sole     bool // nobody else writes meanwhile
 }
 
 func (a *repositoryAt) flags(clause *fisk.CmdClause) {
@@ -37,7 +38,7 @@ func (a *repositoryAt) with(ctx context.Context, signer *sign.Signer, run func(*
 	if err != nil {
 		return err
 	}
-	opt := store.OpenOptions{Signer: signer}
+	opt := store.OpenOptions{Signer: signer, SoleWriter: a.sole}
 	if opt.Identities, err = a.identity.read(); err != nil {
 		return err
 	}
@@ -60,6 +61,9 @@ func (a *repositoryAt) with(ctx context.Context, signer *sign.Signer, run func(*
 	}
 	if errors.Is(err, store.ErrLocked) {
 		return fmt.Errorf("%s: %w; name an operator's secret key with --identity", loc, err)
+	}
+	if errors.Is(err, store.ErrNeedsLock) {
+		return fmt.Errorf("%s: %w; give --sole-writer if nobody else, and no service, writes into the repository meanwhile", loc, err)
 	}
 	return fmt.Errorf("%s: %w", loc, err)
 }
@@ -176,6 +180,7 @@ func addImport(c *cli) {
 	cmd.Arg("dir", "Directory that the command made").Required().ExistingDirVar(&o.in)
 	o.at.flags(cmd)
 	cmd.Flag("target", "Name of the account that it was made of").Default("imported").PlaceHolder("NAME").StringVar(&o.target)
+	cmd.Flag("sole-writer", "Nobody else writes into the repository meanwhile: in stores that cannot tell which of two was first, such as Swift, there is no other way without a service").UnNegatableBoolVar(&o.at.sole)
 	cmd.Flag("sign", "File with the seed of the key to sign with").PlaceHolder("FILE").StringVar(&o.signFile)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&o.json)
 }
