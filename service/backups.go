@@ -46,24 +46,60 @@ func (s *Service) backupCreate(ctx context.Context, q *api.BackupCreateRequest) 
 }
 
 func (s *Service) backupList(ctx context.Context, q *api.BackupListRequest) (*api.BackupListResponse, error) {
-	repository, listed, pins, err := s.points(ctx, q.Repository)
+	name, err := s.repositoryName(q.Repository)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := s.repositories.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	r, err := ListBackups(ctx, repo, q)
+	if err != nil {
+		return nil, err
+	}
+	r.Repository = name
+	return r, nil
+}
+
+// ListBackups returns a page of the backups of a repository that was opened.
+func ListBackups(ctx context.Context, repo *store.Repository, q *api.BackupListRequest) (*api.BackupListResponse, error) {
+	listed, err := repo.Points(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pins, err := repo.Pins(ctx)
 	if err != nil {
 		return nil, err
 	}
 	views := groupBackups(listed, pins, q.Target, q.Stream)
 	part, next := page(views, func(v api.BackupView) string { return v.Backup }, descending, q.Cursor, q.Limit)
-	return &api.BackupListResponse{Repository: repository, Total: len(views), Backups: part, Next: next}, nil
+	return &api.BackupListResponse{Total: len(views), Backups: part, Next: next}, nil
 }
 
 func (s *Service) backupInfo(ctx context.Context, q *api.BackupInfoRequest) (*api.BackupInfoResponse, error) {
-	repository, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(q.Repository)
 	if err != nil {
 		return nil, err
 	}
-	repo, err := s.repositories.Open(ctx, repository)
+	repo, err := s.repositories.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
+	r, err := DescribeBackup(ctx, repo, q)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup %s", name, q.Backup)
+	}
+	r.Repository = name
+	return r, nil
+}
+
+// DescribeBackup returns a page of the restore points of a backup, nil if there
+// is no such backup.
+func DescribeBackup(ctx context.Context, repo *store.Repository, q *api.BackupInfoRequest) (*api.BackupInfoResponse, error) {
 	listed, err := repo.PointsOf(ctx, q.Backup)
 	if err != nil {
 		return nil, err
@@ -74,32 +110,14 @@ func (s *Service) backupInfo(ctx context.Context, q *api.BackupInfoRequest) (*ap
 	}
 	views := groupBackups(listed, pins, "", "")
 	if len(views) == 0 {
-		return nil, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup %s", repository, q.Backup)
+		return nil, nil //nolint:nilnil // says so
 	}
 	part, next := page(listed, func(l store.Listed) string { return l.ID }, ascending, q.Cursor, q.Limit)
-	r := &api.BackupInfoResponse{Repository: repository, BackupView: views[0], RestorePoints: []api.RestorePointView{}, Next: next}
+	r := &api.BackupInfoResponse{BackupView: views[0], RestorePoints: []api.RestorePointView{}, Next: next}
 	for _, l := range part {
 		r.RestorePoints = append(r.RestorePoints, pointView(l, pins))
 	}
 	return r, nil
-}
-
-// points reads the restore points of a repository and its pins.
-func (s *Service) points(ctx context.Context, name string) (string, []store.Listed, map[string]store.Pin, error) {
-	name, err := s.repositoryName(name)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	repo, err := s.repositories.Open(ctx, name)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	listed, err := repo.Points(ctx)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	pins, err := repo.Pins(ctx)
-	return name, listed, pins, err
 }
 
 // groupBackups sums up restore points by backup, newest first. A backup is in

@@ -7,8 +7,10 @@ import (
 	"slices"
 
 	"jetkeep/cmd/jetkeep/internal/term"
+	"jetkeep/service"
 	"jetkeep/service/api"
 	"jetkeep/service/client"
+	"jetkeep/store"
 )
 
 func addList(c *cli) {
@@ -16,9 +18,22 @@ func addList(c *cli) {
 		conn   connection
 		req    api.BackupListRequest
 		backup string
+		at     repositoryAt
 		asJSON bool
 	)
 	cmd := c.command(c.app.Command("ls", "List backups, or the restore points of one"), func(ctx context.Context, std stdio) error {
+		if at.path != "" {
+			if req.Repository != "" {
+				return usagef("--repository: --path says already which repository")
+			}
+			return at.with(ctx, nil, func(repo *store.Repository) error {
+				here := lister(opened{repo})
+				if backup != "" {
+					return listPoints(ctx, here, api.BackupInfoRequest{Backup: backup}, std, asJSON)
+				}
+				return listBackups(ctx, here, req, std, asJSON)
+			})
+		}
 		return withRemote(ctx, &conn, func(r *client.Client) error {
 			if backup != "" {
 				return listPoints(ctx, r, api.BackupInfoRequest{Backup: backup, Repository: req.Repository}, std, asJSON)
@@ -30,12 +45,34 @@ func addList(c *cli) {
 	cmd.Flag("stream", "Only backups that hold this stream, name or pattern").PlaceHolder("STREAM").StringVar(&req.Stream)
 	cmd.Flag("target", "Only backups of this target").PlaceHolder("NAME").StringVar(&req.Target)
 	cmd.Flag("repository", "Repository to look into").PlaceHolder("NAME").StringVar(&req.Repository)
+	cmd.Flag("path", "List what is here, without a service: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&at.path)
+	at.identity.flags(cmd)
 	cmd.Flag("limit", "At most that many, the newest").PlaceHolder("N").Default("100").IntVar(&req.Limit)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
 	conn.flags(cmd)
 }
 
-func listBackups(ctx context.Context, r *client.Client, req api.BackupListRequest, std stdio, asJSON bool) error {
+// A lister knows backups: the service, or a repository that was opened here.
+type lister interface {
+	BackupList(ctx context.Context, q api.BackupListRequest) (*api.BackupListResponse, error)
+	BackupInfo(ctx context.Context, q api.BackupInfoRequest) (*api.BackupInfoResponse, error)
+}
+
+type opened struct{ repo *store.Repository }
+
+func (o opened) BackupList(ctx context.Context, q api.BackupListRequest) (*api.BackupListResponse, error) {
+	return service.ListBackups(ctx, o.repo, &q)
+}
+
+func (o opened) BackupInfo(ctx context.Context, q api.BackupInfoRequest) (*api.BackupInfoResponse, error) {
+	r, err := service.DescribeBackup(ctx, o.repo, &q)
+	if err == nil && r == nil {
+		err = fmt.Errorf("there is no backup %s", q.Backup)
+	}
+	return r, err
+}
+
+func listBackups(ctx context.Context, r lister, req api.BackupListRequest, std stdio, asJSON bool) error {
 	list, err := r.BackupList(ctx, req)
 	if err != nil {
 		return err
@@ -60,7 +97,7 @@ func listBackups(ctx context.Context, r *client.Client, req api.BackupListReques
 	return nil
 }
 
-func listPoints(ctx context.Context, r *client.Client, req api.BackupInfoRequest, std stdio, asJSON bool) error {
+func listPoints(ctx context.Context, r lister, req api.BackupInfoRequest, std stdio, asJSON bool) error {
 	req.Limit = api.MaxLimit
 	info, err := r.BackupInfo(ctx, req)
 	for err == nil && info.Next != "" {
