@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -113,7 +114,11 @@ func classify(err error) (*api.Error, bool) {
 	var incomplete *backup.IncompleteError
 	var rejected *jsapi.APIError
 	var status *jetsnap.StatusError
+	var certificate *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &certificate):
+		return api.Errorf(api.CodeStoreUnavailable, "%v", err).
+			WithHint("Name the authority of its certificate with ca_file, or correct the endpoint."), true
 	case natsconn.IsAuthorization(err):
 		return api.Errorf(api.CodeTargetUnavailable, "%v", err), true
 	case errors.As(err, &mismatch):
@@ -132,7 +137,8 @@ func classify(err error) (*api.Error, bool) {
 func connecting(name string, err error) error {
 	var dns *net.DNSError
 	var op *net.OpError
-	if natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) ||
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &certificate) || natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) ||
 		errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
 		return &coded{api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err), err}
 	}

@@ -3,12 +3,17 @@ package service_test
 import (
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"jetkeep/service"
 	"jetkeep/service/api"
+	"jetkeep/service/config"
 	"jetkeep/service/natstest"
 	"jetkeep/store/object"
 	"jetkeep/store/object/faulty"
@@ -59,5 +64,27 @@ func TestProbeOfASilentStore(t *testing.T) {
 	b, err := json.Marshal(info.Probe)
 	if err != nil || info.Probe.Usable || info.Probe.Steps[0].Outcome != "failed" || time.Since(begin) > 25*time.Second {
 		t.Errorf("after %s: %s %v", time.Since(begin), b, err)
+	}
+}
+
+// TestCertificateOfAStore: one that nobody vouches for is said, and no defect.
+func TestCertificateOfAStore(t *testing.T) {
+	store := httptest.NewTLSServer(http.NotFoundHandler())
+	defer store.Close()
+	store.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server := natstest.Start(t)
+	cfg := setup(t, server)
+	for _, r := range []config.Repository{
+		{Kind: config.KindS3, S3: config.S3{Endpoint: store.URL, Bucket: "bucket", AccessKey: "a", SecretKey: "hidden-secret"}},
+		{Kind: config.KindSwift, Swift: config.Swift{AuthURL: store.URL + "/auth/v1.0", User: "a", Key: "hidden-secret", Container: "c"}},
+	} {
+		r.Name = "default"
+		cfg.Repositories = []config.Repository{r}
+		in := run(t, cfg, service.Deps{})
+		e := refused(t, server.Connect(), api.RepositoryInfo, `{}`)
+		if e.ErrCode != api.CodeStoreUnavailable || !strings.Contains(e.Hint, "ca_file") || strings.Contains(e.Error(), "hidden-secret") {
+			t.Errorf("%s: %+v", r.Kind, e)
+		}
+		in.end()
 	}
 }
