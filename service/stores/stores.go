@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -53,9 +54,9 @@ func Open(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	}
 	switch r.Kind {
 	case config.KindS3:
-		return portable(s3.Open(ctx, s3Options(r)))
+		return portable(ctx, r, s3Options(r), s3.Open)
 	case config.KindSwift:
-		return portable(swift.Open(ctx, swiftOptions(r)))
+		return portable(ctx, r, swiftOptions(r), swift.Open)
 	default:
 		return local.Open(r.Path)
 	}
@@ -68,9 +69,9 @@ func Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	}
 	switch r.Kind {
 	case config.KindS3:
-		return portable(s3.Create(ctx, s3Options(r)))
+		return portable(ctx, r, s3Options(r), s3.Create)
 	case config.KindSwift:
-		return portable(swift.Create(ctx, swiftOptions(r)))
+		return portable(ctx, r, swiftOptions(r), swift.Create)
 	default:
 		d, err := local.Open(r.Path)
 		if errors.Is(err, object.ErrNotExist) {
@@ -111,8 +112,21 @@ func Clear(ctx context.Context, r *config.Repository) (int, error) {
 	return listed, errors.Join(g.Wait(), bucket.Close())
 }
 
-// portable puts the portable layer before a distant store.
-func portable[D object.Driver](d D, err error) (object.Driver, error) {
+// A store is asked so often whether the place is there: a hiccup fails nothing,
+// and who asks for something hears soon that the store is away.
+const (
+	openAttempts = 3
+	openBudget   = 10 * time.Second
+)
+
+// portable opens a distant store and puts the portable layer before it.
+func portable[O any, D object.Driver](ctx context.Context, r *config.Repository, o O, open func(context.Context, O) (D, error)) (object.Driver, error) {
+	var d D
+	opening := retry.Policy{Attempts: openAttempts, Budget: openBudget}
+	err := opening.Do(ctx, "open", r.Location(), func(ctx context.Context) (err error) {
+		d, err = open(ctx, o)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,4 +226,32 @@ func TestReaderIsToldWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 	t.Logf("the reader lacks %s", denied.Action)
+}
+
+// TestHiccup: a store that is away for a moment is asked again; one that stays
+// away is given up soon.
+func TestHiccup(t *testing.T) {
+	for _, kind := range []string{config.KindS3, config.KindSwift} {
+		for fails, want := range map[int32]error{1: object.ErrPermission, 100: object.ErrUnavailable} {
+			var asked atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if asked.Add(1) <= fails {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				w.WriteHeader(http.StatusForbidden)
+			}))
+			r := &config.Repository{
+				Kind:  kind,
+				S3:    config.S3{Endpoint: server.URL, Bucket: "bucket", AccessKey: "a", SecretKey: "hidden"},
+				Swift: config.Swift{AuthURL: server.URL + "/auth/v1.0", User: "a", Key: "hidden", Container: "c"},
+			}
+			begin := time.Now()
+			_, err := Open(t.Context(), r)
+			if !errors.Is(err, want) || asked.Load() < 2 || time.Since(begin) > 5*time.Second || strings.Contains(err.Error(), "hidden") {
+				t.Errorf("%s, away for %d: %v after %d requests and %s", kind, fails, err, asked.Load(), time.Since(begin))
+			}
+			server.Close()
+		}
+	}
 }
