@@ -34,7 +34,7 @@ build: ## build everything, and bin/jetkeep
 
 .PHONY: test
 test: tools ## every test, with the race detector
-	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled' -- -race -p 2 -timeout 40m $(PKG)
+	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn' -- -race -p 2 -timeout 40m $(PKG)
 
 .PHONY: unit
 unit: ## the tests of packages that need no server, quickly
