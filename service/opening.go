@@ -45,7 +45,8 @@ type opened struct {
 }
 
 func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger) *repositories {
-	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}, openStore: stores.Open, createStore: stores.Create}
+	by := stores.Opener{Log: log}
+	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}, openStore: by.Open, createStore: by.Create}
 	for _, c := range list {
 		r.slots[c.Name] = make(chan opened, 1)
 		r.slots[c.Name] <- opened{}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -49,29 +50,44 @@ func Check(r *config.Repository) error {
 // needs no permission to write. The caller closes what it returns by
 // object.NewBucket(d).Close.
 func Open(ctx context.Context, r *config.Repository) (object.Driver, error) {
+	return Opener{}.Open(ctx, r)
+}
+
+// Create makes the place for a repository, unless it is there, and opens it.
+func Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
+	return Opener{}.Create(ctx, r)
+}
+
+// An Opener opens places and tells a log of what is tried again there.
+type Opener struct {
+	Log *slog.Logger // may be nil
+}
+
+// Open is the function of that name.
+func (o Opener) Open(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	if err := Check(r); err != nil {
 		return nil, err
 	}
 	switch r.Kind {
 	case config.KindS3:
-		return portable(ctx, r, s3Options(r), s3.Open)
+		return portable(ctx, o, r, o.s3(r), s3.Open)
 	case config.KindSwift:
-		return portable(ctx, r, swiftOptions(r), swift.Open)
+		return portable(ctx, o, r, o.swift(r), swift.Open)
 	default:
 		return local.Open(r.Path)
 	}
 }
 
-// Create makes the place for a repository, unless it is there, and opens it.
-func Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
+// Create is the function of that name.
+func (o Opener) Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
 	if err := Check(r); err != nil {
 		return nil, err
 	}
 	switch r.Kind {
 	case config.KindS3:
-		return portable(ctx, r, s3Options(r), s3.Create)
+		return portable(ctx, o, r, o.s3(r), s3.Create)
 	case config.KindSwift:
-		return portable(ctx, r, swiftOptions(r), swift.Create)
+		return portable(ctx, o, r, o.swift(r), swift.Create)
 	default:
 		d, err := local.Open(r.Path)
 		if errors.Is(err, object.ErrNotExist) {
@@ -120,9 +136,10 @@ const (
 )
 
 // portable opens a distant store and puts the portable layer before it.
-func portable[O any, D object.Driver](ctx context.Context, r *config.Repository, o O, open func(context.Context, O) (D, error)) (object.Driver, error) {
+func portable[O any, D object.Driver](ctx context.Context, by Opener, r *config.Repository, o O, open func(context.Context, O) (D, error)) (object.Driver, error) {
 	var d D
-	opening := retry.Policy{Attempts: openAttempts, Budget: openBudget}
+	again := by.again(r)
+	opening := retry.Policy{Attempts: openAttempts, Budget: openBudget, Log: again}
 	err := opening.Do(ctx, "open", r.Location(), func(ctx context.Context) (err error) {
 		d, err = open(ctx, o)
 		return err
@@ -130,7 +147,30 @@ func portable[O any, D object.Driver](ctx context.Context, r *config.Repository,
 	if err != nil {
 		return nil, err
 	}
-	return retry.New(d, retry.Policy{}), nil
+	return retry.New(d, retry.Policy{Log: again}), nil
+}
+
+func (o Opener) s3(r *config.Repository) s3.Options {
+	opt := s3Options(r)
+	opt.Retry.Log = o.again(r)
+	return opt
+}
+
+func (o Opener) swift(r *config.Repository) swift.Options {
+	opt := swiftOptions(r)
+	opt.Retry.Log = o.again(r)
+	return opt
+}
+
+// again returns what tells the log of tries that failed.
+func (o Opener) again(r *config.Repository) func(retry.Attempt) {
+	if o.Log == nil {
+		return nil
+	}
+	log := o.Log.With("repository", r.Name)
+	return func(a retry.Attempt) {
+		log.Warn("store is asked again", "op", a.Op, "object", a.Name, "attempt", a.Number, "wait", a.Wait, "error", a.Err)
+	}
 }
 
 func s3Options(r *config.Repository) s3.Options {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -247,7 +248,11 @@ func TestHiccup(t *testing.T) {
 				Swift: config.Swift{AuthURL: server.URL + "/auth/v1.0", User: "a", Key: "hidden", Container: "c"},
 			}
 			begin := time.Now()
-			_, err := Open(t.Context(), r)
+			var told bytes.Buffer
+			_, err := Opener{Log: slog.New(slog.NewTextHandler(&told, nil))}.Open(t.Context(), r)
+			if n := strings.Count(told.String(), "store is asked again"); n != min(int(fails), openAttempts-1) || strings.Contains(told.String(), "hidden") {
+				t.Errorf("%s, away for %d: the log is\n%s", kind, fails, told.String())
+			}
 			if !errors.Is(err, want) || asked.Load() < 2 || time.Since(begin) > 5*time.Second || strings.Contains(err.Error(), "hidden") {
 				t.Errorf("%s, away for %d: %v after %d requests and %s", kind, fails, err, asked.Load(), time.Since(begin))
 			}
