@@ -31,6 +31,9 @@ type Options struct {
 	// AnswerTimeout bounds the wait for an answer once a request is sent; 0
 	// means 60 s.
 	AnswerTimeout time.Duration
+	// UploadRate and DownloadRate bound bytes a second over all connections;
+	// 0 is no bound.
+	UploadRate, DownloadRate int64
 }
 
 // New returns a transport. It sends nothing that was not asked for: no
@@ -44,7 +47,7 @@ func New(o Options) (*http.Transport, error) {
 	}
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           dialer(o),
 		MaxIdleConns:          o.Connections,
 		MaxIdleConnsPerHost:   o.Connections,
 		MaxConnsPerHost:       o.Connections,

@@ -108,6 +108,8 @@ type Options struct {
 	// DeleteVersions deletes all versions of an object in a bucket with
 	// versions. Without it a deleted object still takes space.
 	DeleteVersions bool
+	// UploadRate and DownloadRate bound bytes a second; 0 is no bound.
+	UploadRate, DownloadRate int64
 	// Retry is for parts of large objects; whole operations are not repeated
 	// here.
 	Retry retry.Policy
@@ -208,6 +210,8 @@ func (o *Options) validateChoices() error {
 		return errors.New("retain_for: retain_mode and retain_for go together")
 	case o.RetainFor < 0:
 		return errors.New("retain_for: must not be negative")
+	case o.UploadRate < 0 || o.DownloadRate < 0:
+		return errors.New("upload_rate: must not be negative, nor must download_rate")
 	case len(o.Tags) > 10:
 		return fmt.Errorf("tags: %d are too many, objects have at most 10", len(o.Tags))
 	}

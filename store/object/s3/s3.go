@@ -122,7 +122,7 @@ func newDriver(o Options) (*Driver, error) {
 	if d.sse, err = o.serverSide(); err != nil {
 		return nil, err
 	}
-	if d.transport, err = httpclient.New(httpclient.Options{CAFile: o.CAFile}); err != nil {
+	if d.transport, err = httpclient.New(httpclient.Options{CAFile: o.CAFile, UploadRate: o.UploadRate, DownloadRate: o.DownloadRate}); err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
 	u, err := url.Parse(o.Endpoint)

@@ -64,6 +64,8 @@ type Options struct {
 	SegmentSize      int64 // bytes; larger objects are stored in segments
 	Parallel         int   // segments at once
 	CAFile           string
+	// UploadRate and DownloadRate bound bytes a second; 0 is no bound.
+	UploadRate, DownloadRate int64
 	// Retry is for segments; whole operations are not repeated here.
 	Retry retry.Policy
 }
@@ -125,6 +127,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("parallel: must be between 1 and %d", MaxParallel)
 	case o.Interface != InterfacePublic && o.Interface != InterfaceInternal && o.Interface != InterfaceAdmin:
 		return fmt.Errorf("interface: %q is none of public, internal, admin", o.Interface)
+	case o.UploadRate < 0 || o.DownloadRate < 0:
+		return errors.New("upload_rate: must not be negative, nor must download_rate")
 	case o.AuthVersion < 0 || o.AuthVersion > 3:
 		return fmt.Errorf("auth_version: %d is none of 1, 2, 3", o.AuthVersion)
 	}

@@ -58,7 +58,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 		return nil, err
 	}
 	o.setDefaults()
-	transport, err := httpclient.New(httpclient.Options{CAFile: o.CAFile})
+	transport, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, UploadRate: o.UploadRate, DownloadRate: o.DownloadRate})
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
@@ -89,7 +89,7 @@ func Create(ctx context.Context, o Options) (*Driver, error) {
 		return d, err
 	}
 	o.setDefaults()
-	transport, err := httpclient.New(httpclient.Options{CAFile: o.CAFile})
+	transport, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, UploadRate: o.UploadRate, DownloadRate: o.DownloadRate})
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
