@@ -80,6 +80,8 @@ repositories {
     conditional_writes: no
     part_size: 32MB
     parallel: 5
+    upload_rate: 8MB
+    download_rate: 9MB
     delete_versions: true
     create: true
     recipient: %q
@@ -110,6 +112,8 @@ repositories {
     segment_container: c_segments
     segment_size: 1GB
     parallel: 4
+    upload_rate: 6MB
+    download_rate: 7MB
     ca_file: ca.pem
   }
   dir { path: /srv/repository, identity_file: key.txt, sign_seed_file: seed }
@@ -164,7 +168,7 @@ func TestReadFile(t *testing.T) {
 				Profile: "p", ProfileFile: "pf", CAFile: "ca.pem", StorageClass: "STANDARD_IA", Encryption: "customer", KMSKey: "k",
 				CustomerKey: "customer-secret", Tags: map[string]string{"team": "data", "cost": "42"}, RequesterPays: true,
 				RetainMode: "governance", RetainFor: 720 * time.Hour, Checksum: "sha256", ConditionalWrites: "no", PartSize: 32 << 20,
-				Parallel: 5, DeleteVersions: true,
+				Parallel: 5, DeleteVersions: true, UploadRate: 8 << 20, DownloadRate: 9 << 20,
 			},
 		}, {
 			Name: "swift", Kind: KindSwift,
@@ -174,6 +178,7 @@ func TestReadFile(t *testing.T) {
 				ApplicationCredentialID: "acid", ApplicationCredentialName: "acn", ApplicationCredentialSecret: "app-secret",
 				Token: "token-secret", StorageURL: "https://store/v1/AUTH_x", Region: "r", Interface: "internal",
 				Container: "c", Prefix: "x", SegmentContainer: "c_segments", SegmentSize: 1 << 30, Parallel: 4, CAFile: "ca.pem",
+				UploadRate: 6 << 20, DownloadRate: 7 << 20,
 			},
 		}, {Name: "dir", Kind: KindLocal, Path: "/srv/repository", IdentityFile: "key.txt", SignSeedFile: "seed"}},
 		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second,

@@ -54,6 +54,8 @@ type S3 struct {
 	ConditionalWrites string `conf:"conditional_writes"` // auto, yes or no
 	PartSize          int64  `conf:"part_size"`          // bytes
 	Parallel          int    `conf:"parallel"`
+	UploadRate        int64  `conf:"upload_rate"` // bytes a second
+	DownloadRate      int64  `conf:"download_rate"`
 	DeleteVersions    bool   `conf:"delete_versions"`
 }
 
@@ -85,6 +87,8 @@ type Swift struct {
 	SegmentContainer string `conf:"segment_container"`
 	SegmentSize      int64  `conf:"segment_size"` // bytes
 	Parallel         int    `conf:"parallel"`
+	UploadRate       int64  `conf:"upload_rate"` // bytes a second
+	DownloadRate     int64  `conf:"download_rate"`
 	CAFile           string `conf:"ca_file"`
 }
 

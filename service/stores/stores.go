@@ -1,7 +1,8 @@
 // Package stores makes drivers of what a configuration says of a repository.
 //
 // A driver of a distant store stands behind the portable layer: what may pass
-// is tried again. Nothing here speaks to a store before Open or Create is
+// is tried again, what does not move on is ended, and only so much is asked at
+// once. Nothing here speaks to a store before Open or Create is
 // called, and no error shows a secret.
 package stores
 
@@ -18,6 +19,8 @@ import (
 
 	"jetkeep/service/config"
 	"jetkeep/store/object"
+	"jetkeep/store/object/deadline"
+	"jetkeep/store/object/limit"
 	"jetkeep/store/object/local"
 	"jetkeep/store/object/retry"
 	"jetkeep/store/object/s3"
@@ -147,7 +150,7 @@ func portable[O any, D object.Driver](ctx context.Context, by Opener, r *config.
 	if err != nil {
 		return nil, err
 	}
-	return retry.New(d, retry.Policy{Log: again}), nil
+	return retry.New(limit.New(deadline.New(d, deadline.Options{}), limit.Options{}), retry.Policy{Log: again}), nil
 }
 
 func (o Opener) s3(r *config.Repository) s3.Options {
@@ -182,7 +185,7 @@ func s3Options(r *config.Repository) s3.Options {
 		StorageClass: c.StorageClass, Encryption: c.Encryption, KMSKey: c.KMSKey, CustomerKey: c.CustomerKey.Reveal(),
 		Tags: c.Tags, RequesterPays: c.RequesterPays, RetainMode: c.RetainMode, RetainFor: c.RetainFor,
 		Checksum: c.Checksum, ConditionalWrites: c.ConditionalWrites, PartSize: c.PartSize, Parallel: c.Parallel,
-		DeleteVersions: c.DeleteVersions,
+		DeleteVersions: c.DeleteVersions, UploadRate: c.UploadRate, DownloadRate: c.DownloadRate,
 	}
 }
 
@@ -195,5 +198,6 @@ func swiftOptions(r *config.Repository) swift.Options {
 		ApplicationCredentialSecret: c.ApplicationCredentialSecret.Reveal(), Token: c.Token.Reveal(), StorageURL: c.StorageURL,
 		Region: c.Region, Interface: c.Interface, Container: c.Container, Prefix: strings.Trim(c.Prefix, "/"),
 		SegmentContainer: c.SegmentContainer, SegmentSize: c.SegmentSize, Parallel: c.Parallel, CAFile: c.CAFile,
+		UploadRate: c.UploadRate, DownloadRate: c.DownloadRate,
 	}
 }
