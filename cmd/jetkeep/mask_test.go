@@ -16,6 +16,8 @@ var masks = []struct {
 	{sessionID, "ID"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?`), "TIME"},
 	{regexp.MustCompile(`\b\d+ objects deleted\b`), "OBJECTS deleted"},
+	// Where packs end depends on the times of the messages.
+	{regexp.MustCompile(`\b(\d+) objects, (\d+) of them read\b`), "OBJECTS read"},
 	{regexp.MustCompile(`\b[0-9a-z]{26}\b`), "REPOSITORY"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDRESS"},
 	{regexp.MustCompile(`\b\d+(\.\d+)? ([KMGT]i?)?B\b`), "SIZE"},

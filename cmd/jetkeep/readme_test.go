@@ -223,9 +223,10 @@ func shorten(old, now []string) []string {
 func TestMasks(t *testing.T) {
 	for in, want := range map[string]string{
 		"backup 20261122T214246Z-yu7jlc2f succeeded: 8 streams, 52,427 messages, 40.4 MiB in 0.80s": "backup ID succeeded: 8 streams, 52,427 messages, SIZE in DURATION",
-		"at nats://127.0.0.1:4222":     "at nats://ADDRESS",
-		`{"bytes":12,"messages":3}`:    `{"bytes":0,"messages":3}`,
-		"2026-11-22 21:42:46Z  7 left": "TIME 7 left",
+		"5 objects, 5 of them read (9 KiB)": "OBJECTS read (SIZE)",
+		"at nats://127.0.0.1:4222":          "at nats://ADDRESS",
+		`{"bytes":12,"messages":3}`:         `{"bytes":0,"messages":3}`,
+		"2026-11-22 21:42:46Z  7 left":      "TIME 7 left",
 	} {
 		if got := strings.Join(masked(in), "\n"); got != want {
 			t.Errorf("%q is masked as %q", in, got)
