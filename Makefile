@@ -74,6 +74,10 @@ demo: ## back up, delete, restore and compare a sample account
 demo-stores: tools ## the same with the repository on a real S3 server and on a real Swift
 	$(SUM) -show '^TestDemoOn' -- -count=1 -run '^TestDemoOn' ./cmd/jetkeep
 
+.PHONY: faults
+faults: tools ## disturb the way to real stores a thousand times, and restore all that was called a success
+	$(SUM) -show '^TestFaults' -- -count=1 -timeout 15m -run '^TestFaults' ./contrib/faults -faults 500
+
 .PHONY: readme
 readme: tools ## run the commands that the README shows
 	$(SUM) -- -count=1 -run 'README|Readme' ./cmd/...
@@ -85,7 +89,7 @@ bench: tools build ## measure against nats and restic; installs restic if it is 
 	bin/bench -nats-server "$(TOOLS)/nats-server-2.15.2" -nats "$(TOOLS)/nats" -jetkeep bin/jetkeep $(BENCH)
 
 # Measurements and what `test` already ran are not in it.
-CI_STEPS := tools build lint test model fuzz readme demo
+CI_STEPS := tools build lint test model faults fuzz readme demo
 
 .PHONY: ci
 ci: ## everything that must pass, with the time of each step

@@ -1,0 +1,268 @@
+package faults_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"jetkeep/service"
+	"jetkeep/service/api"
+	"jetkeep/service/client"
+	"jetkeep/service/config"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+	"jetkeep/store/object/objectserver"
+	"jetkeep/store/record"
+)
+
+var (
+	wanted = flag.Int("faults", 60, "faults to inject into each store's requests")
+	seed   = flag.Uint64("seed", 0, "of the faults; 0 for another one each time")
+	quiet  = log.New(io.Discard, "", 0)
+)
+
+func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
+
+// A way is a store behind what disturbs the way to it: connections go through
+// toxiproxy, requests through a proxy that spoils some.
+type way struct {
+	proxy *proxy
+	tcp   *toxiproxy.Proxy
+	url   string // in place of the store's
+}
+
+func newWay(t *testing.T, store string, seed uint64) *way {
+	t.Helper()
+	w := &way{proxy: newProxy(t, store, seed)}
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	w.tcp = toxiproxy.NewProxy(server, "store", "127.0.0.1:0", w.proxy.Listener.Addr().String())
+	if err := w.tcp.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.tcp.Stop)
+	w.url = "http://" + w.tcp.Listen
+	return w
+}
+
+// toxics are what connections suffer from, one a round.
+var toxics = []string{
+	`{"name":"x","type":"latency","stream":"downstream","attributes":{"latency":30,"jitter":20}}`,
+	`{"name":"x","type":"bandwidth","stream":"upstream","attributes":{"rate":2000}}`,
+	`{"name":"x","type":"reset_peer","stream":"downstream","toxicity":0.3,"attributes":{"timeout":20}}`,
+	`{"name":"x","type":"limit_data","stream":"downstream","toxicity":0.5,"attributes":{"bytes":20000}}`,
+	`{"name":"x","type":"limit_data","stream":"upstream","toxicity":0.3,"attributes":{"bytes":50000}}`,
+	`{"name":"x","type":"slicer","stream":"downstream","attributes":{"average_size":64,"size_variation":32,"delay":10}}`,
+	`{"name":"x","type":"timeout","stream":"downstream","toxicity":0.2,"attributes":{"timeout":200}}`,
+}
+
+func (w *way) suffer(t *testing.T, round int) {
+	t.Helper()
+	w.tcp.Toxics.ResetToxics(context.Background())
+	if round < 0 {
+		return
+	}
+	if _, err := w.tcp.Toxics.AddToxicJson(strings.NewReader(toxics[round%len(toxics)])); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A campaign backs up and restores through a way.
+type campaign struct {
+	t      *testing.T
+	nc     *nats.Conn
+	client *client.Client
+	way    *way
+	// points are the restore points that were said to be made, and what they
+	// must hold.
+	points map[string]made
+	states map[string]int // of sessions, by kind and state
+}
+
+type made struct {
+	stream  string
+	records []record.Record
+}
+
+// streams are backed up.
+var streams = []string{"ORDERS", "EVENTS", "LARGE"}
+
+func start(t *testing.T, w *way, repository config.Repository) *campaign {
+	t.Helper()
+	server := natstest.Start(t)
+	dir := t.TempDir()
+	repository.Name, repository.Create = "distant", true
+	c := config.Config{
+		Instance: "test", Control: natsconn.Options{URL: server.URL()}, Repositories: []config.Repository{repository},
+		Staging: config.Staging{Dir: filepath.Join(dir, "staging")}, Sweep: 200 * time.Millisecond,
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	svc, err := service.New(ctx, c, service.Deps{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- svc.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	<-svc.Ready()
+	x := &campaign{t: t, nc: server.Connect(), way: w, points: map[string]made{}, states: map[string]int{}}
+	if x.client, err = client.New(x.nc, client.Options{Timeout: 40 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range streams {
+		natstest.MakeStream(t, x.nc, fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":1}`, name, strings.ToLower(name)))
+	}
+	return x
+}
+
+// grow adds messages to the streams.
+func (x *campaign) grow(round int) {
+	natstest.PublishTo(x.t, x.nc, "orders.new", 200, 300)
+	natstest.PublishTo(x.t, x.nc, fmt.Sprintf("events.%d", round), 50, 100)
+	natstest.PublishTo(x.t, x.nc, "large.x", 8, 200_000)
+}
+
+// ended waits for a session's end, however it ends. A request that fails is
+// told to the caller, who may try again.
+func (x *campaign) ended(a *api.Accepted, err error) *api.SessionInfoResponse {
+	x.t.Helper()
+	if err != nil {
+		x.states["refused requests"]++
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(x.t.Context(), 5*time.Minute)
+	defer cancel()
+	r, err := x.client.Wait(ctx, a.Session, nil)
+	if err != nil {
+		x.t.Fatalf("session %s: %v", a.Session, err)
+	}
+	x.states[string(r.Kind)+" "+string(r.State)]++
+	if r.State != api.StateSucceeded && r.Error == nil {
+		x.t.Errorf("session %s is %s and does not say why", a.Session, r.State)
+	}
+	return r
+}
+
+func (x *campaign) backup() {
+	before := map[string][]record.Record{}
+	for _, name := range streams {
+		before[name] = natstest.Records(x.t, x.nc, name)
+	}
+	r := x.ended(x.client.BackupCreate(x.t.Context(), api.BackupCreateRequest{}))
+	if r == nil {
+		return
+	}
+	for _, task := range r.TaskList {
+		if task.State == api.StateSucceeded {
+			x.points[task.RestorePoint] = made{task.Stream, before[task.Stream]}
+		}
+	}
+}
+
+// restore brings a backup's stream back and compares it if that is said to have
+// succeeded.
+func (x *campaign) restore(point string) {
+	x.t.Helper()
+	m := x.points[point]
+	backup, _, _ := strings.Cut(point, ".")
+	natstest.MustRequest(x.t, x.nc, "STREAM.DELETE."+m.stream, nil, nil)
+	for try := 0; ; try++ {
+		r := x.ended(x.client.RestoreCreate(x.t.Context(), api.RestoreRequest{Backup: backup, Streams: []string{m.stream}}))
+		if r != nil && r.State == api.StateSucceeded {
+			break
+		}
+		if try == 4 { // it is too bad at the moment
+			x.way.proxy.setRate(0)
+			x.way.suffer(x.t, -1)
+		}
+		if try == 6 {
+			x.t.Fatalf("restore point %s cannot be restored, though nothing disturbs: %+v", point, r)
+		}
+	}
+	if d := natstest.Diff(m.records, natstest.Records(x.t, x.nc, m.stream)); d != "" {
+		x.t.Errorf("restore point %s was said to be made, and restored, and is wrong: %s", point, d)
+	}
+}
+
+// run disturbs until so many faults have met something, and then looks at every
+// restore point without a disturbance.
+func (x *campaign) run(faults int) {
+	t := x.t
+	const fewest = 10 // restore points
+	for round := 0; x.way.proxy.total() < faults || len(x.points) < fewest && round < 30; round++ {
+		rate := 0.25
+		if round%5 == 4 {
+			rate = 0.7 // so bad that sessions fail
+		}
+		x.way.proxy.setRate(rate)
+		x.way.suffer(t, round)
+		x.grow(round)
+		n := len(x.points)
+		x.backup()
+		if len(x.points) == n || round%2 == 1 {
+			continue
+		}
+		for point := range x.points {
+			x.restore(point)
+			break
+		}
+	}
+	x.way.proxy.setRate(0)
+	x.way.suffer(t, -1)
+	for point := range x.points {
+		x.restore(point)
+	}
+	v, err := x.client.RepositoryVerify(t.Context(), api.RepositoryVerifyRequest{Level: api.LevelRecords})
+	if r := x.ended(v, err); r == nil || r.State != api.StateSucceeded {
+		t.Errorf("the repository is not whole: %+v", r)
+	}
+	t.Logf("%s; %d restore points, all restored and compared; sessions: %v", x.way.proxy, len(x.points), x.states)
+	if len(x.points) < fewest {
+		t.Errorf("only %d restore points were made", len(x.points))
+	}
+}
+
+func theSeed(t *testing.T) uint64 {
+	s := *seed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d", s)
+	return s
+}
+
+func TestFaultsOnS3(t *testing.T) {
+	s := objectserver.S3(t, objectserver.Versitygw)
+	w := newWay(t, s.Endpoint, theSeed(t))
+	r := config.Repository{Kind: config.KindS3, S3: config.S3{
+		Endpoint: w.url, Region: s.Region, Bucket: s.NewBucket(t, objectserver.BucketOptions{}), Addressing: "path",
+		AccessKey: s.AccessKey, SecretKey: natsconn.Secret(s.SecretKey),
+	}}
+	start(t, w, r).run(*wanted)
+}
+
+func TestFaultsOnSwift(t *testing.T) {
+	s := objectserver.Swift(t, objectserver.SwiftOptions{})
+	w := newWay(t, s.URL, theSeed(t))
+	r := config.Repository{Kind: config.KindSwift, Swift: config.Swift{
+		AuthURL: w.url + "/auth/v1.0", AuthVersion: 1, User: s.User, Key: natsconn.Secret(s.Key), Container: "backups",
+		StorageURL: w.url + "/v1/AUTH_test",
+	}}
+	start(t, w, r).run(*wanted)
+}
