@@ -24,7 +24,9 @@ import (
 type repositories struct {
 	list  []config.Repository
 	state *state.Store
-	log   *slog.Logger
+	// uploads, if set, is where uploads into encrypted repositories are noted.
+	uploads store.Journal
+	log     *slog.Logger
 	// slots are the repositories by name, each in a channel of its own: who has
 	// taken it out opens it. A store that does not answer holds up only those
 	// who want that one, and they can give up.
@@ -136,7 +138,7 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository, o *open
 	if err != nil {
 		return err
 	}
-	keys.Lock = r.state.Lock
+	keys.Lock, keys.Journal = r.state.Lock, r.uploads
 	driver, err := r.driver(ctx, c, o, create)
 	if err != nil {
 		return err

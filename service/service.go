@@ -227,6 +227,7 @@ func (s *Service) openKeys(ctx context.Context) error {
 	}
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log)
+		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)
 		s.closers = append(s.closers, r.close)
 		s.repositories = r
 	}

@@ -31,6 +31,7 @@ type packFile struct {
 	ref   *packRef
 	proof []byte
 	file  *staging.File
+	key   string // of the journal, if it is to be noted there
 }
 
 // sealOverhead bounds what sealing adds to a pack of n bytes: a head, and 16
@@ -156,7 +157,8 @@ func (p *packer) finish() error {
 	if p.file == nil {
 		return nil
 	}
-	if err := p.write(appendPackIndex(nil, p.index, p.w.place.epoch)); err != nil {
+	index := appendPackIndex(nil, p.index, p.w.place.epoch)
+	if err := p.write(index); err != nil {
 		return err
 	}
 	if p.sealed != nil {
@@ -168,7 +170,7 @@ func (p *packer) finish() error {
 	p.ref.size = uint64(p.file.Size())
 	p.hash.Sum(p.ref.hash[:0])
 	select {
-	case p.w.packs <- &packFile{ref: p.ref, proof: p.proof.encode(), file: p.file}:
+	case p.w.packs <- &packFile{ref: p.ref, proof: p.proof.encode(), file: p.file, key: p.w.journalKey(index, p.ref.size)}:
 	case <-p.w.ctx.Done():
 		return context.Cause(p.w.ctx)
 	}
@@ -202,6 +204,9 @@ func (w *Writer) uploads() error {
 
 // upload stores a pack and its proof.
 func (w *Writer) upload(pack *packFile) error {
+	if again, err := w.reuse(pack); again || err != nil {
+		return errors.Join(err, pack.file.Close())
+	}
 	size := int64(pack.ref.size)
 	n, err := w.repo.putOnce(w.ctx, w.repo.packName(w.place.chain, pack.ref.hash), pack.file, size)
 	if err = errors.Join(err, pack.file.Close()); err != nil {
@@ -213,5 +218,5 @@ func (w *Writer) upload(pack *packFile) error {
 	}
 	pack.ref.proof = proof
 	w.progress(0, 0, uint64(n+m))
-	return nil
+	return w.note(pack)
 }

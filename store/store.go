@@ -91,14 +91,15 @@ func damaged(name string, err error, format string, args ...any) error {
 // A Repository is a store whose marker has been read and understood, and the
 // keys that are at hand for it. Goroutines can share it.
 type Repository struct {
-	bucket *object.Bucket
-	marker Marker
-	sealer *seal.Sealer // nil: nothing is encrypted
-	signer *sign.Signer // nil: nothing is signed
-	trust  *sign.Trust  // nil: nothing needs to be signed
-	lock   Lock         // nil: none is at hand
-	sole   bool         // nobody else writes
-	cache  *cache
+	bucket  *object.Bucket
+	marker  Marker
+	sealer  *seal.Sealer // nil: nothing is encrypted
+	signer  *sign.Signer // nil: nothing is signed
+	trust   *sign.Trust  // nil: nothing needs to be signed
+	lock    Lock         // nil: none is at hand
+	journal Journal      // nil: none
+	sole    bool         // nobody else writes
+	cache   *cache
 
 	encoders *encoders
 }
@@ -131,6 +132,9 @@ type OpenOptions struct {
 	// Lock is needed to append to logs in stores that cannot tell which of two
 	// who create an object at once was first. See FORMAT.md, Chains.
 	Lock Lock
+	// Journal, if set, lets an attempt use what one before it uploaded also in an
+	// encrypted repository.
+	Journal Journal
 	// SoleWriter promises that nobody else writes, in place of a Lock.
 	SoleWriter bool
 }
@@ -226,7 +230,7 @@ func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Reposit
 	if err := checkPin(m, opt); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, sole: opt.SoleWriter, cache: newCache(), encoders: new(encoders)}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, journal: opt.Journal, sole: opt.SoleWriter, cache: newCache(), encoders: new(encoders)}
 	if !m.Encrypted() {
 		return r, nil
 	}

@@ -28,6 +28,7 @@ const (
 	BucketSessions  = "JETKEEP_SESSIONS"
 	BucketSchedules = "JETKEEP_SCHEDULES"
 	BucketState     = "JETKEEP_STATE"
+	BucketUploads   = "JETKEEP_UPLOADS"
 	StreamTasks     = "JETKEEP_TASKS"
 	StreamEvents    = "JETKEEP_EVENTS"
 )

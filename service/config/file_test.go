@@ -83,6 +83,7 @@ repositories {
     upload_rate: 8MB
     download_rate: 9MB
     delete_versions: true
+    retry_for: "90s"
     create: true
     recipient: %q
     trusted_keys: []
@@ -115,6 +116,7 @@ repositories {
     upload_rate: 6MB
     download_rate: 7MB
     ca_file: ca.pem
+    retry_for: "5m"
   }
   dir { path: /srv/repository, identity_file: key.txt, sign_seed_file: seed }
 }
@@ -168,7 +170,7 @@ func TestReadFile(t *testing.T) {
 				Profile: "p", ProfileFile: "pf", CAFile: "ca.pem", StorageClass: "STANDARD_IA", Encryption: "customer", KMSKey: "k",
 				CustomerKey: "customer-secret", Tags: map[string]string{"team": "data", "cost": "42"}, RequesterPays: true,
 				RetainMode: "governance", RetainFor: 720 * time.Hour, Checksum: "sha256", ConditionalWrites: "no", PartSize: 32 << 20,
-				Parallel: 5, DeleteVersions: true, UploadRate: 8 << 20, DownloadRate: 9 << 20,
+				Parallel: 5, DeleteVersions: true, UploadRate: 8 << 20, DownloadRate: 9 << 20, RetryFor: 90 * time.Second,
 			},
 		}, {
 			Name: "swift", Kind: KindSwift,
@@ -178,7 +180,7 @@ func TestReadFile(t *testing.T) {
 				ApplicationCredentialID: "acid", ApplicationCredentialName: "acn", ApplicationCredentialSecret: "app-secret",
 				Token: "token-secret", StorageURL: "https://store/v1/AUTH_x", Region: "r", Interface: "internal",
 				Container: "c", Prefix: "x", SegmentContainer: "c_segments", SegmentSize: 1 << 30, Parallel: 4, CAFile: "ca.pem",
-				UploadRate: 6 << 20, DownloadRate: 7 << 20,
+				UploadRate: 6 << 20, DownloadRate: 7 << 20, RetryFor: 5 * time.Minute,
 			},
 		}, {Name: "dir", Kind: KindLocal, Path: "/srv/repository", IdentityFile: "key.txt", SignSeedFile: "seed"}},
 		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second,

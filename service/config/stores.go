@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -57,6 +58,8 @@ type S3 struct {
 	UploadRate        int64  `conf:"upload_rate"` // bytes a second
 	DownloadRate      int64  `conf:"download_rate"`
 	DeleteVersions    bool   `conf:"delete_versions"`
+
+	RetryFor time.Duration `conf:"retry_for"` // how long one operation is tried again
 }
 
 // Swift is where a repository of KindSwift lives. What its fields may hold, the
@@ -90,6 +93,8 @@ type Swift struct {
 	UploadRate       int64  `conf:"upload_rate"` // bytes a second
 	DownloadRate     int64  `conf:"download_rate"`
 	CAFile           string `conf:"ca_file"`
+
+	RetryFor time.Duration `conf:"retry_for"` // how long one operation is tried again
 }
 
 // Location says where a repository is, without secrets.
@@ -112,6 +117,9 @@ func join(scheme, bucket, prefix string) string {
 func (r *Repository) place() (place, field string, err error) {
 	if !slices.Contains(Kinds(), r.Kind) {
 		return "", "", fmt.Errorf("kind: %q is none, only %s", r.Kind, strings.Join(Kinds(), ", "))
+	}
+	if d := max(r.S3.RetryFor, r.Swift.RetryFor); d > time.Hour || min(r.S3.RetryFor, r.Swift.RetryFor) < 0 {
+		return "", "", errors.New("retry_for: must be at least 0, for the default, and at most 1h")
 	}
 	var value string
 	switch r.Kind {

@@ -150,7 +150,15 @@ func portable[O any, D object.Driver](ctx context.Context, by Opener, r *config.
 	if err != nil {
 		return nil, err
 	}
-	return retry.New(limit.New(deadline.New(d, deadline.Options{}), limit.Options{}), retry.Policy{Log: again}), nil
+	return retry.New(limit.New(deadline.New(d, deadline.Options{}), limit.Options{}), retry.Policy{Budget: retryFor(r), Log: again}), nil
+}
+
+// retryFor returns how long one operation is tried again, 0 for the default.
+func retryFor(r *config.Repository) time.Duration {
+	if r.Kind == config.KindSwift {
+		return r.Swift.RetryFor
+	}
+	return r.S3.RetryFor
 }
 
 func (o Opener) s3(r *config.Repository) s3.Options {
@@ -186,6 +194,7 @@ func s3Options(r *config.Repository) s3.Options {
 		Tags: c.Tags, RequesterPays: c.RequesterPays, RetainMode: c.RetainMode, RetainFor: c.RetainFor,
 		Checksum: c.Checksum, ConditionalWrites: c.ConditionalWrites, PartSize: c.PartSize, Parallel: c.Parallel,
 		DeleteVersions: c.DeleteVersions, UploadRate: c.UploadRate, DownloadRate: c.DownloadRate,
+		Retry: retry.Policy{Budget: c.RetryFor},
 	}
 }
 
@@ -199,5 +208,6 @@ func swiftOptions(r *config.Repository) swift.Options {
 		Region: c.Region, Interface: c.Interface, Container: c.Container, Prefix: strings.Trim(c.Prefix, "/"),
 		SegmentContainer: c.SegmentContainer, SegmentSize: c.SegmentSize, Parallel: c.Parallel, CAFile: c.CAFile,
 		UploadRate: c.UploadRate, DownloadRate: c.DownloadRate,
+		Retry: retry.Policy{Budget: c.RetryFor},
 	}
 }

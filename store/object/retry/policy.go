@@ -24,7 +24,10 @@ import (
 
 // Defaults of a Policy.
 const (
-	DefaultAttempts = 10
+	// DefaultAttempts is more than the budget allows with waits as long as they
+	// are: what bounds an operation is time, or a store that is away for a minute
+	// would fail all that answers quickly.
+	DefaultAttempts = 60
 	DefaultBase     = 200 * time.Millisecond
 	DefaultMax      = 15 * time.Second
 	DefaultBudget   = 3 * time.Minute

@@ -183,7 +183,7 @@ func TestTimes(t *testing.T) {
 			return calls, time.Since(begin), out
 		}
 		calls, took, err := try(retry.Policy{}, t.Context(), errAway)
-		if calls != retry.DefaultAttempts || !errors.Is(err, errAway) || took < 20*time.Second || took > retry.DefaultBudget {
+		if calls >= retry.DefaultAttempts || calls < 10 || !errors.Is(err, errAway) || took < 2*time.Minute || took > retry.DefaultBudget {
 			t.Errorf("defaults: %d calls in %s, %v", calls, took, err)
 		}
 		calls, took, err = try(retry.Policy{Attempts: 1000, Budget: time.Minute}, t.Context(), errAway)

@@ -1,0 +1,205 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+
+	"jetkeep/store/object"
+	"jetkeep/store/object/mem"
+	"jetkeep/store/seqset"
+)
+
+// notes is a journal in memory.
+type notes struct {
+	mu    sync.Mutex
+	notes map[string][]byte
+}
+
+func (n *notes) Uploaded(_ context.Context, key string) []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.notes[key]
+}
+
+func (n *notes) NoteUpload(_ context.Context, key string, value []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.notes[key] = bytes.Clone(value)
+}
+
+// leaving is a store that goes away after so many packs, unless that is 0, and
+// counts their bytes.
+type leaving struct {
+	*mem.Driver
+	mu       sync.Mutex
+	packs    int
+	uploaded int64
+}
+
+var errAway = errors.New("the store is away")
+
+func (l *leaving) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if strings.HasPrefix(name, packsPrefix) {
+		if l.packs--; l.packs == 0 {
+			return errAway
+		}
+		l.uploaded += size
+	}
+	return l.Driver.Put(ctx, name, body, size)
+}
+
+// A resuming is an encrypted repository in a store that goes away during the
+// first attempt.
+type resuming struct {
+	store    *leaving
+	notes    *notes
+	opt      OpenOptions
+	operator string
+}
+
+func newResuming(t *testing.T) *resuming {
+	t.Helper()
+	service, _, d, operator := newSealedRepo(t)
+	x := &resuming{store: &leaving{Driver: d, packs: 6}, notes: &notes{notes: map[string][]byte{}}, operator: operator.Secret()}
+	keys, err := service.Unlock(t.Context(), []string{x.operator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writers, err := keys.WriterKeys(t.Context())
+	if err != nil || len(writers) != 1 {
+		t.Fatal(writers, err)
+	}
+	x.opt = OpenOptions{WriterKey: writers[0], Recipient: service.Marker().Recipient, Journal: x.notes}
+	if _, err := x.attempt(t, "b.0001"); !errors.Is(err, errAway) {
+		t.Fatalf("the first attempt: %v", err)
+	}
+	if x.store.uploaded < 5<<20 || len(x.notes.notes) < 3 {
+		t.Fatalf("the first attempt uploaded %d bytes and noted %d packs", x.store.uploaded, len(x.notes.notes))
+	}
+	x.store.uploaded = 0
+	return x
+}
+
+// attempt stores 24 MB with a repository that is opened anew.
+func (x *resuming) attempt(t *testing.T, task string) (Content, error) {
+	t.Helper()
+	r, err := Open(t.Context(), object.NewBucket(x.store), x.opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := r.NewWriter(t.Context(), WriterOptions{Staging: newStaging(t, 5<<20), Task: task, Target: "default", Stream: "ORDERS"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	for _, rec := range rising(6000, 4000) {
+		if err := w.Append(rec); err != nil {
+			return Content{}, err
+		}
+	}
+	c, err := w.Finish(t.Context(), &seqset.Set{})
+	if err == nil {
+		err = r.Commit(t.Context(), makePoint(task, c))
+	}
+	return c, err
+}
+
+// again makes the second attempt, which must be good, and returns how many
+// bytes of packs it uploaded.
+func (x *resuming) again(t *testing.T) int64 {
+	t.Helper()
+	if _, err := x.attempt(t, "b.0002"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(t.Context(), object.NewBucket(x.store), x.opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlocked, err := r.Unlock(t.Context(), []string{x.operator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := unlocked.Point(t.Context(), "b.0002")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRecords(t, unlocked, p, rising(6000, 4000))
+	return x.store.uploaded
+}
+
+// allOfIt is a little less than these records take.
+const allOfIt = 18_800_000
+
+// What the first attempt uploaded, the second does not upload again.
+func TestAttemptAfterUsesWhatArrived(t *testing.T) {
+	x := newResuming(t)
+	n := x.again(t)
+	t.Logf("%d bytes uploaded again", n)
+	if n > allOfIt-5<<20 {
+		t.Errorf("the second attempt uploaded %d bytes again", n)
+	}
+}
+
+// Notes that somebody else made, or that stand for other packs, are not taken,
+// and what rotted meanwhile is uploaded again.
+func TestJournalIsNotTrusted(t *testing.T) {
+	for name, spoil := range map[string]func(x *resuming){
+		"none": func(x *resuming) { clear(x.notes.notes) },
+		"no note": func(x *resuming) {
+			for k := range x.notes.notes {
+				x.notes.notes[k] = []byte(`{"hash":1}`)
+			}
+		},
+		"swapped": func(x *resuming) {
+			var last []byte
+			for _, v := range x.notes.notes {
+				last = v
+			}
+			for k := range maps.Clone(x.notes.notes) {
+				x.notes.notes[k], last = last, x.notes.notes[k]
+			}
+		},
+		"without a MAC": func(x *resuming) {
+			for k, v := range x.notes.notes {
+				x.notes.notes[k] = append(bytes.Split(v, []byte(`,"mac"`))[0], '}')
+			}
+		},
+		"rotten": func(x *resuming) {
+			x.damage(func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+		},
+		"shortened": func(x *resuming) {
+			x.damage(func(b []byte) []byte { return b[:len(b)-1] })
+		},
+		"pruned": func(x *resuming) {
+			x.each(func(name string) { _ = x.store.Delete(context.Background(), name) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newResuming(t)
+			spoil(x)
+			if n := x.again(t); n < allOfIt {
+				t.Errorf("only %d bytes were uploaded", n)
+			}
+		})
+	}
+}
+
+func (x *resuming) each(do func(name string)) {
+	for info, err := range object.NewBucket(x.store).List(context.Background(), packsPrefix) {
+		if err == nil {
+			do(info.Name)
+		}
+	}
+}
+
+func (x *resuming) damage(change func([]byte) []byte) {
+	x.each(func(name string) { x.store.Corrupt(name, change) })
+}
