@@ -86,8 +86,9 @@ type campaign struct {
 	way    *way
 	// points are the restore points that were said to be made, and what they
 	// must hold.
-	points map[string]made
-	states map[string]int // of sessions, by kind and state
+	points  map[string]made
+	states  map[string]int // of sessions, by kind and state
+	staging string         // the directory
 }
 
 type made struct {
@@ -105,7 +106,7 @@ func start(t *testing.T, w *way, repository config.Repository) *campaign {
 	repository.Name, repository.Create = "distant", true
 	c := config.Config{
 		Instance: "test", Control: natsconn.Options{URL: server.URL()}, Repositories: []config.Repository{repository},
-		Staging: config.Staging{Dir: filepath.Join(dir, "staging")}, Sweep: 200 * time.Millisecond,
+		Staging: config.Staging{Dir: filepath.Join(dir, "staging"), Limit: stagingLimit}, Sweep: 200 * time.Millisecond,
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	svc, err := service.New(ctx, c, service.Deps{Log: slog.New(slog.DiscardHandler)})
@@ -121,7 +122,7 @@ func start(t *testing.T, w *way, repository config.Repository) *campaign {
 		}
 	})
 	<-svc.Ready()
-	x := &campaign{t: t, nc: server.Connect(), way: w, points: map[string]made{}, states: map[string]int{}}
+	x := &campaign{t: t, nc: server.Connect(), way: w, points: map[string]made{}, states: map[string]int{}, staging: c.Staging.Dir}
 	if x.client, err = client.New(x.nc, client.Options{Timeout: 40 * time.Second}); err != nil {
 		t.Fatal(err)
 	}

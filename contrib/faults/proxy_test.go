@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -34,6 +35,8 @@ var kinds = []string{internalError, unavailable, throttled, lostAnswer, lostRequ
 type proxy struct {
 	*httptest.Server
 	pass *httputil.ReverseProxy
+	// uploaded counts the bytes of bodies that went to the store.
+	uploaded atomic.Int64
 
 	mu       sync.Mutex
 	rng      *rand.Rand
@@ -111,6 +114,9 @@ func (p *proxy) String() string {
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Body != nil {
+		r.Body = &counted{r.Body, &p.uploaded}
+	}
 	kind := p.draw()
 	if kind == cutBody && r.ContentLength <= 0 {
 		kind = lostRequest
@@ -144,6 +150,18 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.pass.ServeHTTP(w, r)
 	}
 	p.count(kind)
+}
+
+// A counted body counts what is read of it.
+type counted struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // cutAnswer sends the head and half of the body of an answer.

@@ -1,0 +1,173 @@
+package faults_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"jetkeep/service/api"
+	"jetkeep/service/config"
+	"jetkeep/service/natsconn"
+	"jetkeep/service/natstest"
+	"jetkeep/store/object/objectserver"
+	"jetkeep/store/seal"
+)
+
+// stagingLimit is the least that the configuration allows, and less than what
+// is backed up here.
+const stagingLimit = 64 << 20
+
+// bulky starts a service with one stream of 100 MB that does not compress, in
+// a repository behind a way.
+func bulky(t *testing.T, change func(r *config.Repository)) (*campaign, *way) {
+	t.Helper()
+	s := objectserver.S3(t, objectserver.Versitygw)
+	w := newWay(t, s.Endpoint, 1)
+	r := config.Repository{Kind: config.KindS3, S3: config.S3{
+		Endpoint: w.url, Region: s.Region, Bucket: s.NewBucket(t, objectserver.BucketOptions{}), Addressing: "path",
+		AccessKey: s.AccessKey, SecretKey: natsconn.Secret(s.SecretKey),
+	}}
+	if change != nil {
+		change(&r)
+	}
+	x := start(t, w, r)
+	natstest.PublishTo(t, x.nc, "large.x", 500, 200_000)
+	return x, w
+}
+
+// uploaded waits until a session has uploaded so much, and returns its id.
+func (x *campaign) begin(uploaded uint64) string {
+	x.t.Helper()
+	a, err := x.client.BackupCreate(x.t.Context(), api.BackupCreateRequest{Streams: []string{"LARGE"}})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if uint64(x.way.proxy.uploaded.Load()) >= uploaded {
+			return a.Session
+		}
+	}
+	x.t.Fatal("nothing is uploaded")
+	return ""
+}
+
+func (x *campaign) end(session string) *api.SessionInfoResponse {
+	x.t.Helper()
+	return x.ended(&api.Accepted{Session: session}, nil)
+}
+
+// whole wants a session to have made a restore point of LARGE that restores.
+func (x *campaign) whole(r *api.SessionInfoResponse) {
+	x.t.Helper()
+	if r.State != api.StateSucceeded || len(r.TaskList) != 1 {
+		x.t.Fatalf("the session is %s: %+v", r.State, r.Error)
+	}
+	point := r.TaskList[0].RestorePoint
+	x.points[point] = made{"LARGE", natstest.Records(x.t, x.nc, "LARGE")}
+	x.restore(point)
+}
+
+// A store that takes less than the server sends holds the dump back: staging
+// stays within its limit and the backup succeeds.
+func TestSlowStore(t *testing.T) {
+	x, w := bulky(t, nil)
+	var most atomic.Int64
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			most.Store(max(most.Load(), size(x.staging)))
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	if _, err := w.tcp.Toxics.AddToxicJson(strings.NewReader(`{"name":"x","type":"bandwidth","stream":"upstream","attributes":{"rate":4000}}`)); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	r := x.end(x.begin(0))
+	took := time.Since(begun)
+	close(stop)
+	<-done
+	t.Logf("100 MB in %s, at most %d MB in staging", took.Round(time.Second), most.Load()>>20)
+	if most.Load() > stagingLimit || most.Load() < stagingLimit/4 {
+		t.Errorf("staging grew to %d bytes, the limit is %d", most.Load(), stagingLimit)
+	}
+	w.suffer(t, -1)
+	x.whole(r)
+}
+
+func size(dir string) (n int64) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
+// When a store comes back, the task goes on.
+func TestStoreReturns(t *testing.T) {
+	x, w := bulky(t, nil)
+	session := x.begin(20 << 20)
+	w.tcp.Stop()
+	time.Sleep(5 * time.Second)
+	if err := w.tcp.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := x.end(session)
+	x.whole(r)
+	if n := w.proxy.uploaded.Load(); n > 150_000_000 {
+		t.Errorf("%d bytes were uploaded for 100 MB", n)
+	}
+}
+
+// When it stays away the task fails and says so, and the attempt after that
+// uses what arrived, in an encrypted repository too.
+func TestStoreStaysAway(t *testing.T) {
+	for name, encrypted := range map[string]bool{"plain": false, "encrypted": true} {
+		t.Run(name, func(t *testing.T) {
+			x, w := bulky(t, func(r *config.Repository) {
+				r.S3.RetryFor = 2 * time.Second
+				if encrypted {
+					id, err := seal.Generate(seal.Hybrid)
+					if err != nil {
+						t.Fatal(err)
+					}
+					file := filepath.Join(t.TempDir(), "identity")
+					if err := os.WriteFile(file, []byte(id.Secret()+"\n"), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					r.OperatorRecipients, r.IdentityFile = []string{id.Recipient().String()}, file
+				}
+			})
+			session := x.begin(60 << 20)
+			w.tcp.Stop()
+			r := x.end(session)
+			if r.State != api.StateFailed || len(r.TaskList) != 1 || r.TaskList[0].Error == nil || r.TaskList[0].Error.ErrCode != api.CodeStoreUnavailable {
+				t.Fatalf("the session is %s: %+v", r.State, r.TaskList)
+			}
+			t.Log(r.TaskList[0].Error)
+			if n := size(x.staging); n != 0 {
+				t.Errorf("%d bytes are left in staging", n)
+			}
+			arrived := w.proxy.uploaded.Load()
+			if err := w.tcp.Start(); err != nil {
+				t.Fatal(err)
+			}
+			x.whole(x.end(x.begin(0)))
+			again := w.proxy.uploaded.Load() - arrived
+			t.Logf("%d bytes arrived at first and %d then", arrived, again)
+			if again > 70<<20 {
+				t.Errorf("%d bytes were uploaded again after %d", again, arrived)
+			}
+		})
+	}
+}
