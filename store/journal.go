@@ -56,24 +56,29 @@ func (w *Writer) journalKey(index []byte, stored uint64) string {
 	return hex.EncodeToString(mac)
 }
 
+// noted reads a note. One of another version is none, and so is one that
+// somebody without the writer key made.
+func (r *Repository) noted(key string, note []byte) (j journalled, ok bool) {
+	if json.Unmarshal(note, &j) != nil {
+		return j, false
+	}
+	sum, err := j.sum(r, key)
+	return j, err == nil && sum != nil && hmac.Equal(sum, j.MAC)
+}
+
 // reuse looks for the same pack of an attempt before and, if it is there whole,
 // has the segments refer to that.
 func (w *Writer) reuse(pack *packFile) (bool, error) {
 	if pack.key == "" {
 		return false, nil
 	}
-	note := w.repo.journal.Uploaded(w.ctx, pack.key)
-	var j journalled
-	if note == nil || json.Unmarshal(note, &j) != nil {
+	j, ok := w.repo.noted(pack.key, w.repo.journal.Uploaded(w.ctx, pack.key))
+	if !ok {
 		return false, nil
-	}
-	sum, err := j.sum(w.repo, pack.key)
-	if err != nil || sum == nil || !hmac.Equal(sum, j.MAC) {
-		return false, err
 	}
 	h, err := (&Ref{Hash: j.Hash, Size: 1, Raw: 1}).hash()
 	if err != nil {
-		return false, nil //nolint:nilerr // a note of an other version, perhaps
+		return false, err
 	}
 	there, err := w.whole(w.repo.packName(w.place.chain, h), int64(j.Size))
 	if !there || err != nil {
@@ -82,7 +87,7 @@ func (w *Writer) reuse(pack *packFile) (bool, error) {
 	if ref := j.Proof.Ref; ref != nil {
 		ph, err := ref.hash()
 		if err != nil {
-			return false, nil //nolint:nilerr // as above
+			return false, err
 		}
 		if there, err = w.whole(w.repo.metaName(w.place.chain, ph), ref.Size); !there || err != nil {
 			return false, err
