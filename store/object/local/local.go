@@ -3,15 +3,23 @@
 // An object is written to a temporary file in the same file system, synced,
 // linked under its name, and the directory is synced: after Put returns it
 // survives a power cut, and before that its name does not exist. Files are
-// 0600 and directories 0700. Linking is atomic, also between hosts on NFS; on
-// a file system without hard links creation is atomic only within one process,
-// and AtomicCreate says so once that has been found out.
+// 0600 and directories 0700. On a file system without hard links a file is
+// renamed instead, and creation is atomic only within one process; AtomicCreate
+// tries that.
+//
+// NFS needs no locks here. Linking is atomic between hosts; an answer that was
+// lost, so that the repeated request finds the name taken, is told from
+// somebody else's file by what the two names refer to. A host may see names
+// that another made only when its cache of the directory ends, after some
+// seconds, which costs a second upload of the same bytes and never an object:
+// what exists is decided by the link. The server must not export with async.
 //
 // Temporary files of writers that were killed are removed by a later Open,
 // when they have not changed for a day.
 package local
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -40,6 +48,7 @@ const (
 type Driver struct {
 	root    *os.Root
 	link    func(from, to string) error
+	tried   atomic.Bool // whether there are links
 	noLinks atomic.Bool
 	rename  sync.Mutex // held from look to rename where links are missing
 }
@@ -67,8 +76,29 @@ func Open(dir string) (*Driver, error) {
 // Close gives the directory back.
 func (d *Driver) Close() error { return d.root.Close() }
 
-// AtomicCreate says whether the file system gave us hard links so far.
-func (d *Driver) AtomicCreate(context.Context) (bool, error) { return !d.noLinks.Load(), nil }
+// AtomicCreate says whether the file system has hard links. It tries, once, and
+// fails where nothing can be written.
+func (d *Driver) AtomicCreate(ctx context.Context) (bool, error) {
+	if d.tried.Load() {
+		return !d.noLinks.Load(), nil
+	}
+	temp, err := d.writeTemp(ctx, bytes.NewReader(nil), 0)
+	if err != nil {
+		return false, writeError(err)
+	}
+	defer d.root.Remove(temp) //nolint:errcheck // removed late
+	to := temp + ".link"
+	err = d.link(temp, to)
+	_ = d.root.Remove(to)
+	switch {
+	case linksMissing(err):
+		d.noLinks.Store(true)
+	case err != nil:
+		return false, writeError(err)
+	}
+	d.tried.Store(true)
+	return !d.noLinks.Load(), nil
+}
 
 // removeStale is best effort: what cannot be removed now can be the next time,
 // and a read-only repository must open.
@@ -89,7 +119,7 @@ func (d *Driver) removeStale() {
 // Put creates an object.
 func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
 	if _, err := d.root.Lstat(name); err == nil {
-		return object.ErrExist // spares the copy; the link below decides
+		return d.exists(name) // spares the copy; the link below decides
 	}
 	temp, err := d.writeTemp(ctx, body, size)
 	if err != nil {
@@ -146,7 +176,7 @@ func (d *Driver) publish(ctx context.Context, temp, name string) error {
 	}
 	if err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return object.ErrExist
+			return d.exists(name)
 		}
 		return err
 	}
@@ -158,11 +188,23 @@ func (d *Driver) publish(ctx context.Context, temp, name string) error {
 	return nil
 }
 
+// exists is ErrExist, once the name is durable: whoever has just made it may not
+// have come to that yet, and who is told that it exists relies on it.
+func (d *Driver) exists(name string) error {
+	if err := d.syncDir(path.Dir(name)); err != nil {
+		return writeError(err)
+	}
+	return object.ErrExist
+}
+
 // create links the temporary file under the name, or renames it where the file
 // system has no links.
 func (d *Driver) create(temp, name string) error {
 	if !d.noLinks.Load() {
 		err := d.link(temp, name)
+		if err != nil && d.linked(temp, name) {
+			return nil
+		}
 		if !linksMissing(err) {
 			return err
 		}
@@ -174,6 +216,17 @@ func (d *Driver) create(temp, name string) error {
 		return fs.ErrExist
 	}
 	return d.root.Rename(temp, name)
+}
+
+// linked says whether both names are of one file: over NFS the answer to a link
+// may be lost, and the request that follows it fails.
+func (d *Driver) linked(temp, name string) bool {
+	a, err := d.root.Lstat(temp)
+	if err != nil {
+		return false
+	}
+	b, err := d.root.Lstat(name)
+	return err == nil && os.SameFile(a, b)
 }
 
 func linksMissing(err error) bool {

@@ -41,17 +41,58 @@ func TestConformanceWithoutLinks(t *testing.T) {
 	})
 }
 
-func TestWithoutLinksIsNotAtomic(t *testing.T) {
+// Whether creation is atomic is tried before anything relies on it.
+func TestAtomicCreateTries(t *testing.T) {
 	d := open(t)
 	if ok, err := d.AtomicCreate(t.Context()); !ok || err != nil {
-		t.Error("atomic was denied before it was tried")
+		t.Error("a file system with links:", ok, err)
 	}
-	d.link = func(string, string) error { return syscall.EPERM }
-	if err := d.Put(t.Context(), "a", bytes.NewReader(nil), 0); err != nil {
-		t.Fatal(err)
+	none := open(t)
+	none.link = func(string, string) error { return syscall.EPERM }
+	if ok, err := none.AtomicCreate(t.Context()); ok || err != nil {
+		t.Error("one without links:", ok, err)
 	}
-	if ok, err := d.AtomicCreate(t.Context()); ok || err != nil {
-		t.Error("claims to be atomic without links")
+	full := open(t)
+	full.link = func(string, string) error { return syscall.EDQUOT }
+	if _, err := full.AtomicCreate(t.Context()); !errors.Is(err, object.ErrNoSpace) {
+		t.Error("one where it cannot be tried:", err)
+	}
+	full.link = full.root.Link
+	if ok, err := full.AtomicCreate(t.Context()); !ok || err != nil {
+		t.Error("tried again:", ok, err)
+	}
+	for _, d := range []*Driver{d, none, full} {
+		if left, err := fs.Glob(d.root.FS(), tempDir+"/*"); err != nil || len(left) > 0 {
+			t.Error("left behind:", left, err)
+		}
+	}
+}
+
+// Over NFS a link's answer can be lost, and the same request that is sent again
+// finds the name taken: by us, or by somebody else.
+func TestLinkWhoseAnswerIsLost(t *testing.T) {
+	d := open(t)
+	taken := &os.LinkError{Op: "link", Err: syscall.EEXIST}
+	d.link = func(from, to string) error {
+		if err := d.root.Link(from, to); err != nil {
+			return err
+		}
+		return taken
+	}
+	if err := d.Put(t.Context(), "packs/ours", strings.NewReader("ours"), 4); err != nil {
+		t.Error("ours:", err)
+	}
+	d.link = func(_, to string) error {
+		if err := d.root.WriteFile(to, []byte("theirs"), 0o600); err != nil {
+			return err
+		}
+		return taken
+	}
+	if err := d.Put(t.Context(), "packs/theirs", strings.NewReader("ours"), 4); !errors.Is(err, object.ErrExist) {
+		t.Error("theirs:", err)
+	}
+	if b, err := d.root.ReadFile("packs/theirs"); string(b) != "theirs" {
+		t.Errorf("theirs is %q, %v", b, err)
 	}
 }
 
