@@ -37,6 +37,7 @@ func tools() []tool {
 		{name: "age-1.3.2", path: "filippo.io/age/cmd/age", version: "v1.3.2"},
 		{name: "golangci-lint-2.15.0", path: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", version: "v2.15.0"},
 		{name: "versitygw-1.8.0", path: "github.com/versity/versitygw/cmd/versitygw", version: "v1.8.0"},
+		{name: "mc-cf909e1063a9", path: "github.com/minio/mc", version: "v0.0.0-20250313080218-cf909e1063a9"},
 		{name: "minio-7aac2a2c5b7c", path: "github.com/minio/minio", version: "v0.0.0-20260212201848-7aac2a2c5b7c"},
 	}
 	for _, v := range []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", "2.15.2"} {
