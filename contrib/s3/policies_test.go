@@ -5,9 +5,14 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/minio/minio-go/v7"
+
+	"jetkeep/service/config"
 	"jetkeep/store"
 	"jetkeep/store/object"
 	"jetkeep/store/object/objectserver"
@@ -20,6 +25,7 @@ func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
 type site struct {
 	server *objectserver.S3Server
 	bucket string
+	mode   string // of retention
 }
 
 func newSite(t *testing.T, kind string, b objectserver.BucketOptions) *site {
@@ -38,10 +44,14 @@ func newSite(t *testing.T, kind string, b objectserver.BucketOptions) *site {
 
 func (x *site) open(t *testing.T, u objectserver.User) *object.Bucket {
 	t.Helper()
-	d, err := s3.Open(t.Context(), s3.Options{
+	o := s3.Options{
 		Endpoint: x.server.Endpoint, Region: x.server.Region, Bucket: x.bucket, Addressing: s3.AddressingPath,
 		AccessKey: u.AccessKey, SecretKey: u.SecretKey, PartSize: 5 << 20,
-	})
+	}
+	if x.mode != "" {
+		o.RetainMode, o.RetainFor = x.mode, 2*time.Second
+	}
+	d, err := s3.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +68,64 @@ func (x *site) as(t *testing.T, file string) *object.Bucket {
 		t.Fatal(err)
 	}
 	return x.open(t, x.server.NewUser(t, x.bucket, bytes.ReplaceAll(policy, []byte("BUCKET"), []byte(x.bucket))))
+}
+
+// A bucket with object lock: what the writer stored nobody can delete before its
+// time, the pruner neither; then the pruner can.
+func TestLockedBucket(t *testing.T) {
+	for _, kind := range objectserver.S3Kinds() {
+		for _, mode := range []string{"governance", "compliance"} {
+			t.Run(kind+"/"+mode, func(t *testing.T) {
+				t.Parallel() // it waits
+				s := objectserver.S3(t, kind)
+				x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: mode}
+				const name = "packs/ab/new"
+				writer := x.as(t, "writer-lock.json")
+				begun := time.Now()
+				write(t, writer)
+				if err := writer.Delete(t.Context(), name); err == nil {
+					t.Error("the writer may delete")
+				}
+				r, ok := writer.Retainer()
+				if !ok {
+					t.Fatal("nothing is retained")
+				}
+				until := time.Now().Add(6 * time.Second)
+				if err := r.Retain(t.Context(), name, until); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.Retain(t.Context(), name, time.Now().Add(time.Second)); err != nil {
+					t.Error("a shorter retention is no error:", err)
+				}
+				if got, err := r.Retention(t.Context(), name); err != nil || got.Before(until) {
+					t.Errorf("retained until %s instead of %s: %v", got, until, err)
+				}
+				pruner := x.as(t, "pruner-lock.json")
+				if err := pruner.Delete(t.Context(), name); !errors.Is(err, object.ErrRetained) {
+					t.Error("deleted before its time:", err)
+				}
+				if b, err := pruner.ReadAll(t.Context(), name, 10); string(b) != "new" || err != nil {
+					t.Error("the refused deletion hid it:", string(b), err)
+				}
+				if got := outcomes(t, pruner); got != "write ok, read ok, list ok, delete retained" {
+					t.Error(got)
+				}
+				time.Sleep(time.Until(until.Add(1500 * time.Millisecond)))
+				if err := writer.Delete(t.Context(), name); !errors.Is(err, object.ErrNotWritable) && !errors.Is(err, object.ErrPermission) {
+					t.Error("the writer may delete:", err)
+				}
+				if err := pruner.Delete(t.Context(), name); err != nil {
+					t.Errorf("%s after it was stored: %v", time.Since(begun), err)
+				}
+				if _, err := pruner.Stat(t.Context(), name); !errors.Is(err, object.ErrNotExist) {
+					t.Error("it is there:", err)
+				}
+				for v := range s.Root().ListObjectsIter(t.Context(), x.bucket, minio.ListObjectsOptions{Prefix: name, WithVersions: true}) {
+					t.Errorf("a version is left: %+v", v)
+				}
+			})
+		}
+	}
 }
 
 // outcomes are those of a probe's steps.
@@ -171,4 +239,33 @@ func TestNothingAllowed(t *testing.T) {
 		}
 		refused(t, err, "s3:ListBucket")
 	})
+}
+
+// The configurations that the readme shows are read.
+func TestReadmeConfigurations(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"GCS_HMAC_KEY", "GCS_HMAC_SECRET", "B2_KEY_ID", "B2_APPLICATION_KEY"} {
+		t.Setenv(name, "of-"+name)
+	}
+	blocks := strings.Split(string(text), "```")
+	if len(blocks) != 5 {
+		t.Fatalf("%d blocks", len(blocks))
+	}
+	for _, block := range []string{blocks[1], blocks[3]} {
+		file := filepath.Join(t.TempDir(), "jetkeep.conf")
+		if err := os.WriteFile(file, []byte("repositories {"+block+"}\nstaging { dir: /srv/staging }\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := config.ReadFile(file)
+		if err != nil {
+			t.Fatalf("%s: %v", block, err)
+		}
+		r := f.Config.Repositories[0]
+		if r.Kind != config.KindS3 || !strings.HasPrefix(r.S3.AccessKey, "of-") || !strings.HasPrefix(r.S3.SecretKey.Reveal(), "of-") {
+			t.Errorf("%s is read as %+v", block, r)
+		}
+	}
 }

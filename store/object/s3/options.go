@@ -134,6 +134,9 @@ func (o Options) GoString() string { return o.String() }
 func (o Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
 func (o *Options) setDefaults() {
+	// A deletion that only hides a version would be no deletion, and would hide
+	// what was promised to be kept.
+	o.DeleteVersions = o.DeleteVersions || o.RetainMode != ""
 	set := func(v *string, d string) {
 		if *v == "" {
 			*v = d

@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -34,12 +35,34 @@ func (d *Driver) Retention(ctx context.Context, name string) (time.Time, error) 
 func (d *Driver) retention(ctx context.Context, name, version string) (time.Time, error) {
 	ctx = httpclient.Hear(ctx)
 	_, until, err := d.core.GetObjectRetention(ctx, d.opt.Bucket, d.key(name), version)
-	switch minio.ToErrorResponse(err).Code {
-	case "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError":
+	switch answer := minio.ToErrorResponse(err); {
+	case answer.Code == "NoSuchObjectLockConfiguration", answer.Code == "ObjectLockConfigurationNotFoundError":
 		return time.Time{}, nil
-	}
-	if err != nil || until == nil {
+	case err != nil && answer.StatusCode == 0 && ctx.Err() == nil:
+		// Some servers' answers are not what the library reads.
+		return d.headRetention(ctx, name, version)
+	case err != nil || until == nil:
 		return time.Time{}, d.typed(ctx, "s3:GetObjectRetention", err)
 	}
 	return *until, nil
+}
+
+// headRetention reads how long an object is retained from its headers, which
+// are there for who may s3:GetObjectRetention.
+func (d *Driver) headRetention(ctx context.Context, name, version string) (time.Time, error) {
+	o := d.getOptions()
+	o.VersionID = version
+	info, err := d.core.StatObject(ctx, d.opt.Bucket, d.key(name), o)
+	if err != nil {
+		return time.Time{}, d.typed(ctx, "s3:GetObjectRetention", err)
+	}
+	date := info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date")
+	if date == "" {
+		return time.Time{}, nil
+	}
+	until, err := time.Parse(time.RFC3339, date)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("retained until: %w", err)
+	}
+	return until, nil
 }

@@ -374,6 +374,7 @@ func (d *Driver) remove(ctx context.Context, name, version string) error {
 	if err == nil {
 		return nil
 	}
+	locked := strings.Contains(minio.ToErrorResponse(err).Message, "object lock") // AWS's own words
 	err = d.typed(ctx, action, err)
 	if errors.Is(err, object.ErrNotExist) {
 		return nil
@@ -382,6 +383,9 @@ func (d *Driver) remove(ctx context.Context, name, version string) error {
 		if until, rerr := d.retention(ctx, name, version); rerr == nil && until.After(time.Now()) {
 			return fmt.Errorf("%w until %s: %w", object.ErrRetained, until.UTC().Format(time.RFC3339), err)
 		}
+	}
+	if locked {
+		return fmt.Errorf("%w: %w", object.ErrRetained, err)
 	}
 	return err
 }
