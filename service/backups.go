@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"jetkeep/service/api"
 	"jetkeep/service/session"
@@ -196,12 +197,16 @@ func pointView(l store.Listed, pins map[string]store.Pin) api.RestorePointView {
 		return api.RestorePointView{RestorePoint: l.ID, Pinned: pinView(pins, l.ID), Error: mapError(l.Err)}
 	}
 	p := l.Point
+	var retained *time.Time
+	if !p.Retained.IsZero() {
+		retained = &p.Retained
+	}
 	return api.RestorePointView{
 		RestorePoint: l.ID, Stream: p.Stream, Time: p.Time, Created: p.Created,
 		Messages: p.Content.Messages, Bytes: p.Content.Bytes, FirstSeq: p.State.FirstSeq, LastSeq: p.State.LastSeq,
 		Consumers: p.Consumers.Count, Digest: p.Content.Digest, Engine: p.Engine, Server: p.Server,
 		StoredBytes: p.Content.StoredBytes, NewBytes: p.Content.NewBytes, Notes: p.Notes,
-		Locked: l.Err != nil, Pinned: pinView(pins, l.ID),
+		Retained: retained, Locked: l.Err != nil, Pinned: pinView(pins, l.ID),
 	}
 }
 

@@ -52,6 +52,7 @@ func codes() []struct {
 		{seal.ErrKey, api.CodeWrongIdentity},
 		{store.ErrUntrusted, api.CodeUntrusted},
 		{store.ErrPinned, api.CodePinned},
+		{object.ErrRetained, api.CodeRetained}, // before ErrNotWritable, which it may come with
 		{store.ErrPruned, api.CodeConflict},
 		{store.ErrNoPoint, api.CodeBackupNotFound},
 		{object.ErrNoSpace, api.CodeDiskFull},
@@ -62,7 +63,6 @@ func codes() []struct {
 		{object.ErrPermission, api.CodeStorePermission},
 		{object.ErrUnavailable, api.CodeStoreUnavailable},
 		{object.ErrThrottled, api.CodeStoreUnavailable},
-		{object.ErrRetained, api.CodeNotWritable},
 		{session.ErrNotFound, api.CodeSessionNotFound},
 		{session.ErrConflict, api.CodeConflict},
 		{jsapi.ErrNoJetStream, api.CodeNoJetStream},

@@ -158,7 +158,11 @@ func (s *Service) judge(ctx context.Context, repo *store.Repository, keep *api.K
 			return nil, invalidPolicy(err)
 		}
 		for _, d := range retain.Apply(policy, items, now) {
-			v.decide(store.Listed{ID: d.ID, Point: points[d.ID]}, d.Keep, d.Reasons...)
+			p := points[d.ID]
+			if !d.Keep && p.Retained.After(now) {
+				d.Keep, d.Reasons = true, []string{"the store promised to keep it until " + p.Retained.Format(time.RFC3339)}
+			}
+			v.decide(store.Listed{ID: d.ID, Point: p}, d.Keep, d.Reasons...)
 		}
 	}
 	slices.SortFunc(v.decisions, func(a, b api.PruneDecided) int { return cmp.Compare(b.Point, a.Point) })
@@ -307,6 +311,9 @@ func addReport(p *api.Pruned, r store.PruneReport) {
 	p.Condemned, p.Deleted, p.Waiting, p.DeletedBytes = r.Condemned, r.Deleted, r.Waiting, uint64(r.DeletedBytes)
 	if !r.Next.IsZero() {
 		p.Text = append(p.Text, "what waits goes with a prune after "+r.Next.UTC().Format(time.RFC3339))
+	}
+	if r.Retained > 0 {
+		p.Text = append(p.Text, fmt.Sprintf("%d objects of %d bytes are retained by the store and go with a prune after that", r.Retained, r.RetainedBytes))
 	}
 	if r.Copied > 0 {
 		p.Text = append(p.Text, fmt.Sprintf("%d records of restore points were not found by their id and were copied from the log", r.Copied))

@@ -12,6 +12,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"time"
 
 	"jetkeep/store/object"
 	"jetkeep/store/seal"
@@ -157,8 +158,10 @@ func (r *Repository) putOnce(ctx context.Context, name string, body interface {
 		if there || err != nil {
 			return 0, err
 		}
+		begun := time.Now()
 		err = r.bucket.Put(ctx, name, body, size)
 		if err == nil {
+			r.noteStored(name, begun)
 			return size, nil
 		}
 		if !errors.Is(err, object.ErrExist) {

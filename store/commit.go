@@ -35,6 +35,7 @@ type summary struct {
 	StoredBytes uint64    `json:"stored_bytes"`
 	NewBytes    uint64    `json:"new_bytes"`
 	Uses        Uses      `json:"uses"`
+	Retained    time.Time `json:"retained,omitzero"`
 }
 
 // encodePoint makes the body of a restore point's entry.
@@ -48,7 +49,7 @@ func (r *Repository) encodePoint(p *Point) (codec string, body []byte, err error
 	c := &p.Content
 	public, err := marshal(summary{
 		ID: p.ID, Backup: p.Backup, Time: p.Time, Messages: c.Messages, Bytes: c.Bytes,
-		StoredBytes: c.StoredBytes, NewBytes: c.NewBytes, Uses: c.Uses,
+		StoredBytes: c.StoredBytes, NewBytes: c.NewBytes, Uses: c.Uses, Retained: p.Retained,
 	})
 	if err != nil {
 		return "", nil, err
@@ -93,7 +94,7 @@ func (r *Repository) decodePoint(name string, e *entry) (Point, error) {
 			err = e.untrusted
 		}
 	}
-	p.Chain, p.Number = e.chain, e.number
+	p.Chain, p.Number, p.Retained = e.chain, e.number, s.Retained
 	p.Content.Uses, p.Content.Since, p.Content.Epoch, p.Content.chain = s.Uses, e.number, e.epoch, e.chain
 	return p, err
 }
@@ -155,6 +156,7 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 	if ref := p.Consumers.Ref; ref != nil {
 		p.Content.Uses = p.Content.Uses.with(Used{Name: chainObject(metaPrefix, chain, ref.Hash), Size: ref.Size})
 	}
+	p.Retained = r.promise()
 	c := &committing{repo: r, point: p, chain: chain, condemned: map[string]uint64{}}
 	if c.codec, c.body, err = r.encodePoint(&p); err != nil {
 		return err
@@ -174,7 +176,7 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 	}
 	var e *entry
 	if err == nil {
-		e, err = r.appendEntry(ctx, &tail, c.seen, func() (*entry, error) { return c.build(ctx) })
+		e, err = r.appendEntry(ctx, &tail, c.seen, func() (*entry, error) { return c.build(ctx, tail.Number) })
 	}
 	if errors.Is(err, errSameTask) {
 		if err := r.putCopy(ctx, c.same); err != nil {
@@ -244,9 +246,13 @@ func (c *committing) seen(e *entry) error {
 	return nil
 }
 
-// build makes the entry, unless something that it refers to was condemned.
-func (c *committing) build(ctx context.Context) (*entry, error) {
+// build makes the entry that follows the last, unless something that it refers
+// to was condemned, or cannot be kept as long as promised.
+func (c *committing) build(ctx context.Context, last uint64) (*entry, error) {
 	if err := c.spared(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.repo.keepAll(ctx, c.chain, last, c.point.Content.Uses, c.point.Retained); err != nil {
 		return nil, err
 	}
 	return &entry{kind: entryPoint, task: c.point.Task, time: time.Now().UTC(), codec: c.codec, body: c.body}, nil

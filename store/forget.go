@@ -44,7 +44,8 @@ func (r *Repository) current() error {
 }
 
 // Forget makes restore points cease to exist. It frees nothing yet; Prune does.
-// If one of them is pinned it fails with ErrPinned and forgets none. Those that
+// If one of them is pinned it fails with ErrPinned and forgets none; if the store
+// has promised to keep one for longer, with object.ErrRetained. Those that
 // do not exist, or whose record is damaged, are named by the error and do not
 // keep it from forgetting the others. A pin set in the same moment may come too
 // late.
@@ -72,6 +73,9 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 			return err
 		}
 		if err := r.checkPins(ctx, id, e); err != nil {
+			return err
+		}
+		if err := r.checkRetained(id, e); err != nil {
 			return err
 		}
 		chains[e.chain] = append(chains[e.chain], id)
@@ -107,6 +111,19 @@ func (r *Repository) forgetOf(ctx context.Context, chain string, ids []string) e
 		if err := r.bucket.Delete(ctx, commitName(id)); err != nil {
 			return err //nolint:wrapcheck // says which object
 		}
+	}
+	return nil
+}
+
+// checkRetained says whether the store promised to keep a restore point for
+// longer. Its record could not be deleted, and what it needs neither.
+func (r *Repository) checkRetained(id string, e *entry) error {
+	s, err := decodeSummary(commitName(id), e)
+	if err != nil {
+		return err
+	}
+	if _, ok := r.bucket.Retainer(); ok && s.Retained.After(time.Now()) {
+		return fmt.Errorf("%w: restore point %s until %s", object.ErrRetained, id, s.Retained.Format(time.RFC3339))
 	}
 	return nil
 }

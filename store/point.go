@@ -39,6 +39,9 @@ type Point struct {
 	// of a restore point that was read. Format 1 has neither.
 	Chain  string `json:"-"`
 	Number uint64 `json:"-"`
+	// Retained is until when the store promised, at the commit, to keep all that
+	// it needs; zero if it promised nothing. Who commits need not set it.
+	Retained time.Time `json:"-"`
 }
 
 // where returns the chain that the objects lie in, also of a restore point that

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"jetkeep/store/object"
 )
 
 // ErrPlanUsed means that a plan was carried out before.
@@ -27,6 +29,10 @@ type PruneReport struct {
 	// all those that have been condemned and are not due yet.
 	Condemned, Waiting, Deleted                int
 	CondemnedBytes, WaitingBytes, DeletedBytes int64
+	// Retained objects were to be deleted, and the store keeps them for now, as
+	// it promised. A prune after that deletes them.
+	Retained      int
+	RetainedBytes int64
 	// Copied and Removed count the records found by id that were put right.
 	Copied, Removed int
 	// Next is when the first of what waits is due; zero if nothing waits.
@@ -165,6 +171,7 @@ func (x *pruning) delete(ctx context.Context, s *chainState, e *logPrune) error 
 			return nil
 		}
 	}
+	kept := 0 // by the store
 	for _, prefix := range []string{metaPrefix, packsPrefix} {
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(x.opt.Workers)
@@ -173,11 +180,18 @@ func (x *pruning) delete(ctx context.Context, s *chainState, e *logPrune) error 
 				continue
 			}
 			g.Go(func() error {
-				if err := x.repo.bucket.Delete(gctx, o.Name); err != nil {
-					return err //nolint:wrapcheck // says which object
-				}
+				err := x.repo.bucket.Delete(gctx, o.Name)
 				x.mu.Lock()
 				defer x.mu.Unlock()
+				if errors.Is(err, object.ErrRetained) {
+					kept++
+					x.report.Retained++
+					x.report.RetainedBytes += o.Size
+					return nil
+				}
+				if err != nil {
+					return err //nolint:wrapcheck // says which object
+				}
 				x.report.Deleted++
 				x.report.DeletedBytes += o.Size
 				return nil
@@ -186,6 +200,9 @@ func (x *pruning) delete(ctx context.Context, s *chainState, e *logPrune) error 
 		if err := g.Wait(); err != nil {
 			return err //nolint:wrapcheck // our own
 		}
+	}
+	if kept > 0 {
+		return nil // a later prune carries on
 	}
 	return x.repo.putDone(ctx, s.tail.chain, e.number)
 }

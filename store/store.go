@@ -91,15 +91,16 @@ func damaged(name string, err error, format string, args ...any) error {
 // A Repository is a store whose marker has been read and understood, and the
 // keys that are at hand for it. Goroutines can share it.
 type Repository struct {
-	bucket  *object.Bucket
-	marker  Marker
-	sealer  *seal.Sealer // nil: nothing is encrypted
-	signer  *sign.Signer // nil: nothing is signed
-	trust   *sign.Trust  // nil: nothing needs to be signed
-	lock    Lock         // nil: none is at hand
-	journal Journal      // nil: none
-	sole    bool         // nobody else writes
-	cache   *cache
+	bucket   *object.Bucket
+	marker   Marker
+	sealer   *seal.Sealer // nil: nothing is encrypted
+	signer   *sign.Signer // nil: nothing is signed
+	trust    *sign.Trust  // nil: nothing needs to be signed
+	lock     Lock         // nil: none is at hand
+	retained *retained
+	journal  Journal // nil: none
+	sole     bool    // nobody else writes
+	cache    *cache
 
 	encoders *encoders
 }
@@ -230,7 +231,7 @@ func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Reposit
 	if err := checkPin(m, opt); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, journal: opt.Journal, sole: opt.SoleWriter, cache: newCache(), encoders: new(encoders)}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, journal: opt.Journal, sole: opt.SoleWriter, cache: newCache(), retained: new(retained), encoders: new(encoders)}
 	if !m.Encrypted() {
 		return r, nil
 	}

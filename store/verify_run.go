@@ -172,6 +172,9 @@ func (c *chainCheck) check(ctx context.Context) error {
 	if err := c.objects(ctx); err != nil {
 		return err
 	}
+	if err := c.census(ctx); err != nil {
+		return err
+	}
 	return c.records(ctx)
 }
 

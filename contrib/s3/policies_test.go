@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -26,6 +27,7 @@ type site struct {
 	server *objectserver.S3Server
 	bucket string
 	mode   string // of retention
+	retain time.Duration
 }
 
 func newSite(t *testing.T, kind string, b objectserver.BucketOptions) *site {
@@ -49,7 +51,7 @@ func (x *site) open(t *testing.T, u objectserver.User) *object.Bucket {
 		AccessKey: u.AccessKey, SecretKey: u.SecretKey, PartSize: 5 << 20,
 	}
 	if x.mode != "" {
-		o.RetainMode, o.RetainFor = x.mode, 2*time.Second
+		o.RetainMode, o.RetainFor = x.mode, cmp.Or(x.retain, 2*time.Second)
 	}
 	d, err := s3.Open(t.Context(), o)
 	if err != nil {

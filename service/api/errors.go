@@ -31,6 +31,7 @@ const (
 	CodeBackupNotFound    ErrCode = "backup_not_found"
 	CodeSessionFinal      ErrCode = "session_final"
 	CodePinned            ErrCode = "restore_point_pinned"
+	CodeRetained          ErrCode = "retained"
 	CodeLocked            ErrCode = "repository_locked"
 	CodeWrongIdentity     ErrCode = "wrong_identity"
 	CodeRepoMismatch      ErrCode = "repository_mismatch"
@@ -94,6 +95,7 @@ func ErrorTable() []ErrorInfo {
 		{CodeBackupNotFound, 404, "The repository has no such backup, or none that early.", "backup.list names the backups."},
 		{CodeTimeout, 408, "Something did not answer in time; the description says what.", ""},
 		{CodeSessionFinal, 409, "The session has ended and cannot be changed.", ""},
+		{CodeRetained, 409, "The store has promised to keep it for longer and does not delete it.", "Ask again after the time in the description. Nobody shortens such a promise, jetkeep least of all."},
 		{CodePinned, 409, "A restore point is pinned and is not forgotten.", "Take the pin away with backup.unpin; backup.info shows pins and their reasons."},
 		{CodeConflict, 409, "Something changed meanwhile.", "Send the request again."},
 		{CodePlanRefused, 409, "The restore cannot be done as asked; the description names the first problem of each stream.", "restore.plan lists every problem with its hint."},

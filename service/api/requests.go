@@ -74,24 +74,25 @@ type BackupInfoResponse struct {
 
 // RestorePointView is one stream as it was at one moment.
 type RestorePointView struct {
-	RestorePoint string    `json:"restore_point"`
-	Stream       string    `json:"stream"`
-	Time         time.Time `json:"time" doc:"The moment."`
-	Created      time.Time `json:"created" doc:"When the stream was created."`
-	Messages     uint64    `json:"messages"`
-	Bytes        uint64    `json:"bytes"`
-	FirstSeq     uint64    `json:"first_seq"`
-	LastSeq      uint64    `json:"last_seq"`
-	Consumers    int       `json:"consumers"`
-	Digest       string    `json:"digest"`
-	Engine       string    `json:"engine" doc:"How the stream was read."`
-	Server       string    `json:"server" doc:"Version of the server."`
-	StoredBytes  uint64    `json:"stored_bytes"`
-	NewBytes     uint64    `json:"new_bytes"`
-	Notes        []string  `json:"notes,omitempty"`
-	Locked       bool      `json:"locked,omitempty" doc:"The restore point is sealed and the service has no key to it; then id, time and sizes are known."`
-	Pinned       *PinView  `json:"pinned,omitempty"`
-	Error        *Error    `json:"error,omitempty" doc:"Why the restore point cannot be read; then only its id is known."`
+	RestorePoint string     `json:"restore_point"`
+	Stream       string     `json:"stream"`
+	Time         time.Time  `json:"time" doc:"The moment."`
+	Created      time.Time  `json:"created" doc:"When the stream was created."`
+	Messages     uint64     `json:"messages"`
+	Bytes        uint64     `json:"bytes"`
+	FirstSeq     uint64     `json:"first_seq"`
+	LastSeq      uint64     `json:"last_seq"`
+	Consumers    int        `json:"consumers"`
+	Digest       string     `json:"digest"`
+	Engine       string     `json:"engine" doc:"How the stream was read."`
+	Server       string     `json:"server" doc:"Version of the server."`
+	StoredBytes  uint64     `json:"stored_bytes"`
+	NewBytes     uint64     `json:"new_bytes"`
+	Notes        []string   `json:"notes,omitempty"`
+	Retained     *time.Time `json:"retained,omitempty" doc:"Until when the store promised to keep all that it needs."`
+	Locked       bool       `json:"locked,omitempty" doc:"The restore point is sealed and the service has no key to it; then id, time and sizes are known."`
+	Pinned       *PinView   `json:"pinned,omitempty"`
+	Error        *Error     `json:"error,omitempty" doc:"Why the restore point cannot be read; then only its id is known."`
 }
 
 // RestoreRequest asks for a restore, or for its plan. Give "backup" or "at" or

@@ -137,10 +137,15 @@ type Retainer interface {
 	// Retention returns until when an object is kept, the zero time if nothing
 	// was promised.
 	Retention(ctx context.Context, name string) (time.Time, error)
-	// RetainFor is how long what is put is kept from then on, 0 if nothing is
-	// promised.
+	// RetainFor is how long a promise is, 0 if none is made. What is put is kept
+	// for that and for RetainLead from then on.
 	RetainFor() time.Duration
 }
+
+// RetainLead is how much longer than promised an object is kept, so that what is
+// stored during a long backup, or built on by the next ones, need not be
+// extended each time.
+func RetainLead(d time.Duration) time.Duration { return d / 8 }
 
 // A Wrapper is a driver that decorates another. Optional abilities are looked
 // for along the chain.

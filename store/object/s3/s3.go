@@ -229,7 +229,7 @@ func (d *Driver) putOptions(conditional bool, now time.Time) minio.PutObjectOpti
 		o.SetMatchETagExcept("*")
 	}
 	if d.opt.RetainMode != "" {
-		o.Mode, o.RetainUntilDate = d.mode(), now.Add(d.opt.RetainFor).UTC()
+		o.Mode, o.RetainUntilDate = d.mode(), now.Add(d.opt.RetainFor+object.RetainLead(d.opt.RetainFor)).UTC()
 	}
 	return o
 }

@@ -1,0 +1,107 @@
+package s3_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"jetkeep/store"
+	"jetkeep/store/object"
+	"jetkeep/store/object/objectserver"
+	"jetkeep/store/record"
+	"jetkeep/store/seqset"
+	"jetkeep/store/staging"
+)
+
+// A backup that builds on an older one has its retention extended on real
+// servers, so that the whole of it outlives the promise made to the first.
+func TestLockedRepository(t *testing.T) {
+	for _, kind := range objectserver.S3Kinds() {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel() // it waits
+			s := objectserver.S3(t, kind)
+			x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: "compliance", retain: 8 * time.Second}
+			b := x.open(t, objectserver.User{AccessKey: s.AccessKey, SecretKey: s.SecretKey})
+			r, err := store.Init(t.Context(), b, store.InitOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			backup(t, r, 1000)
+			time.Sleep(6 * time.Second)
+			p := backup(t, r, 1050)
+			if left := time.Until(p.Retained); left < 6*time.Second || left > 9*time.Second {
+				t.Errorf("retained for %s", left)
+			}
+			time.Sleep(4 * time.Second) // the first promise is over
+			if report, err := r.Verify(t.Context(), store.VerifyOptions{Level: store.VerifyRecords}); err != nil || !report.OK() {
+				t.Error(err, report.Problems)
+			}
+			if err := r.Forget(t.Context(), []string{p.ID}); !errors.Is(err, object.ErrRetained) {
+				t.Error("forget:", err)
+			}
+			// The owner of the bucket himself.
+			names := []string{"jetkeep.json", "chains/" + p.Chain + "/0000000000000001"}
+			for _, o := range p.Content.Uses.Objects {
+				names = append(names, o.Name)
+			}
+			for _, name := range names {
+				info, err := s.Root().StatObject(t.Context(), x.bucket, name, minio.StatObjectOptions{})
+				if err != nil {
+					t.Fatal(name, err)
+				}
+				if err := s.Root().RemoveObject(t.Context(), x.bucket, name, minio.RemoveObjectOptions{VersionID: info.VersionID, GovernanceBypass: true}); err == nil {
+					t.Errorf("%s was deleted before its time", name)
+				}
+			}
+		})
+	}
+}
+
+// backup stores the messages 1 to n on top of the newest restore point.
+func backup(t *testing.T, r *store.Repository, n uint64) store.Point {
+	t.Helper()
+	area, err := staging.Open(t.TempDir(), 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer area.Close() //nolint:errcheck // test
+	task := fmt.Sprintf("b.%04d", n)
+	w, err := r.NewWriter(t.Context(), store.WriterOptions{Staging: area, Task: task, Target: "default", Stream: "ORDERS"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	alive := &seqset.Set{}
+	alive.AddRange(1, n)
+	base, err := r.Latest(t.Context(), "default", "ORDERS")
+	if err == nil {
+		err = w.Continue(t.Context(), base, alive)
+	} else if errors.Is(err, store.ErrNoPoint) {
+		err = nil
+	}
+	for seq := uint64(1); seq <= n && err == nil; seq++ {
+		err = w.Append(&record.Record{Sequence: seq, Time: int64(seq), Subject: []byte("orders.new"), Data: make([]byte, 1000)})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := w.Finish(t.Context(), &seqset.Set{})
+	if err == nil {
+		err = r.Commit(t.Context(), store.Point{
+			ID: task, Task: task, Backup: "b", Target: "default", Stream: "ORDERS", Time: time.Now(), Created: time.Now(),
+			Config: json.RawMessage(`{"name":"ORDERS"}`), Content: c, Server: "2.15.2", Engine: "messages",
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := r.Point(t.Context(), task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
