@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -20,8 +21,14 @@ import (
 // putParts puts a large object in parts. Whatever goes wrong before the last
 // request leaves nothing, not even parts.
 func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, size int64, conditional bool) (err error) {
+	partSize := max(d.opt.PartSize, (size+maxParts-1)/maxParts)
+	whole, sums, err := hashesOf(ctx, body, size, partSize)
+	if err != nil {
+		return err
+	}
 	ctx = httpclient.Hear(ctx)
 	o := d.putOptions(false, time.Now())
+	o.UserMetadata[contentSum] = hex.EncodeToString(whole)
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata["X-Amz-Checksum-Algorithm"] = "SHA256"
 	}
@@ -34,14 +41,13 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 			err = errors.Join(err, d.abort(ctx, name, upload))
 		}
 	}()
-	partSize := max(d.opt.PartSize, (size+maxParts-1)/maxParts)
-	parts := make([]minio.CompletePart, (size+partSize-1)/partSize)
+	parts := make([]minio.CompletePart, len(sums))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(d.opt.Parallel)
 	for i := range parts {
 		g.Go(func() (err error) {
 			off := int64(i) * partSize
-			parts[i], err = d.putPart(gctx, name, upload, i+1, body, off, min(partSize, size-off))
+			parts[i], err = d.putPart(gctx, name, upload, i+1, sums[i], body, off, min(partSize, size-off))
 			return err
 		})
 	}
@@ -65,12 +71,21 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 	return nil
 }
 
-// putPart puts one part, again if that may help.
-func (d *Driver) putPart(ctx context.Context, name, upload string, number int, body io.ReaderAt, off, size int64) (minio.CompletePart, error) {
-	sum, err := hashOf(ctx, body, off, size)
-	if err != nil {
-		return minio.CompletePart{}, err
+// hashesOf returns the SHA-256 of the whole and of each part.
+func hashesOf(ctx context.Context, body io.ReaderAt, size, partSize int64) (whole []byte, parts [][]byte, err error) {
+	h := sha256.New()
+	for off := int64(0); off < size; off += partSize {
+		part := sha256.New()
+		if err := httpclient.Copy(ctx, io.MultiWriter(h, part), body, off, min(partSize, size-off)); err != nil {
+			return nil, nil, err
+		}
+		parts = append(parts, part.Sum(nil))
 	}
+	return h.Sum(nil), parts, nil
+}
+
+// putPart puts one part, whose SHA-256 is sum, again if that may help.
+func (d *Driver) putPart(ctx context.Context, name, upload string, number int, sum []byte, body io.ReaderAt, off, size int64) (minio.CompletePart, error) {
 	o := minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum), DisableContentSha256: true, CustomHeader: http.Header{}}
 	if d.opt.Encryption == EncryptionCustomer {
 		o.SSE = d.sse
@@ -82,7 +97,7 @@ func (d *Driver) putPart(ctx context.Context, name, upload string, number int, b
 	if d.opt.Checksum != ChecksumNone {
 		part.ChecksumSHA256 = base64.StdEncoding.EncodeToString(sum)
 	}
-	err = d.opt.Retry.Do(ctx, "put part", name, func(ctx context.Context) error {
+	err := d.opt.Retry.Do(ctx, "put part", name, func(ctx context.Context) error {
 		ctx = httpclient.Hear(ctx)
 		from := httpclient.NewBody(ctx, body, off, size)
 		there, err := d.core.PutObjectPart(ctx, d.opt.Bucket, d.key(name), upload, number, from, size, o)

@@ -1,11 +1,14 @@
 // Package s3 keeps objects in a bucket of S3, or of a store that speaks like it.
 //
 // An object is named <prefix>/<name>. What is put carries the SHA-256 of its
-// content, in the signature and as the checksum that the store keeps, so that a
-// store refuses what was damaged on the way; what is read whole is compared
-// with it. Objects larger than two parts go up in parts, each of which is tried
+// content: in the signature and as the checksum that the store keeps, so that a
+// store refuses what was damaged on the way, and in metadata of its own, which
+// every store keeps: what is read whole, and not in ranges, is compared with it.
+// Objects larger than two parts go up in parts, each of which is tried
 // again by itself; an upload that fails or is cancelled is aborted, and shows
-// nothing.
+// nothing. Parts are left, which no listing shows, only by a process that was
+// killed or if the store's answer to the beginning of an upload was lost; a rule
+// of the bucket clears those up.
 //
 // Nothing is ever overwritten: objects are created with If-None-Match: *.
 // Whether a store honours that is tried once, before the first write, with an
@@ -241,7 +244,12 @@ func (d *Driver) mode() minio.RetentionMode {
 	return minio.Governance
 }
 
-const checksumHeader = "X-Amz-Checksum-Sha256"
+const (
+	checksumHeader = "X-Amz-Checksum-Sha256"
+	// contentSum is the metadata that holds the SHA-256 of the whole content in
+	// hex. The store's own is one of its parts if there are several.
+	contentSum = "Sha256"
+)
 
 // putWhole puts an object in one request.
 func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, size int64, conditional bool) error {
@@ -250,6 +258,7 @@ func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, si
 		return err
 	}
 	o := d.putOptions(conditional, time.Now())
+	o.UserMetadata[contentSum] = hex.EncodeToString(sum)
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(sum)
 	}
@@ -277,7 +286,7 @@ func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
 }
 
 func (d *Driver) getOptions() minio.GetObjectOptions {
-	o := minio.GetObjectOptions{Checksum: d.opt.Checksum != ChecksumNone}
+	o := minio.GetObjectOptions{}
 	if d.opt.Encryption == EncryptionCustomer {
 		o.ServerSideEncryption = d.sse
 	}
@@ -293,7 +302,6 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 	o := d.getOptions()
 	whole := offset == 0 && length < 0
 	if !whole {
-		o.Checksum = false // it is that of the whole
 		end := int64(0)
 		if length > 0 {
 			end = offset + length - 1
@@ -311,7 +319,7 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 		return nil, d.typed(ctx, actionGet, err)
 	}
 	r := &objectReader{ctx: ctx, body: body}
-	if sum, err := base64.StdEncoding.DecodeString(header.Get(checksumHeader)); whole && err == nil && len(sum) == sha256.Size {
+	if sum, err := hex.DecodeString(header.Get("X-Amz-Meta-" + contentSum)); whole && err == nil && len(sum) == sha256.Size {
 		r.hash, r.want = sha256.New(), sum
 	}
 	return r, nil
