@@ -6,11 +6,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"jetkeep/store/object/httpclient"
 )
 
 // Kinds of S3 servers.
@@ -35,27 +38,49 @@ type S3Server struct {
 	Region    string
 	AccessKey string
 	SecretKey string
+	CAFile    string // of the authority of its certificate, empty without TLS
 	client    *minio.Client
 }
+
+// Domain is the name of every S3 server for who has buckets in host names. It
+// resolves nowhere: send what is for it to the Endpoint.
+const Domain = "s3.test"
+
+// kmsKey is the key that MinIO encrypts with if it is asked to.
+const kmsKey = "test-key:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 // S3 returns the S3 server of a kind, which is started if it does not run.
 func S3(t testing.TB, kind string) *S3Server {
 	t.Helper()
-	return once(t, kind, func(s *server) (*S3Server, error) { return startS3(s, kind) })
+	return once(t, kind, func(s *server) (*S3Server, error) { return startS3(s, kind, false) })
 }
 
-func startS3(s *server, kind string) (*S3Server, error) {
+// S3TLS is S3 for a server with TLS, whose certificate is by an authority that
+// nobody knows.
+func S3TLS(t testing.TB, kind string) *S3Server {
+	t.Helper()
+	return once(t, kind+" with TLS", func(s *server) (*S3Server, error) { return startS3(s, kind, true) })
+}
+
+func startS3(s *server, kind string, secure bool) (*S3Server, error) {
 	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
 	}
 	x := &S3Server{Kind: kind, Endpoint: "http://" + address(ports[0]), Region: "us-east-1", AccessKey: "testaccesskey", SecretKey: "testsecretkey123"}
 	dirs := map[string]string{}
-	for _, name := range []string{"data", "iam", "versions"} {
+	for _, name := range []string{"data", "iam", "versions", "certs"} {
 		dirs[name] = filepath.Join(s.dir, name)
 		if err := os.Mkdir(dirs[name], 0o700); err != nil {
 			return nil, err
 		}
+	}
+	var certs certificates
+	if secure {
+		if certs, err = newCertificates(dirs["certs"]); err != nil {
+			return nil, err
+		}
+		x.Endpoint, x.CAFile = "https://"+address(ports[0]), certs.ca
 	}
 	health := "/health"
 	switch kind {
@@ -64,10 +89,14 @@ func startS3(s *server, kind string) (*S3Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = s.run(kind, nil, binary, "--access", x.AccessKey, "--secret", x.SecretKey, "--region", x.Region,
+		args := []string{
+			"--access", x.AccessKey, "--secret", x.SecretKey, "--region", x.Region, "--virtual-domain", Domain,
 			"--port", address(ports[0]), "--iam-dir", dirs["iam"], "--health", health, "--keep-alive", "--quiet",
-			"posix", "--versioning-dir", dirs["versions"], dirs["data"])
-		if err != nil {
+		}
+		if secure {
+			args = append(args, "--cert", certs.cert, "--key", certs.key)
+		}
+		if err := s.run(kind, nil, binary, append(args, "posix", "--versioning-dir", dirs["versions"], dirs["data"])...); err != nil {
 			return nil, err
 		}
 	case MinIO:
@@ -78,9 +107,9 @@ func startS3(s *server, kind string) (*S3Server, error) {
 		}
 		env := []string{
 			"MINIO_ROOT_USER=" + x.AccessKey, "MINIO_ROOT_PASSWORD=" + x.SecretKey,
-			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1",
+			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1", "MINIO_DOMAIN=" + Domain, "MINIO_KMS_SECRET_KEY=" + kmsKey,
 		}
-		if err := s.run(kind, env, binary, "server", "--quiet", "--address", address(ports[0]), dirs["data"]); err != nil {
+		if err := s.run(kind, env, binary, "server", "--quiet", "--certs-dir", dirs["certs"], "--address", address(ports[0]), dirs["data"]); err != nil {
 			return nil, err
 		}
 	default:
@@ -89,7 +118,11 @@ func startS3(s *server, kind string) (*S3Server, error) {
 	if x.client, err = x.Client(x.AccessKey, x.SecretKey); err != nil {
 		return nil, err
 	}
-	return x, s.await(answers(x.Endpoint+health, nil), func() error {
+	healthy := answers(x.Endpoint+health, nil)
+	if secure {
+		healthy = func() error { return nil } // who asks for that trusts nobody
+	}
+	return x, s.await(healthy, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_, err := x.client.ListBuckets(ctx)
@@ -99,9 +132,19 @@ func startS3(s *server, kind string) (*S3Server, error) {
 
 // Client returns a client with the given keys.
 func (x *S3Server) Client(access, secret string) (*minio.Client, error) {
-	return minio.New(x.Endpoint[len("http://"):], &minio.Options{
+	_, host, _ := strings.Cut(x.Endpoint, "://")
+	o := &minio.Options{
 		Creds: credentials.NewStaticV4(access, secret, ""), Region: x.Region, BucketLookup: minio.BucketLookupPath,
-	})
+		Secure: x.CAFile != "",
+	}
+	if o.Secure {
+		transport, err := httpclient.New(httpclient.Options{CAFile: x.CAFile})
+		if err != nil {
+			return nil, err
+		}
+		o.Transport = transport
+	}
+	return minio.New(host, o)
 }
 
 // Root returns a client of the root account.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/encrypt"
+	"github.com/minio/minio-go/v7/pkg/tags"
 
 	"jetkeep/store/object"
 	"jetkeep/store/object/retry"
@@ -217,6 +218,9 @@ func (o *Options) validateChoices() error {
 		return errors.New("upload_rate: must not be negative, nor must download_rate")
 	case len(o.Tags) > 10:
 		return fmt.Errorf("tags: %d are too many, objects have at most 10", len(o.Tags))
+	}
+	if _, err := tags.NewTags(o.Tags, true); err != nil { // which would be left out without a word
+		return fmt.Errorf("tags: %w; names and values have letters, digits, spaces and +-=._:/@ in them", err)
 	}
 	return nil
 }

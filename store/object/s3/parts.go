@@ -55,6 +55,9 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 		return err
 	}
 	o = minio.PutObjectOptions{}
+	if d.opt.Encryption == EncryptionCustomer {
+		o.ServerSideEncryption = d.sse // the checksums of the parts are encrypted as well
+	}
 	if conditional {
 		o.SetMatchETagExcept("*")
 	}

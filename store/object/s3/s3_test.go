@@ -3,7 +3,6 @@ package s3_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"testing"
 
 	"jetkeep/store/object"
@@ -12,7 +11,6 @@ import (
 	"jetkeep/store/object/s3"
 )
 
-func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
 
 // each runs a test on every server.
 func each(t *testing.T, test func(t *testing.T, s *objectserver.S3Server)) {
