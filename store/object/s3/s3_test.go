@@ -11,7 +11,6 @@ import (
 	"jetkeep/store/object/s3"
 )
 
-
 // each runs a test on every server.
 func each(t *testing.T, test func(t *testing.T, s *objectserver.S3Server)) {
 	t.Helper()
