@@ -31,6 +31,10 @@ func typed(ctx context.Context, access string, err error) error {
 		}
 		return fmt.Errorf("%w: %w", cerr, err)
 	}
+	var refused *object.PermissionError
+	if errors.As(err, &refused) {
+		return err
+	}
 	var answer *swift.Error
 	if !errors.As(err, &answer) {
 		return httpclient.Broken(ctx, err)
@@ -43,6 +47,8 @@ func typed(ctx context.Context, access string, err error) error {
 	case http.StatusUnprocessableEntity:
 		// What arrived is not what was sent; the next try may come whole.
 		return fmt.Errorf("%w: %w: %w", object.ErrUnavailable, object.ErrChecksum, err)
+	case http.StatusRequestEntityTooLarge:
+		return fmt.Errorf("%w: %w", object.ErrNoSpace, err) // a quota: nothing that is put is too large
 	case swift.RateLimit.StatusCode:
 		return fmt.Errorf("%w: %w", object.ErrThrottled, err)
 	case http.StatusUnauthorized:

@@ -1,6 +1,7 @@
 package swift
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -179,7 +180,18 @@ func (o *Options) connection(transport http.RoundTripper) *swift.Connection {
 		Transport: transport, UserAgent: "jetkeep", Retries: 1, ConnectTimeout: 30 * time.Second, Timeout: time.Minute,
 	}
 	if o.AuthURL == "" {
-		c.StorageUrl, c.AuthToken = o.StorageURL, o.Token
+		c.StorageUrl, c.AuthToken, c.Auth = o.StorageURL, o.Token, onlyToken{}
 	}
 	return c
+}
+
+// onlyToken is an authentication that knows of one token and no other.
+type onlyToken struct{ swift.Authenticator }
+
+var errOnlyToken = errors.New("without auth_url there is no other token")
+
+// Request implements swift.Authenticator: it is called when the token was
+// refused.
+func (onlyToken) Request(context.Context, *swift.Connection) (*http.Request, error) {
+	return nil, &object.PermissionError{Action: "the token, which may have expired", Kind: object.ErrPermission, Err: errOnlyToken}
 }

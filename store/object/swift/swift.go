@@ -13,7 +13,8 @@
 // winner needs a lock elsewhere. Listings lag, by design.
 //
 // A token that expires is renewed, also in the middle of an upload. Objects
-// never have an end: X-Delete-At is not sent.
+// never have an end: X-Delete-At is not sent, and that an object has one all the
+// same is an error of Stat.
 package swift
 
 import (
@@ -180,7 +181,7 @@ func (d *Driver) try(ctx context.Context, r request, keep bool) (http.Header, io
 	}
 	at, err := d.conn.GetStorageUrl(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("authenticate: %w", err)
+		return nil, nil, d.unauthenticated(err)
 	}
 	resp, _, err := d.conn.Call(ctx, d.storageURL(at), o) //nolint:bodyclose // the library closes it unless it is kept
 	if body != nil {
@@ -190,6 +191,25 @@ func (d *Driver) try(ctx context.Context, r request, keep bool) (http.Header, io
 		return nil, nil, err
 	}
 	return resp.Header, resp.Body, nil
+}
+
+// unauthenticated says what is wrong with the access.
+func (d *Driver) unauthenticated(err error) error {
+	var answer *swift.Error
+	switch {
+	case !errors.As(err, &answer):
+	case answer.StatusCode == http.StatusNotFound:
+		// What Keystone says of a token that is none, and a web server of a
+		// path that is none.
+		return &object.PermissionError{Action: "the credentials, or auth_url", Kind: object.ErrPermission, Err: errors.New(err.Error())}
+	case answer.StatusCode == 0 && strings.Contains(answer.Text, "storage url"):
+		what := "of interface " + d.opt.Interface
+		if d.opt.Region != "" {
+			what += " in region " + d.opt.Region
+		}
+		return fmt.Errorf("authenticate: the catalogue has no object store %s; set region, interface or storage_url: %w", what, err)
+	}
+	return fmt.Errorf("authenticate: %w", err)
 }
 
 func (d *Driver) storageURL(named string) string {
@@ -248,6 +268,9 @@ func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
 	header, err := d.head(ctx, name)
 	if err != nil {
 		return object.Info{}, err
+	}
+	if at := header.Get("X-Delete-At"); at != "" {
+		return object.Info{}, fmt.Errorf("the store is going to delete the object at X-Delete-At %s, which jetkeep never sets: take it away", at)
 	}
 	info := object.Info{Name: name}
 	if info.Size, err = strconv.ParseInt(header.Get("Content-Length"), 10, 64); err != nil {

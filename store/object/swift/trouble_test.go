@@ -1,0 +1,467 @@
+package swift_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	client "github.com/ncw/swift/v2"
+
+	"jetkeep/store/object"
+	"jetkeep/store/object/objectserver"
+	"jetkeep/store/object/retry"
+	"jetkeep/store/object/swift"
+)
+
+const mib = 1 << 20
+
+// content is what does not compress, the same for each size.
+func content(size int) []byte {
+	b := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(b)
+	return b
+}
+
+// raw is a connection of the account's owner, to look behind the driver.
+func raw(t *testing.T, s *objectserver.SwiftServer) *client.Connection {
+	t.Helper()
+	c := &client.Connection{AuthUrl: s.AuthURL, AuthVersion: 1, UserName: s.User, ApiKey: s.Key}
+	if err := c.Authenticate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// names lists a container, segments and all.
+func names(t *testing.T, c *client.Connection, container string) []string {
+	t.Helper()
+	list, err := c.ObjectNamesAll(t.Context(), container, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func segmented(t *testing.T) (*objectserver.SwiftServer, swift.Options) {
+	t.Helper()
+	s := objectserver.Swift(t, objectserver.SwiftOptions{})
+	o := options(s)
+	o.SegmentSize, o.Prefix = swift.MinSegmentSize, "p"
+	return s, o
+}
+
+// The token expires while a large object is uploaded, several times.
+func TestTokenRenewedDuringUpload(t *testing.T) {
+	s := objectserver.Swift(t, objectserver.SwiftOptions{TokenLife: 2 * time.Second})
+	o := options(s)
+	o.SegmentSize, o.Parallel, o.UploadRate = swift.MinSegmentSize, 2, 2*mib
+	b := object.NewBucket(create(t, o))
+	data := content(12 * mib)
+	begun := time.Now()
+	if err := b.PutBytes(t.Context(), "packs/large", data); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took < 4*time.Second {
+		t.Fatalf("it took only %s", took)
+	}
+	if got, err := b.ReadAll(t.Context(), "packs/large", 20*mib); err != nil || !bytes.Equal(got, data) {
+		t.Error(len(got), err)
+	}
+}
+
+// An upload that is ended leaves nothing, and deleting a large object leaves
+// none of its segments.
+func TestNoSegmentsAreLeft(t *testing.T) {
+	s, o := segmented(t)
+	slow := o
+	slow.UploadRate = 3 * mib
+	b := object.NewBucket(create(t, slow))
+	c := raw(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(1500*time.Millisecond, cancel)
+	if err := b.PutBytes(ctx, "packs/large", content(12*mib)); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if left := names(t, c, o.Container); len(left) != 0 {
+		t.Error("a cancelled upload left", left)
+	}
+	b = object.NewBucket(create(t, o))
+	if err := b.PutBytes(t.Context(), "packs/large", content(5*mib)); err != nil {
+		t.Fatal(err)
+	}
+	if there := names(t, c, o.Container); len(there) != 6 {
+		t.Error("a manifest and five segments are", there)
+	}
+	if err := b.Delete(t.Context(), "packs/large"); err != nil {
+		t.Error(err)
+	}
+	if left := names(t, c, o.Container); len(left) != 0 {
+		t.Error("deleting left", left)
+	}
+}
+
+// A large object with a segment that is gone, or is another, cannot be read as
+// if it were whole.
+func TestBrokenSegments(t *testing.T) {
+	for name, spoil := range map[string]func(c *client.Connection, container, segment string) error{
+		"missing": func(c *client.Connection, container, segment string) error {
+			return c.ObjectDelete(context.Background(), container, segment)
+		},
+		"another": func(c *client.Connection, container, segment string) error {
+			return c.ObjectPutBytes(context.Background(), container, segment, make([]byte, mib), "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, o := segmented(t)
+			b := object.NewBucket(create(t, o))
+			if err := b.PutBytes(t.Context(), "packs/large", content(4*mib)); err != nil {
+				t.Fatal(err)
+			}
+			c := raw(t, s)
+			for _, n := range names(t, c, o.Container) {
+				if strings.HasSuffix(n, "/00000002") {
+					if err := spoil(c, o.Container, n); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if got, err := b.ReadAll(t.Context(), "packs/large", 20*mib); err == nil {
+				t.Errorf("%d bytes were read", len(got))
+			}
+		})
+	}
+}
+
+// Listings lag; what was stored is there all the same.
+func TestLaggingListing(t *testing.T) {
+	s, o := segmented(t)
+	b := object.NewBucket(create(t, o))
+	if err := b.PutBytes(t.Context(), "packs/before", []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	list := func() (out []string) {
+		t.Helper()
+		for info, err := range b.List(t.Context(), "packs/") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, info.Name)
+		}
+		return out
+	}
+	if got := list(); len(got) != 1 {
+		t.Fatal(got)
+	}
+	thaw := s.Freeze(t)
+	if err := b.PutBytes(t.Context(), "packs/after", []byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.ReadAll(t.Context(), "packs/after", 10); string(got) != "after" || err != nil {
+		t.Error(string(got), err)
+	}
+	if _, err := b.Stat(t.Context(), "packs/after"); err != nil {
+		t.Error(err)
+	}
+	if err := b.PutBytes(t.Context(), "packs/after", []byte("again")); !errors.Is(err, object.ErrExist) {
+		t.Error(err)
+	}
+	thaw()
+	if got := list(); len(got) != 1 {
+		t.Error("the listing does not lag:", got)
+	}
+	s.Update(t)
+	if got := list(); len(got) != 2 {
+		t.Error(got)
+	}
+}
+
+func TestQuota(t *testing.T) {
+	s, o := segmented(t)
+	b := object.NewBucket(create(t, o))
+	if err := raw(t, s).ContainerUpdate(t.Context(), o.Container, client.Headers{"X-Container-Meta-Quota-Bytes": "900000"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{100_000, mib, 5 * mib} {
+		name := fmt.Sprintf("packs/%d", size)
+		err := b.PutBytes(t.Context(), name, content(size))
+		if size < mib && err != nil || size >= mib && !errors.Is(err, object.ErrNoSpace) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	if left := names(t, raw(t, s), o.Container); len(left) != 1 {
+		t.Error("there are", left)
+	}
+}
+
+// Nothing that is stored has an end, and what was given one is noticed.
+func TestObjectsHaveNoEnd(t *testing.T) {
+	s, o := segmented(t)
+	b := object.NewBucket(create(t, o))
+	c := raw(t, s)
+	for name, size := range map[string]int{"packs/small": 10, "packs/large": 3 * mib} {
+		if err := b.PutBytes(t.Context(), name, content(size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range names(t, c, o.Container) {
+		_, headers, err := c.Object(t.Context(), o.Container, n)
+		if err != nil || headers["X-Delete-At"] != "" {
+			t.Error(n, headers, err)
+		}
+	}
+	if err := c.ObjectUpdate(t.Context(), o.Container, "p/packs/small", client.Headers{"X-Delete-After": "86400"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Stat(t.Context(), "packs/small"); err == nil || !strings.Contains(err.Error(), "X-Delete-At") {
+		t.Error(err)
+	}
+}
+
+// between is a proxy that changes what passes.
+func between(t *testing.T, to string, request func(*http.Request), answer func(*http.Response) error) string {
+	t.Helper()
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(u)
+			if request != nil {
+				request(r.Out)
+			}
+		},
+		ModifyResponse: answer,
+	})
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// A flipped reader changes one byte.
+type flipped struct {
+	io.ReadCloser
+	done bool
+}
+
+func (f *flipped) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if n > 0 && !f.done {
+		p[n/2] ^= 1
+		f.done = true
+	}
+	return n, err
+}
+
+// What is changed on the way, up or down, is noticed.
+func TestChangedOnTheWay(t *testing.T) {
+	s, o := segmented(t)
+	o.Retry = retry.Policy{Attempts: 2, Base: time.Millisecond}
+	good := object.NewBucket(create(t, o))
+	var up, down atomic.Bool
+	o.StorageURL = between(t, s.URL, func(r *http.Request) {
+		if up.Load() && r.Method == http.MethodPut && r.Body != nil && !r.URL.Query().Has("multipart-manifest") {
+			r.Body = &flipped{ReadCloser: r.Body}
+		}
+	}, func(r *http.Response) error {
+		if down.Load() && r.Request.Method == http.MethodGet {
+			r.Body = &flipped{ReadCloser: r.Body}
+		}
+		return nil
+	}) + "/v1/AUTH_test"
+	b := object.NewBucket(create(t, o))
+	for _, size := range []int{1000, 3 * mib} {
+		name := fmt.Sprintf("packs/%d", size)
+		up.Store(true)
+		if err := b.PutBytes(t.Context(), name, content(size)); !errors.Is(err, object.ErrChecksum) {
+			t.Errorf("%d bytes up: %v", size, err)
+		}
+		if _, err := good.Stat(t.Context(), name); !errors.Is(err, object.ErrNotExist) {
+			t.Errorf("%d bytes are there: %v", size, err)
+		}
+		up.Store(false)
+		if err := b.PutBytes(t.Context(), name, content(size)); err != nil {
+			t.Fatal(err)
+		}
+		down.Store(true)
+		if _, err := b.ReadAll(t.Context(), name, 20*mib); !errors.Is(err, object.ErrChecksum) {
+			t.Errorf("%d bytes down: %v", size, err)
+		}
+		down.Store(false)
+		if got, err := b.ReadAll(t.Context(), name, 20*mib); err != nil || !bytes.Equal(got, content(size)) {
+			t.Error(len(got), err)
+		}
+	}
+}
+
+func TestWrongAccess(t *testing.T) {
+	s, good := segmented(t)
+	create(t, good)
+	k := keystone(objectserver.Swift(t, objectserver.SwiftOptions{Keystone: true}))
+	create(t, k)
+	for name, c := range map[string]struct {
+		o      swift.Options
+		change func(o *swift.Options)
+		want   error
+		text   string
+	}{
+		"key":             {good, func(o *swift.Options) { o.Key = "wrong" }, object.ErrPermission, "credentials"},
+		"user":            {good, func(o *swift.Options) { o.User = "test:nobody" }, object.ErrPermission, "credentials"},
+		"container":       {good, func(o *swift.Options) { o.Container = "none" }, object.ErrNotExist, "there is no container none"},
+		"account":         {good, func(o *swift.Options) { o.StorageURL = s.URL + "/v1/AUTH_test2" }, object.ErrPermission, "X-Container-Read"},
+		"keystone key":    {k, func(o *swift.Options) { o.Key = "wrong" }, object.ErrPermission, "credentials"},
+		"project":         {k, func(o *swift.Options) { o.Project = "none" }, object.ErrPermission, "credentials"},
+		"domain":          {k, func(o *swift.Options) { o.Domain = "None" }, object.ErrPermission, "credentials"},
+		"region":          {k, func(o *swift.Options) { o.Region = "nowhere" }, nil, "nowhere"},
+		"container there": {k, func(o *swift.Options) { o.Container = "none" }, object.ErrNotExist, "there is no container none"},
+		"nobody listens":  {good, func(o *swift.Options) { o.AuthURL = "http://127.0.0.1:1/auth/v1.0" }, object.ErrUnavailable, "refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := c.o
+			c.change(&o)
+			d, err := swift.Open(t.Context(), o)
+			if err == nil {
+				_ = d.Close()
+			}
+			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("%v", err)
+			}
+			if err != nil && (strings.Contains(err.Error(), "testing") || strings.Contains(err.Error(), "backuppass")) {
+				t.Errorf("tells the key: %v", err)
+			}
+		})
+	}
+}
+
+// token asks a Keystone for a token, and says whose it is.
+func token(t *testing.T, k *objectserver.Keystone) (token, user string) {
+	t.Helper()
+	domain := map[string]any{"name": k.Domain}
+	body := map[string]any{"auth": map[string]any{
+		"identity": map[string]any{"methods": []string{"password"}, "password": map[string]any{"user": map[string]any{"name": k.User, "password": k.Password, "domain": domain}}},
+		"scope":    map[string]any{"project": map[string]any{"name": k.Project, "domain": domain}},
+	}}
+	var answer struct {
+		Token struct{ User struct{ ID string } }
+	}
+	header := post(t, k.AuthURL+"/auth/tokens", "", body, &answer)
+	return header.Get("X-Subject-Token"), answer.Token.User.ID
+}
+
+func post(t *testing.T, url, token string, body, answer any) http.Header {
+	t.Helper()
+	data, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Auth-Token", token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // test
+	if resp.StatusCode != http.StatusCreated {
+		t.Fatal(url, resp.Status)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		t.Fatal(err)
+	}
+	return resp.Header
+}
+
+// The other ways to authenticate with Keystone: application credentials, by id
+// and by name, and a token that somebody else got.
+func TestKeystoneCredentials(t *testing.T) {
+	s := objectserver.Swift(t, objectserver.SwiftOptions{Keystone: true})
+	password := keystone(s)
+	create(t, password)
+	tok, user := token(t, s.Keystone)
+	var made struct {
+		ApplicationCredential struct{ ID, Secret string } `json:"application_credential"`
+	}
+	name := fmt.Sprintf("c%016x", rand.Uint64())
+	post(t, s.Keystone.AuthURL+"/users/"+user+"/application_credentials", tok,
+		map[string]any{"application_credential": map[string]any{"name": name}}, &made)
+	cred := made.ApplicationCredential
+	base := swift.Options{AuthURL: password.AuthURL, AuthVersion: 3, Region: password.Region, Container: password.Container}
+	byID, byName, byToken := base, base, base
+	byID.ApplicationCredentialID, byID.ApplicationCredentialSecret = cred.ID, cred.Secret
+	byName.ApplicationCredentialName, byName.ApplicationCredentialSecret = name, cred.Secret
+	byName.User, byName.Domain = password.User, password.Domain
+	byToken.Token, byToken.Project, byToken.Domain = tok, password.Project, password.Domain
+	direct := swift.Options{Token: tok, StorageURL: storage(t, password), Container: password.Container}
+	for name, o := range map[string]swift.Options{"id": byID, "name": byName, "token": byToken, "direct": direct} {
+		t.Run(name, func(t *testing.T) {
+			b := object.NewBucket(create(t, o))
+			if err := b.PutBytes(t.Context(), "packs/"+name, []byte(name)); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := b.ReadAll(t.Context(), "packs/"+name, 10); string(got) != name || err != nil {
+				t.Error(string(got), err)
+			}
+		})
+	}
+	for _, o := range []swift.Options{byToken, direct} {
+		o.Token = "expired"
+		d, err := swift.Open(t.Context(), o)
+		if err == nil {
+			_ = d.Close()
+		}
+		if !errors.Is(err, object.ErrPermission) {
+			t.Errorf("with a token that is none: %v", err)
+		}
+	}
+}
+
+// storage returns where a Keystone's catalogue says that the account is.
+func storage(t *testing.T, o swift.Options) string {
+	t.Helper()
+	c := &client.Connection{AuthUrl: o.AuthURL, AuthVersion: 3, UserName: o.User, ApiKey: o.Key, Tenant: o.Project, Domain: o.Domain, Region: o.Region}
+	if err := c.Authenticate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c.StorageUrl
+}
+
+// Version 2 of the protocol, which no Keystone speaks any more, in the shape in
+// which it was documented, before a real Swift.
+func TestAuthVersion2Shape(t *testing.T) {
+	s := objectserver.Swift(t, objectserver.SwiftOptions{})
+	c := raw(t, s)
+	asked := make(chan string, 10)
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		asked <- r.Method + " " + r.URL.Path + " " + string(body)
+		fmt.Fprintf(w, `{"access":{"token":{"id":%q,"expires":"2099-01-01T00:00:00Z","tenant":{"id":"t"}},"serviceCatalog":[
+			{"type":"object-store","name":"swift","endpoints":[{"region":"here","publicURL":%q}]}]}}`, c.AuthToken, c.StorageUrl)
+	}))
+	defer auth.Close()
+	o := swift.Options{
+		AuthURL: auth.URL + "/v2.0", AuthVersion: 2, User: "backup", Key: "secret", Project: "shop", Region: "here",
+		Container: fmt.Sprintf("test-%016x", rand.Uint64()),
+	}
+	b := object.NewBucket(create(t, o))
+	if err := b.PutBytes(t.Context(), "packs/x", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	want := `POST /v2.0/tokens {"auth":{"passwordCredentials":{"username":"backup","password":"secret"},"tenantName":"shop"}}`
+	if got := strings.TrimSpace(<-asked); got != want {
+		t.Errorf("asked %s", got)
+	}
+}
