@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -128,8 +129,10 @@ func Broken(ctx context.Context, err error) error {
 		netErr   net.Error
 		urlErr   *url.Error
 		noRecord tls.RecordHeaderError
+		file     *fs.PathError // a file of this machine, whose errors look like those of the network
 	)
-	if errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &verify) || errors.As(err, &noRecord) {
+	if errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &verify) || errors.As(err, &noRecord) ||
+		errors.As(err, &file) {
 		return err
 	}
 	switch {

@@ -72,7 +72,8 @@ func TestBroken(t *testing.T) {
 	if got := Broken(ended, io.EOF); errors.Is(got, object.ErrUnavailable) {
 		t.Errorf("a cancelled request became %v", got)
 	}
-	for _, err := range []error{nil, errSaid, object.ErrNotExist} {
+	_, missing := os.Open(filepath.Join(t.TempDir(), "missing"))
+	for _, err := range []error{nil, errSaid, object.ErrNotExist, missing} {
 		if got := Broken(t.Context(), err); !errors.Is(got, err) || errors.Is(got, object.ErrUnavailable) {
 			t.Errorf("%v became %v", err, got)
 		}

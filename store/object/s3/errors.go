@@ -25,12 +25,12 @@ const (
 )
 
 // roundTripper is the transport as the client's library is given it.
-func (d *Driver) roundTripper(creds *credentials.Credentials) http.RoundTripper {
+func (d *Driver) roundTripper() http.RoundTripper {
 	l := &httpclient.Listener{Next: d.transport}
 	if !d.opt.RequesterPays {
 		return l
 	}
-	return &payer{next: l, creds: creds, region: d.opt.Region}
+	return &payer{next: l, creds: d.creds, region: d.opt.Region}
 }
 
 // A payer has the requester pay for each request, which is signed again then.
@@ -70,7 +70,7 @@ func (d *Driver) typed(ctx context.Context, action string, err error) error {
 	}
 	if kind := byCode(answer); kind != nil {
 		if errors.Is(kind, object.ErrPermission) {
-			return refused(action, answer, err)
+			return d.refused(action, answer, err)
 		}
 		return fmt.Errorf("%w: %w", kind, err)
 	}
@@ -100,7 +100,7 @@ func byCode(answer minio.ErrorResponse) error {
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity", "EntityTooLarge":
 		return object.ErrNoSpace
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
-		"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "NotSignedUp", "AuthorizationHeaderMalformed":
+		"ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired", "NotSignedUp", "AuthorizationHeaderMalformed":
 		return object.ErrPermission
 	}
 	switch answer.StatusCode {
@@ -113,15 +113,16 @@ func byCode(answer minio.ErrorResponse) error {
 }
 
 // refused names what is not allowed, or what is wrong with the credentials.
-func refused(action string, answer minio.ErrorResponse, err error) error {
+func (d *Driver) refused(action string, answer minio.ErrorResponse, err error) error {
 	kind := object.ErrPermission
 	if action != actionGet && action != actionList {
 		kind = object.ErrNotWritable
 	}
 	what := action
 	switch answer.Code {
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired":
-		what, kind = "the credentials", object.ErrPermission
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired":
+		what, kind = theCredentials, object.ErrPermission
+		d.creds.Expire() // where they come from there may be others by now
 	case "RequestTimeTooSkewed":
 		what, kind = "the clock of this machine, which differs from the store's", object.ErrPermission
 	case "AuthorizationHeaderMalformed":

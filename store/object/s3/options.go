@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/encrypt"
 	"github.com/minio/minio-go/v7/pkg/tags"
 
@@ -23,8 +22,8 @@ const (
 	CredentialsStatic      = "static"
 	CredentialsEnvironment = "environment"  // AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
 	CredentialsProfile     = "profile"      // of ~/.aws/credentials or AWS_SHARED_CREDENTIALS_FILE
-	CredentialsWebIdentity = "web_identity" // AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE
-	CredentialsInstance    = "instance"     // of the machine or container
+	CredentialsWebIdentity = "web_identity" // AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE; AWS_ENDPOINT_URL_STS
+	CredentialsInstance    = "instance"     // of the machine, AWS_EC2_METADATA_SERVICE_ENDPOINT, or container, AWS_CONTAINER_*
 )
 
 // How a bucket is named in requests.
@@ -264,23 +263,4 @@ func (o *Options) serverSide() (encrypt.ServerSide, error) {
 		return encrypt.NewSSEC(key)
 	}
 	return nil, nil //nolint:nilnil // nothing is encrypted
-}
-
-// providers returns where credentials come from, in order.
-func (o *Options) providers() []credentials.Provider {
-	environment, profile := &credentials.EnvAWS{}, &credentials.FileAWSCredentials{Filename: o.ProfileFile, Profile: o.Profile}
-	switch o.Credentials {
-	case CredentialsEnvironment:
-		return []credentials.Provider{environment}
-	case CredentialsProfile:
-		return []credentials.Provider{profile}
-	case CredentialsWebIdentity, CredentialsInstance:
-		return []credentials.Provider{&credentials.IAM{}}
-	}
-	if o.AccessKey != "" {
-		return []credentials.Provider{&credentials.Static{Value: credentials.Value{
-			AccessKeyID: o.AccessKey, SecretAccessKey: o.SecretKey, SessionToken: o.SessionToken, SignerType: credentials.SignatureV4,
-		}}}
-	}
-	return []credentials.Provider{environment, profile, &credentials.IAM{}}
 }

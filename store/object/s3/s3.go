@@ -20,7 +20,7 @@
 //
 // What it needs of a bucket's permissions: s3:ListBucket and s3:GetObject to
 // read, s3:PutObject and s3:AbortMultipartUpload to write, s3:DeleteObject to
-// prune; with retention s3:PutObjectRetention and s3:GetObjectRetention; to
+// prune; with tags s3:PutObjectTagging; with retention s3:PutObjectRetention and s3:GetObjectRetention; to
 // delete versions s3:ListBucketVersions and s3:DeleteObjectVersion.
 package s3
 
@@ -62,6 +62,7 @@ const (
 type Driver struct {
 	opt       Options
 	core      *minio.Core
+	creds     *credentials.Credentials
 	transport *http.Transport
 	sse       encrypt.ServerSide // nil for none
 	prefix    string             // of every key, with its slash
@@ -79,16 +80,23 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	ctx = httpclient.Hear(ctx)
-	ok, err := d.core.BucketExists(ctx, d.opt.Bucket)
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: there is no bucket %s", object.ErrNotExist, d.opt.Bucket)
-	}
-	if err != nil {
+	if err := d.look(httpclient.Hear(ctx)); err != nil {
 		d.transport.CloseIdleConnections()
-		return nil, fmt.Errorf("open %s: %w", d.opt, d.typed(ctx, actionList, err))
+		return nil, fmt.Errorf("open %s: %w", d.opt, err)
 	}
 	return d, nil
+}
+
+// look lists an object, if there is one. Whether the bucket exists could be asked
+// as well, but the answer to that would not say what is wrong.
+func (d *Driver) look(ctx context.Context) error {
+	for info := range d.core.ListObjectsIter(ctx, d.opt.Bucket, minio.ListObjectsOptions{Prefix: d.prefix, MaxKeys: 1}) {
+		if minio.ToErrorResponse(info.Err).Code == "NoSuchBucket" {
+			return fmt.Errorf("%w: there is no bucket %s", object.ErrNotExist, d.opt.Bucket)
+		}
+		return d.typed(ctx, actionList, info.Err)
+	}
+	return ctx.Err() // the iteration may end so without a word
 }
 
 // Create makes the bucket, unless it is there, and opens it. With a retention
@@ -132,11 +140,11 @@ func newDriver(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	creds := credentials.NewChainCredentials(o.providers())
+	d.creds = credentials.New(o.chain(d.transport))
 	lookup := map[string]minio.BucketLookupType{AddressingPath: minio.BucketLookupPath, AddressingVirtual: minio.BucketLookupDNS}[o.Addressing]
 	d.core, err = minio.NewCore(u.Host, &minio.Options{
-		Creds: creds, Secure: u.Scheme == "https", Region: o.Region, BucketLookup: lookup, MaxRetries: 1,
-		Transport: d.roundTripper(creds),
+		Creds: d.creds, Secure: u.Scheme == "https", Region: o.Region, BucketLookup: lookup, MaxRetries: 1,
+		Transport: d.roundTripper(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
@@ -279,10 +287,26 @@ func hashOf(ctx context.Context, body io.ReaderAt, off, size int64) ([]byte, err
 func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
 	ctx = httpclient.Hear(ctx)
 	info, err := d.core.StatObject(ctx, d.opt.Bucket, d.key(name), d.getOptions())
+	if minio.ToErrorResponse(err).StatusCode == http.StatusForbidden {
+		err = d.reason(ctx, name, err)
+	}
 	if err != nil {
 		return object.Info{}, d.typed(ctx, actionGet, err)
 	}
 	return object.Info{Name: name, Size: info.Size, Modified: info.LastModified}, nil
+}
+
+// reason returns why an object's description is refused, which only the answer
+// to a request for its content says.
+func (d *Driver) reason(ctx context.Context, name string, refused error) error {
+	o := d.getOptions()
+	o.Set("Range", "bytes=0-0")
+	body, _, _, err := d.core.GetObject(ctx, d.opt.Bucket, d.key(name), o)
+	if err != nil {
+		return err
+	}
+	_ = body.Close()
+	return refused
 }
 
 func (d *Driver) getOptions() minio.GetObjectOptions {

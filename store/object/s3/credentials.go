@@ -1,0 +1,175 @@
+package s3
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"jetkeep/store/object"
+)
+
+// credentialsTimeout bounds asking one source for credentials.
+const credentialsTimeout = 15 * time.Second
+
+// theCredentials is what is refused if it is not the action.
+const theCredentials = "the credentials"
+
+// A chain asks its sources for credentials, one after the other, and keeps to
+// the first that has some. If none has, that is an error: nothing is ever asked
+// of a store without credentials.
+type chain struct {
+	sources []source
+	client  *http.Client
+	current *source // nil until one had some
+}
+
+type source struct {
+	name     string
+	provider credentials.Provider
+	check    func() error // what is wrong before it is asked; nil for nothing
+}
+
+// chain returns where credentials come from.
+func (o *Options) chain(t *http.Transport) *chain {
+	t = t.Clone()
+	t.DisableKeepAlives = true
+	t.Proxy = func(r *http.Request) (*url.URL, error) {
+		if ip := net.ParseIP(r.URL.Hostname()); ip != nil && ip.IsLinkLocalUnicast() {
+			return nil, nil //nolint:nilnil // no proxy knows this machine
+		}
+		return http.ProxyFromEnvironment(r)
+	}
+	c := &chain{client: &http.Client{Transport: t, Timeout: credentialsTimeout}}
+	environment := source{name: CredentialsEnvironment, provider: &credentials.EnvAWS{}}
+	profile := source{name: CredentialsProfile, provider: &credentials.FileAWSCredentials{Filename: o.ProfileFile, Profile: o.Profile}}
+	identity := source{name: CredentialsWebIdentity, check: hasIdentity, provider: &credentials.IAM{
+		Endpoint: os.Getenv("AWS_ENDPOINT_URL_STS"), Region: o.Region,
+	}}
+	instance := source{name: CredentialsInstance, check: hasInstance, provider: &credentials.IAM{Endpoint: metadataEndpoint()}}
+	switch {
+	case o.Credentials == CredentialsEnvironment:
+		c.sources = []source{environment}
+	case o.Credentials == CredentialsProfile:
+		c.sources = []source{profile}
+	case o.Credentials == CredentialsWebIdentity:
+		c.sources = []source{identity}
+	case o.Credentials == CredentialsInstance:
+		c.sources = []source{instance}
+	case o.AccessKey != "":
+		c.sources = []source{{name: CredentialsStatic, provider: &credentials.Static{Value: credentials.Value{
+			AccessKeyID: o.AccessKey, SecretAccessKey: o.SecretKey, SessionToken: o.SessionToken, SignerType: credentials.SignatureV4,
+		}}}}
+	default:
+		c.sources = []source{environment, profile, identity, instance}
+	}
+	return c
+}
+
+const (
+	tokenFileVariable    = "AWS_WEB_IDENTITY_TOKEN_FILE"
+	containerURIVariable = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+	relativeURIVariable  = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+)
+
+func hasIdentity() error {
+	if os.Getenv(tokenFileVariable) == "" {
+		return errors.New(tokenFileVariable + " is not set")
+	}
+	return nil
+}
+
+func hasInstance() error {
+	switch {
+	case os.Getenv(tokenFileVariable) != "":
+		// The client's library takes that first.
+		return errors.New(tokenFileVariable + " is set: have credentials come from " + CredentialsWebIdentity + ", or unset it")
+	case strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") && !inContainer():
+		return errors.New("AWS_EC2_METADATA_DISABLED is set")
+	}
+	return nil
+}
+
+func inContainer() bool {
+	return cmp.Or(os.Getenv(containerURIVariable), os.Getenv(relativeURIVariable)) != ""
+}
+
+// metadataEndpoint is where a machine is asked for its credentials, empty for
+// the usual place. Containers say it themselves.
+func metadataEndpoint() string {
+	if inContainer() {
+		return ""
+	}
+	return strings.TrimSuffix(os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT"), "/")
+}
+
+// RetrieveWithCredContext implements credentials.Provider.
+func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+	if c.current != nil {
+		return c.ask(c.current, cc)
+	}
+	var errs []string
+	for i := range c.sources {
+		s := &c.sources[i]
+		value, err := c.ask(s, cc)
+		if err == nil {
+			c.current = s
+			return value, nil
+		}
+		if len(c.sources) == 1 {
+			return value, err
+		}
+		errs = append(errs, err.Error())
+	}
+	return credentials.Value{}, missing(errors.New("there are none: " + strings.Join(errs, "; ")))
+}
+
+// ask asks one source.
+func (c *chain) ask(s *source, cc *credentials.CredContext) (credentials.Value, error) {
+	if s.check != nil {
+		if err := s.check(); err != nil {
+			return credentials.Value{}, missing(fmt.Errorf("from %s: %w", s.name, err))
+		}
+	}
+	ctx := context.Background()
+	if cc.Context != nil {
+		ctx = cc.Context
+	}
+	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
+	defer cancel()
+	value, err := s.provider.RetrieveWithCredContext(&credentials.CredContext{Client: c.client, Endpoint: cc.Endpoint, Context: ctx})
+	var (
+		broken net.Error
+		file   *fs.PathError // whose reasons look as if they may pass
+	)
+	switch {
+	case err == nil && (value.AccessKeyID == "" || value.SecretAccessKey == ""):
+		return credentials.Value{}, missing(fmt.Errorf("from %s: there are none", s.name))
+	case errors.As(err, &broken) && !errors.As(err, &file):
+		return credentials.Value{}, fmt.Errorf("credentials from %s: %w", s.name, err) // which may pass
+	case err != nil:
+		return credentials.Value{}, missing(fmt.Errorf("from %s: %w", s.name, err))
+	}
+	return value, nil
+}
+
+func missing(err error) error {
+	return &object.PermissionError{Action: theCredentials, Kind: object.ErrPermission, Err: err}
+}
+
+// Retrieve implements credentials.Provider.
+func (c *chain) Retrieve() (credentials.Value, error) {
+	return c.RetrieveWithCredContext(&credentials.CredContext{})
+}
+
+// IsExpired implements credentials.Provider.
+func (c *chain) IsExpired() bool { return c.current == nil || c.current.provider.IsExpired() }
