@@ -266,7 +266,7 @@ func (p play) prune(a *actor) {
 			return
 		}
 		margins := []time.Duration{0, 0, time.Hour, 24 * time.Hour}
-		opt := PruneOptions{Grace: margins[a.rng.IntN(4)], OrphanAge: margins[a.rng.IntN(4)], Now: a.clock, Workers: 2}
+		opt := PruneOptions{Grace: margins[a.rng.IntN(4)], OrphanAge: margins[a.rng.IntN(4)], Now: a.clock}
 		plan, err := r.PlanPrune(context.Background(), opt)
 		if err != nil {
 			continue

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"jetkeep/store/object"
 )
@@ -73,7 +70,6 @@ func (r *Repository) Prune(ctx context.Context, plan *PrunePlan) (PruneReport, e
 type pruning struct {
 	repo   *Repository
 	opt    PruneOptions
-	mu     sync.Mutex // guards report while deleting
 	report PruneReport
 }
 
@@ -173,36 +169,38 @@ func (x *pruning) delete(ctx context.Context, s *chainState, e *logPrune) error 
 	}
 	kept := 0 // by the store
 	for _, prefix := range []string{metaPrefix, packsPrefix} {
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(x.opt.Workers)
-		for _, o := range e.objects {
-			if !strings.HasPrefix(o.Name, prefix) {
-				continue
+		for part := range slices.Chunk(e.objects, object.BulkDeletes) {
+			n, err := x.deleteSome(ctx, prefix, part)
+			if kept += n; err != nil {
+				return err
 			}
-			g.Go(func() error {
-				err := x.repo.bucket.Delete(gctx, o.Name)
-				x.mu.Lock()
-				defer x.mu.Unlock()
-				if errors.Is(err, object.ErrRetained) {
-					kept++
-					x.report.Retained++
-					x.report.RetainedBytes += o.Size
-					return nil
-				}
-				if err != nil {
-					return err //nolint:wrapcheck // says which object
-				}
-				x.report.Deleted++
-				x.report.DeletedBytes += o.Size
-				return nil
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return err //nolint:wrapcheck // our own
 		}
 	}
 	if kept > 0 {
 		return nil // a later prune carries on
 	}
 	return x.repo.putDone(ctx, s.tail.chain, e.number)
+}
+
+// deleteSome deletes objects of a prefix and returns how many the store keeps.
+func (x *pruning) deleteSome(ctx context.Context, prefix string, objects []Used) (kept int, err error) {
+	objects = slices.DeleteFunc(slices.Clone(objects), func(o Used) bool { return !strings.HasPrefix(o.Name, prefix) })
+	names := make([]string, len(objects))
+	for i, o := range objects {
+		names[i] = o.Name
+	}
+	for i, derr := range x.repo.bucket.DeleteAll(ctx, names) {
+		switch {
+		case derr == nil:
+			x.report.Deleted++
+			x.report.DeletedBytes += objects[i].Size
+		case errors.Is(derr, object.ErrRetained):
+			kept++
+			x.report.Retained++
+			x.report.RetainedBytes += objects[i].Size
+		case err == nil:
+			err = derr
+		}
+	}
+	return kept, err
 }

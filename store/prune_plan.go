@@ -31,8 +31,6 @@ type PruneOptions struct {
 	OrphanAge time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// Workers is how many objects are deleted at once; 0 means 8.
-	Workers int
 	// Suppose are restore points that are taken for forgotten, to see what
 	// forgetting them would free. Such a plan cannot be carried out.
 	Suppose []string
@@ -88,9 +86,6 @@ func (r *Repository) planPrune(ctx context.Context, opt PruneOptions) (*PrunePla
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now
-	}
-	if opt.Workers <= 0 {
-		opt.Workers = 8
 	}
 	plan := &PrunePlan{Time: opt.Now().UTC(), repo: r, opt: opt}
 	// Copies first: each that is listed was in its log before.

@@ -332,7 +332,7 @@ func TestPruneEndsAnywhere(t *testing.T) {
 					continue // there are two: the entry and its mark
 				}
 				broken := reopen(t, faulty.New(t, d, faulty.Fault{Op: op, Skip: skip, Kind: kind}), OpenOptions{})
-				plan, err := broken.PlanPrune(t.Context(), PruneOptions{Workers: 1})
+				plan, err := broken.PlanPrune(t.Context(), PruneOptions{})
 				if err == nil {
 					_, err = broken.Prune(t.Context(), plan)
 				}

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // A Bucket is the portable store over a Driver.
@@ -21,7 +24,7 @@ func NewBucket(d Driver) *Bucket { return &Bucket{driver: d} }
 // Atomic says whether of concurrent Puts of one name exactly one succeeds. It
 // may have to try it in the store, once.
 func (b *Bucket) Atomic(ctx context.Context) (bool, error) {
-	a, ok := ability[AtomicCreator](b.driver)
+	a, ok := As[AtomicCreator](b.driver)
 	if !ok {
 		return false, nil
 	}
@@ -35,13 +38,13 @@ func (b *Bucket) Atomic(ctx context.Context) (bool, error) {
 // Retainer returns the store's ability to retain objects, if it promises to
 // retain any.
 func (b *Bucket) Retainer() (Retainer, bool) {
-	r, ok := ability[Retainer](b.driver)
+	r, ok := As[Retainer](b.driver)
 	return r, ok && r.RetainFor() > 0
 }
 
 // Close releases what the driver holds, if anything.
 func (b *Bucket) Close() error {
-	if c, ok := ability[io.Closer](b.driver); ok {
+	if c, ok := As[io.Closer](b.driver); ok {
 		return c.Close()
 	}
 	return nil
@@ -151,6 +154,53 @@ func (b *Bucket) Delete(ctx context.Context, name string) error {
 		err = b.driver.Delete(ctx, name)
 	}
 	return wrap("delete", name, err)
+}
+
+// deletes is how many single requests to delete go on at once.
+const deletes = 8
+
+// DeleteAll deletes objects, by few requests where the store can, and returns
+// for each of them what Delete would.
+func (b *Bucket) DeleteAll(ctx context.Context, names []string) []error {
+	out := make([]error, 0, len(names))
+	for part := range slices.Chunk(names, BulkDeletes) {
+		out = append(out, b.deleteSome(ctx, part)...)
+	}
+	return out
+}
+
+func (b *Bucket) deleteSome(ctx context.Context, names []string) []error {
+	out := make([]error, len(names))
+	bulk, ok := As[BulkDeleter](b.driver)
+	for _, name := range names {
+		ok = ok && b.check(ctx, name) == nil // else let Delete say it
+	}
+	if ok && len(names) > 1 {
+		errs, err := bulk.DeleteMany(ctx, names)
+		if err == nil && len(errs) != len(names) {
+			err = fmt.Errorf("driver answered for %d of %d objects", len(errs), len(names))
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
+			for i, name := range names {
+				e := err
+				if err == nil {
+					e = errs[i]
+				}
+				out[i] = wrap("delete", name, e)
+			}
+			return out
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(deletes)
+	for i, name := range names {
+		g.Go(func() error {
+			out[i] = b.Delete(ctx, name)
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own error
+	return out
 }
 
 // List yields the objects whose names begin with prefix, in rising order. An

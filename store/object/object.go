@@ -147,14 +147,25 @@ type Retainer interface {
 // extended each time.
 func RetainLead(d time.Duration) time.Duration { return d / 8 }
 
+// BulkDeletes is how many objects a BulkDeleter is asked to delete at once.
+const BulkDeletes = 1000
+
+// A BulkDeleter is a driver that deletes many objects by few requests.
+type BulkDeleter interface {
+	// DeleteMany deletes objects and returns for each of them what Delete would.
+	// If it cannot be told for each it returns an error; errors.ErrUnsupported
+	// means that Delete has to be used.
+	DeleteMany(ctx context.Context, names []string) ([]error, error)
+}
+
 // A Wrapper is a driver that decorates another. Optional abilities are looked
 // for along the chain.
 type Wrapper interface {
 	Unwrap() Driver
 }
 
-// ability returns the outermost driver of the chain that is a T.
-func ability[T any](d Driver) (T, bool) {
+// As returns the outermost driver of a chain that is a T.
+func As[T any](d Driver) (T, bool) {
 	for {
 		if t, ok := d.(T); ok {
 			return t, true

@@ -192,3 +192,49 @@ func (d *Driver) List(ctx context.Context, prefix, after string, limit int) (pag
 func (d *Driver) Delete(ctx context.Context, name string) error {
 	return d.small(ctx, func(ctx context.Context) error { return d.next.Delete(ctx, name) })
 }
+
+// DeleteMany implements object.BulkDeleter. It takes as long as an upload's
+// answer may.
+func (d *Driver) DeleteMany(ctx context.Context, names []string) (errs []error, err error) {
+	bulk, ok := object.As[object.BulkDeleter](d.next)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	w := newWatch(ctx, d.opt.Answer)
+	defer w.end()
+	errs, err = bulk.DeleteMany(w.ctx, names)
+	for i := range errs {
+		errs[i] = w.typed(errs[i])
+	}
+	return errs, w.typed(err)
+}
+
+// RetainFor implements object.Retainer.
+func (d *Driver) RetainFor() time.Duration {
+	if r, ok := object.As[object.Retainer](d.next); ok {
+		return r.RetainFor()
+	}
+	return 0
+}
+
+// Retain implements object.Retainer.
+func (d *Driver) Retain(ctx context.Context, name string, until time.Time) error {
+	r, ok := object.As[object.Retainer](d.next)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return d.small(ctx, func(ctx context.Context) error { return r.Retain(ctx, name, until) })
+}
+
+// Retention implements object.Retainer.
+func (d *Driver) Retention(ctx context.Context, name string) (until time.Time, err error) {
+	r, ok := object.As[object.Retainer](d.next)
+	if !ok {
+		return time.Time{}, errors.ErrUnsupported
+	}
+	err = d.small(ctx, func(ctx context.Context) error {
+		until, err = r.Retention(ctx, name)
+		return err
+	})
+	return until, err
+}

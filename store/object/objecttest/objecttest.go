@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) object.Driver) {
 		{"ListPages", listPages},
 		{"ListLimit", listLimit(open)},
 		{"Delete", deletes},
+		{"DeleteAll", deletesAll},
 		{"CancelledWrites", cancelledWrites},
 		{"CancelledOperations", cancelledOperations},
 		{"ShortBody", shortBody},
@@ -274,6 +275,49 @@ func listLimit(open func(t *testing.T) object.Driver) func(*testing.T, *object.B
 			if !slices.Equal(got, all) {
 				t.Errorf("limit %d: %v, want %v", limit, got, all)
 			}
+		}
+	}
+}
+
+// deletesAll deletes many at once: small ones, large ones and some that are not
+// there, and nothing else.
+func deletesAll(t *testing.T, b *object.Bucket) {
+	var all []string
+	for i := range 30 {
+		name := fmt.Sprintf("packs/%02d/a=+@x", i)
+		size := 100
+		if i == 7 {
+			size = 3 << 20
+		}
+		put(t, b, name, data(uint64(i), size))
+		all = append(all, name)
+	}
+	put(t, b, "packs/stays", []byte("stays"))
+	all = append(all, "packs/never/was")
+	for i, err := range b.DeleteAll(t.Context(), all) {
+		if err != nil {
+			t.Errorf("%s: %v", all[i], err)
+		}
+	}
+	for _, name := range all {
+		if _, err := b.Stat(t.Context(), name); !errors.Is(err, object.ErrNotExist) {
+			t.Errorf("%s is there: %v", name, err)
+		}
+	}
+	want(t, b, "packs/stays", []byte("stays"))
+	if errs := b.DeleteAll(t.Context(), nil); len(errs) != 0 {
+		t.Error(errs)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range b.DeleteAll(ctx, []string{"packs/stays", "packs/never/was"}) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+	}
+	for _, err := range b.DeleteAll(t.Context(), []string{"packs/stays", "../x"})[1:] {
+		if !errors.Is(err, object.ErrInvalidName) {
+			t.Errorf("an invalid name: %v", err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"jetkeep/store/object"
 )
@@ -114,6 +115,79 @@ func (d *Driver) List(ctx context.Context, prefix, after string, limit int) (pag
 // Delete implements object.Driver.
 func (d *Driver) Delete(ctx context.Context, name string) error {
 	return d.policy.Do(ctx, "delete", name, func(ctx context.Context) error { return d.next.Delete(ctx, name) })
+}
+
+// DeleteMany implements object.BulkDeleter: it tries again those that may pass.
+func (d *Driver) DeleteMany(ctx context.Context, names []string) ([]error, error) {
+	bulk, ok := object.As[object.BulkDeleter](d.next)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	out := make([]error, len(names))
+	left := make([]int, len(names))
+	for i := range names {
+		left[i] = i
+	}
+	for t := d.policy.begin("delete", fmt.Sprintf("%d objects", len(names))); ; {
+		some := make([]string, len(left))
+		for i, at := range left {
+			some[i] = names[at]
+		}
+		errs, err := bulk.DeleteMany(ctx, some)
+		if err == nil {
+			again := left[:0:0]
+			for i, at := range left {
+				if out[at] = errs[i]; MayPass(errs[i]) {
+					again, err = append(again, at), errs[i]
+				}
+			}
+			left = again
+		}
+		if err == nil {
+			return out, nil
+		}
+		ferr := t.failed(ctx, err)
+		switch {
+		case ferr == nil:
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil, err
+		default:
+			for _, at := range left {
+				out[at] = ferr
+			}
+			return out, nil
+		}
+	}
+}
+
+// RetainFor implements object.Retainer.
+func (d *Driver) RetainFor() time.Duration {
+	if r, ok := object.As[object.Retainer](d.next); ok {
+		return r.RetainFor()
+	}
+	return 0
+}
+
+// Retain implements object.Retainer.
+func (d *Driver) Retain(ctx context.Context, name string, until time.Time) error {
+	r, ok := object.As[object.Retainer](d.next)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return d.policy.Do(ctx, "retain", name, func(ctx context.Context) error { return r.Retain(ctx, name, until) })
+}
+
+// Retention implements object.Retainer.
+func (d *Driver) Retention(ctx context.Context, name string) (until time.Time, err error) {
+	r, ok := object.As[object.Retainer](d.next)
+	if !ok {
+		return time.Time{}, errors.ErrUnsupported
+	}
+	err = d.policy.Do(ctx, "retention", name, func(ctx context.Context) error {
+		until, err = r.Retention(ctx, name)
+		return err
+	})
+	return until, err
 }
 
 // Get implements object.Driver.

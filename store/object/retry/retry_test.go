@@ -222,3 +222,57 @@ func TestLogHasEachTry(t *testing.T) {
 		t.Errorf("told of tries %v, %v", seen, err)
 	}
 }
+
+// bulky deletes many at once, and some only at the second time.
+type bulky struct {
+	object.Driver
+	asked [][]string
+}
+
+func (b *bulky) DeleteMany(_ context.Context, names []string) ([]error, error) {
+	b.asked = append(b.asked, names)
+	out := make([]error, len(names))
+	switch len(b.asked) {
+	case 1:
+		return nil, fmt.Errorf("%w: all of it", object.ErrUnavailable)
+	case 2:
+		out[1] = fmt.Errorf("%w: this one", object.ErrThrottled)
+	}
+	for i, name := range names {
+		if name == "retained" {
+			out[i] = object.ErrRetained
+		}
+	}
+	return out, nil
+}
+
+// Of many deletions those are tried again that may pass, and no others.
+func TestDeleteManyAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		next := &bulky{Driver: mem.New()}
+		errs := object.NewBucket(retry.New(next, retry.Policy{})).DeleteAll(t.Context(), []string{"a", "b", "retained"})
+		if errs[0] != nil || errs[1] != nil || !errors.Is(errs[2], object.ErrRetained) {
+			t.Error(errs)
+		}
+		if got := fmt.Sprint(next.asked); got != "[[a b retained] [a b retained] [b]]" {
+			t.Error(got)
+		}
+		never := object.NewBucket(retry.New(&bulky{Driver: mem.New()}, retry.Policy{Attempts: 1}))
+		for _, err := range never.DeleteAll(t.Context(), []string{"a", "b"}) {
+			if !errors.Is(err, object.ErrUnavailable) {
+				t.Error(err)
+			}
+		}
+		// One that cannot is asked for each.
+		plain := mem.New()
+		if err := plain.Put(t.Context(), "a", strings.NewReader("a"), 1); err != nil {
+			t.Fatal(err)
+		}
+		if errs := object.NewBucket(retry.New(plain, retry.Policy{})).DeleteAll(t.Context(), []string{"a", "b"}); errors.Join(errs...) != nil {
+			t.Error(errs)
+		}
+		if _, err := plain.Stat(t.Context(), "a"); !errors.Is(err, object.ErrNotExist) {
+			t.Error("it is there:", err)
+		}
+	})
+}

@@ -445,3 +445,43 @@ func (d *Driver) deleteVersions(ctx context.Context, name string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// DeleteMany implements object.BulkDeleter, where one version is all there is.
+func (d *Driver) DeleteMany(ctx context.Context, names []string) ([]error, error) {
+	if d.opt.DeleteVersions {
+		return nil, errors.ErrUnsupported
+	}
+	out := make([]error, len(names))
+	at := make(map[string]int, len(names))
+	for i, name := range names {
+		at[d.key(name)] = i
+		out[i] = errNoAnswer
+	}
+	ctx = httpclient.Hear(ctx)
+	results, err := d.core.RemoveObjectsWithIter(ctx, d.opt.Bucket, func(yield func(minio.ObjectInfo) bool) {
+		for _, name := range names {
+			if !yield(minio.ObjectInfo{Key: d.key(name)}) {
+				return
+			}
+		}
+	}, minio.RemoveObjectsOptions{})
+	if err != nil {
+		return nil, d.typed(ctx, actionDelete, err)
+	}
+	for r := range results {
+		i, known := at[r.ObjectName]
+		if !known && r.Err != nil {
+			return nil, d.typed(ctx, actionDelete, r.Err) // of the request
+		}
+		if out[i] = d.typed(ctx, actionDelete, r.Err); errors.Is(out[i], object.ErrNotExist) {
+			out[i] = nil
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// errNoAnswer means that a bulk delete did not say what became of an object.
+var errNoAnswer = fmt.Errorf("%w: the store does not say whether it was deleted", object.ErrUnavailable)

@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/ncw/swift/v2"
+	"golang.org/x/sync/errgroup"
 
 	"jetkeep/store/object"
 	"jetkeep/store/object/httpclient"
@@ -41,8 +42,10 @@ import (
 
 const (
 	openTimeout = 30 * time.Second
-	shaHeader   = "X-Object-Meta-Jetkeep-Sha256"
-	hidden      = ".segments/"
+	// looks is how many objects are looked at at once before a bulk delete.
+	looks     = 16
+	shaHeader = "X-Object-Meta-Jetkeep-Sha256"
+	hidden    = ".segments/"
 )
 
 // A Driver keeps objects in a container.
@@ -411,4 +414,65 @@ func (d *Driver) remove(ctx context.Context, container, name string) error {
 		return nil
 	}
 	return err
+}
+
+// DeleteMany implements object.BulkDeleter by Swift's bulk delete, where the
+// server has it. What is large is deleted by itself, with its segments.
+func (d *Driver) DeleteMany(ctx context.Context, names []string) ([]error, error) {
+	out := make([]error, len(names))
+	gone, inSegments := make([]bool, len(names)), make([]bool, len(names))
+	var g errgroup.Group
+	g.SetLimit(looks)
+	for i, name := range names {
+		g.Go(func() error {
+			header, err := d.head(ctx, name)
+			inSegments[i] = err == nil && large(header)
+			if gone[i] = errors.Is(err, object.ErrNotExist); !gone[i] {
+				out[i] = err
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own error
+	var paths []string
+	at := map[string]int{}
+	for i, name := range names {
+		switch {
+		case out[i] != nil, gone[i]:
+		case inSegments[i]:
+			out[i] = d.Delete(ctx, name)
+		default:
+			at["/"+d.opt.Container+"/"+d.name(name)] = i
+			paths = append(paths, d.name(name))
+		}
+	}
+	if len(paths) == 0 {
+		return out, nil
+	}
+	hctx := httpclient.Hear(ctx)
+	result, err := d.conn.BulkDelete(hctx, d.opt.Container, paths)
+	switch {
+	case err == nil, len(result.Errors) > 0: // what became of each is below
+	case errors.Is(err, swift.Forbidden), errors.Is(err, swift.BadRequest), errors.Is(err, swift.ObjectNotFound), errors.Is(err, swift.ContainerNotFound):
+		return nil, fmt.Errorf("%w: bulk delete: %w", errors.ErrUnsupported, err)
+	default:
+		return nil, typed(hctx, accessWrite, err)
+	}
+	for path, err := range result.Errors {
+		plain, uerr := url.PathUnescape(path)
+		i, known := at[plain]
+		if uerr != nil {
+			known = false
+		}
+		if !known {
+			return nil, fmt.Errorf("bulk delete: the answer is about %s, which nobody asked for: %w", path, err)
+		}
+		if err = typed(hctx, accessWrite, err); !errors.Is(err, object.ErrNotExist) {
+			out[i] = err
+		}
+	}
+	if gone := int(result.NumberDeleted + result.NumberNotFound); gone+len(result.Errors) != len(paths) {
+		return nil, fmt.Errorf("%w: bulk delete answers for %d of %d objects", object.ErrUnavailable, gone+len(result.Errors), len(paths))
+	}
+	return out, nil
 }

@@ -465,3 +465,44 @@ func TestAuthVersion2Shape(t *testing.T) {
 		t.Errorf("asked %s", got)
 	}
 }
+
+// The server's bulk delete is used, and says for each object what became of it.
+func TestBulkDelete(t *testing.T) {
+	s, o := segmented(t)
+	d := create(t, o)
+	b := object.NewBucket(d)
+	all := []string{"packs/a", "packs/b c", "packs/large", "packs/none"}
+	for i, name := range all[:3] {
+		if err := d.Put(t.Context(), name, bytes.NewReader(content(max(10, (i-1)*3*mib))), int64(max(10, (i-1)*3*mib))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := raw(t, s).ContainerUpdate(t.Context(), o.Container, client.Headers{"X-Container-Read": s.Reader}); err != nil {
+		t.Fatal(err)
+	}
+	reader := o
+	reader.User, reader.Key, reader.StorageURL = s.Reader, "testing3", s.URL+"/v1/AUTH_test"
+	errs, err := create(t, reader).DeleteMany(t.Context(), all)
+	for i, e := range errs {
+		var refused *object.PermissionError
+		if i < 3 && !errors.As(e, &refused) || i == 3 && e != nil {
+			t.Errorf("%s, by who may only read: %v", all[i], e)
+		}
+	}
+	if err != nil || len(errs) != 4 {
+		t.Error(errs, err)
+	}
+	if left := names(t, raw(t, s), o.Container); len(left) != 6 {
+		t.Error("some are gone:", left)
+	}
+	errs, err = d.DeleteMany(t.Context(), all)
+	if err != nil || len(errs) != 4 || errors.Join(errs...) != nil {
+		t.Error(errs, err)
+	}
+	if left := names(t, raw(t, s), o.Container); len(left) != 0 {
+		t.Error("left are", left)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
