@@ -107,7 +107,7 @@ func startS3(s *server, kind string, secure bool) (*S3Server, error) {
 		}
 		env := []string{
 			"MINIO_ROOT_USER=" + x.AccessKey, "MINIO_ROOT_PASSWORD=" + x.SecretKey,
-			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1", "MINIO_DOMAIN=" + Domain, "MINIO_KMS_SECRET_KEY=" + kmsKey,
+			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1", "MINIO_DOMAIN=" + Domain, "MINIO_SITE_REGION=" + x.Region, "MINIO_KMS_SECRET_KEY=" + kmsKey,
 		}
 		if err := s.run(kind, env, binary, "server", "--quiet", "--certs-dir", dirs["certs"], "--address", address(ports[0]), dirs["data"]); err != nil {
 			return nil, err

@@ -44,7 +44,7 @@ func keys(t *testing.T, s *objectserver.S3Server) credentials.Value {
 	if s.Kind != objectserver.MinIO {
 		return credentials.Value{AccessKeyID: s.AccessKey, SecretAccessKey: s.SecretKey}
 	}
-	c, err := credentials.NewSTSAssumeRole(s.Endpoint, credentials.STSAssumeRoleOptions{AccessKey: s.AccessKey, SecretKey: s.SecretKey, DurationSeconds: 900})
+	c, err := credentials.NewSTSAssumeRole(s.Endpoint, credentials.STSAssumeRoleOptions{AccessKey: s.AccessKey, SecretKey: s.SecretKey, DurationSeconds: 900, Location: s.Region})
 	if err != nil {
 		t.Fatal(err)
 	}

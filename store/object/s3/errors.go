@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -26,11 +27,29 @@ const (
 
 // roundTripper is the transport as the client's library is given it.
 func (d *Driver) roundTripper() http.RoundTripper {
-	l := &httpclient.Listener{Next: d.transport}
+	l := &httpclient.Listener{Next: noPages{d.transport}}
 	if !d.opt.RequesterPays {
 		return l
 	}
 	return &payer{next: l, creds: d.creds, region: d.opt.Region}
+}
+
+// errNoStore means that an answer is not one of S3: something between, such as a
+// proxy that wants to be logged in at, answers that all is well.
+var errNoStore = fmt.Errorf("%w: the answer is not that of a store of S3", object.ErrUnavailable)
+
+// noPages takes no web page for an answer. The client's library would read one as
+// a listing of nothing.
+type noPages struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (n noPages) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := n.next.RoundTrip(req)
+	if err != nil || resp.StatusCode/100 != 2 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		return resp, err
+	}
+	_ = resp.Body.Close()
+	return nil, errNoStore
 }
 
 // A payer has the requester pay for each request, which is signed again then.

@@ -61,7 +61,11 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 	if conditional {
 		o.SetMatchETagExcept("*")
 	}
-	if _, err := d.core.CompleteMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload, parts, o); err != nil {
+	there, err := d.core.CompleteMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload, parts, o)
+	if err == nil && there.ETag == "" {
+		err = errNoStore
+	}
+	if err != nil {
 		answer := minio.ToErrorResponse(err)
 		err = d.typed(ctx, actionPut, err)
 		// Somebody aborted it, or it was completed by a request whose answer
@@ -104,6 +108,9 @@ func (d *Driver) putPart(ctx context.Context, name, upload string, number int, s
 		ctx = httpclient.Hear(ctx)
 		from := httpclient.NewBody(ctx, body, off, size)
 		there, err := d.core.PutObjectPart(ctx, d.opt.Bucket, d.key(name), upload, number, from, size, o)
+		if err == nil && there.ETag == "" {
+			err = errNoStore
+		}
 		part.ETag = there.ETag
 		return from.Or(d.typed(ctx, actionPut, err))
 	})

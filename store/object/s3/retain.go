@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -36,7 +37,8 @@ func (d *Driver) retention(ctx context.Context, name, version string) (time.Time
 	ctx = httpclient.Hear(ctx)
 	_, until, err := d.core.GetObjectRetention(ctx, d.opt.Bucket, d.key(name), version)
 	switch answer := minio.ToErrorResponse(err); {
-	case answer.Code == "NoSuchObjectLockConfiguration", answer.Code == "ObjectLockConfigurationNotFoundError":
+	case answer.Code == "NoSuchObjectLockConfiguration", answer.Code == "ObjectLockConfigurationNotFoundError",
+		noLock(answer.Message):
 		return time.Time{}, nil
 	case err != nil && answer.StatusCode == 0 && ctx.Err() == nil:
 		// Some servers' answers are not what the library reads.
@@ -45,6 +47,12 @@ func (d *Driver) retention(ctx context.Context, name, version string) (time.Time
 		return time.Time{}, d.typed(ctx, "s3:GetObjectRetention", err)
 	}
 	return *until, nil
+}
+
+// noLock says whether a store's words are that a bucket has no object lock, for
+// which there is no code.
+func noLock(message string) bool {
+	return strings.Contains(strings.ReplaceAll(message, " ", ""), "missingObjectLockConfiguration")
 }
 
 // headRetention reads how long an object is retained from its headers, which

@@ -20,8 +20,9 @@
 //
 // What it needs of a bucket's permissions: s3:ListBucket and s3:GetObject to
 // read, s3:PutObject and s3:AbortMultipartUpload to write, s3:DeleteObject to
-// prune; with tags s3:PutObjectTagging; with retention s3:PutObjectRetention and s3:GetObjectRetention; to
-// delete versions s3:ListBucketVersions and s3:DeleteObjectVersion.
+// prune; with tags s3:PutObjectTagging; with retention s3:PutObjectRetention and
+// s3:GetObjectRetention; to delete versions s3:ListBucketVersions and
+// s3:DeleteObjectVersion.
 package s3
 
 import (
@@ -200,7 +201,8 @@ func (d *Driver) tryConditional(ctx context.Context) (bool, error) {
 		case errors.Is(err, object.ErrExist):
 			return true, nil
 		case errors.As(err, &answer) && (answer.StatusCode == http.StatusNotImplemented || answer.StatusCode == http.StatusBadRequest):
-			return false, nil // it does not know the header
+			// It does not know the header, if it takes the same without.
+			return false, d.putWhole(ctx, conditionalName, strings.NewReader(conditionalText), int64(len(conditionalText)), false)
 		case err != nil:
 			return false, err
 		}
@@ -225,9 +227,18 @@ func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size in
 		}
 	}
 	if large {
-		return d.putParts(ctx, name, body, size, conditional)
+		err = d.putParts(ctx, name, body, size, conditional)
+	} else {
+		err = d.putWhole(ctx, name, body, size, conditional)
 	}
-	return d.putWhole(ctx, name, body, size, conditional)
+	if !errors.Is(err, object.ErrExist) {
+		return err
+	}
+	// Some servers mean an object that was deleted, and whose versions are there.
+	if _, serr := d.Stat(ctx, name); errors.Is(serr, object.ErrNotExist) {
+		return fmt.Errorf("a deleted version of %s is in the way of a new one, give delete_versions: %s", name, err.Error())
+	}
+	return err
 }
 
 // putOptions are those of a new object.
@@ -272,7 +283,10 @@ func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, si
 	}
 	ctx = httpclient.Hear(ctx)
 	from := httpclient.NewBody(ctx, body, 0, size)
-	_, err = d.core.PutObject(ctx, d.opt.Bucket, d.key(name), from, size, "", hex.EncodeToString(sum), o)
+	there, err := d.core.PutObject(ctx, d.opt.Bucket, d.key(name), from, size, "", hex.EncodeToString(sum), o)
+	if err == nil && there.ETag == "" {
+		err = errNoStore
+	}
 	return from.Or(d.typed(ctx, actionPut, err))
 }
 
