@@ -15,13 +15,12 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"jetkeep/service/config"
 	"jetkeep/store/object"
 	"jetkeep/store/object/deadline"
 	"jetkeep/store/object/limit"
 	"jetkeep/store/object/local"
+	"jetkeep/store/object/observe"
 	"jetkeep/store/object/retry"
 	"jetkeep/store/object/s3"
 	"jetkeep/store/object/swift"
@@ -64,6 +63,18 @@ func Create(ctx context.Context, r *config.Repository) (object.Driver, error) {
 // An Opener opens places and tells a log of what is tried again there.
 type Opener struct {
 	Log *slog.Logger // may be nil
+	// Observe, if set, is told of each operation on a repository's store, by many
+	// goroutines at once. It must not block.
+	Observe func(repository string, o observe.Operation)
+}
+
+// observed puts what tells of operations before a driver.
+func (o Opener) observed(r *config.Repository, d object.Driver, err error) (object.Driver, error) {
+	if err != nil || o.Observe == nil {
+		return d, err
+	}
+	name := r.Name
+	return observe.New(d, func(op observe.Operation) { o.Observe(name, op) }), nil
 }
 
 // Open is the function of that name.
@@ -77,8 +88,17 @@ func (o Opener) Open(ctx context.Context, r *config.Repository) (object.Driver, 
 	case config.KindSwift:
 		return portable(ctx, o, r, o.swift(r), swift.Open)
 	default:
-		return local.Open(r.Path)
+		return o.local(r, local.Open)
 	}
+}
+
+// local opens a directory.
+func (o Opener) local(r *config.Repository, open func(string) (*local.Driver, error)) (object.Driver, error) {
+	d, err := open(r.Path)
+	if err != nil {
+		return nil, err
+	}
+	return o.observed(r, d, nil)
 }
 
 // Create is the function of that name.
@@ -92,9 +112,9 @@ func (o Opener) Create(ctx context.Context, r *config.Repository) (object.Driver
 	case config.KindSwift:
 		return portable(ctx, o, r, o.swift(r), swift.Create)
 	default:
-		d, err := local.Open(r.Path)
+		d, err := o.local(r, local.Open)
 		if errors.Is(err, object.ErrNotExist) {
-			d, err = local.Create(r.Path)
+			d, err = o.local(r, local.Create)
 		}
 		return d, err
 	}
@@ -119,16 +139,13 @@ func Clear(ctx context.Context, r *config.Repository) (int, error) {
 		}
 		names = append(names, info.Name)
 	}
-	listed := len(names)
+	errs := bucket.DeleteAll(ctx, names)
 	if r.Kind == config.KindS3 {
-		names = append(names, s3.Traces()...)
+		for _, name := range s3.Traces() { // hidden, so that the bucket knows of none
+			errs = append(errs, d.Delete(ctx, name))
+		}
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for _, name := range names {
-		g.Go(func() error { return d.Delete(gctx, name) })
-	}
-	return listed, errors.Join(g.Wait(), bucket.Close())
+	return len(names), errors.Join(append(errs, bucket.Close())...)
 }
 
 // A store is asked so often whether the place is there: a hiccup fails nothing,
@@ -150,7 +167,8 @@ func portable[O any, D object.Driver](ctx context.Context, by Opener, r *config.
 	if err != nil {
 		return nil, err
 	}
-	return retry.New(limit.New(deadline.New(d, deadline.Options{}), limit.Options{}), retry.Policy{Budget: retryFor(r), Log: again}), nil
+	bounded := limit.New(deadline.New(d, deadline.Options{}), limit.Options{})
+	return by.observed(r, retry.New(bounded, retry.Policy{Budget: retryFor(r), Log: again}), nil)
 }
 
 // retryFor returns how long one operation is tried again, 0 for the default.
