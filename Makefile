@@ -88,6 +88,10 @@ bench: tools build ## measure against nats and restic; installs restic if it is 
 	$(GO) build -o bin/bench ./contrib/bench
 	bin/bench -nats-server "$(TOOLS)/nats-server-2.15.2" -nats "$(TOOLS)/nats" -jetkeep bin/jetkeep $(BENCH)
 
+.PHONY: bench-stores
+bench-stores: tools ## measure uploads into S3 and Swift against mc and swift
+	$(GO) test -run '^$$' -bench Upload -benchtime 1x -timeout 15m ./contrib/bench
+
 # Measurements and what `test` already ran are not in it.
 CI_STEPS := tools build lint test model faults fuzz readme demo
 

@@ -34,13 +34,13 @@ type WriterOptions struct {
 }
 
 // uploaders is how many packs are uploaded at once.
-const uploaders = 2
+const uploaders = 4
 
 // A Writer stores the records of one restore point. One goroutine feeds it:
 // Append and AppendRepair, then Finish or Abort, one of which must be called.
 //
 // Behind it run workers that hash and compress segments, one goroutine that
-// packs them in order, and two that upload. All end in Finish or Abort. What
+// packs them in order, and some that upload. All end in Finish or Abort. What
 // goes wrong in any of them is returned by the next call.
 type Writer struct {
 	repo  *Repository
