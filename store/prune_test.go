@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"jetkeep/store/object"
 	"jetkeep/store/object/faulty"
 	"jetkeep/store/object/mem"
 	"jetkeep/store/sign"
@@ -301,7 +302,7 @@ func TestPrunePutsCopiesRight(t *testing.T) {
 	if err := d.Delete(t.Context(), commitName("b.0001")); err != nil {
 		t.Fatal(err)
 	}
-	broken := reopen(t, faulty.New(t, d, faulty.Fault{Op: faulty.Delete}), OpenOptions{})
+	broken := reopen(t, faulty.New(t, d, faulty.Fault{Op: faulty.Delete, Prefix: commitPrefix}), OpenOptions{})
 	if err := broken.Forget(t.Context(), []string{"b.0002"}); !errors.Is(err, faulty.ErrInjected) {
 		t.Fatal(err)
 	}
@@ -314,6 +315,24 @@ func TestPrunePutsCopiesRight(t *testing.T) {
 	}
 	if _, err := r.Point(t.Context(), "b.0002"); !errors.Is(err, ErrNoPoint) {
 		t.Error(err)
+	}
+}
+
+// Who may not delete forgets nothing, not even in the log.
+func TestForgetWithoutPermission(t *testing.T) {
+	r, d := newRepo(t)
+	mustLight(t, r, "ORDERS", "b.0001", "a")
+	denied := &object.PermissionError{Action: "delete", Kind: object.ErrNotWritable, Err: errors.New("no")}
+	writer := reopen(t, faulty.New(t, d, faulty.Fault{Op: faulty.Delete, Err: denied}), OpenOptions{})
+	if err := writer.Forget(t.Context(), []string{"b.0001"}); !errors.Is(err, object.ErrNotWritable) {
+		t.Error(err)
+	}
+	if _, err := r.Point(t.Context(), "b.0001"); err != nil {
+		t.Error(err)
+	}
+	plan, report := mustPrune(t, r, PruneOptions{})
+	if report.Removed != 0 || report.Condemned != 0 {
+		t.Errorf("it was forgotten: %s%+v", plan, report)
 	}
 }
 

@@ -440,6 +440,7 @@ func (d *Driver) remove(ctx context.Context, name, version string) error {
 func (d *Driver) deleteVersions(ctx context.Context, name string) error {
 	ctx = httpclient.Hear(ctx)
 	var errs []error
+	found := false
 	for v := range d.core.ListObjectsIter(ctx, d.opt.Bucket, minio.ListObjectsOptions{Prefix: d.key(name), Recursive: true, WithVersions: true}) {
 		if v.Err != nil {
 			return d.typed(ctx, "s3:ListBucketVersions", v.Err)
@@ -450,6 +451,7 @@ func (d *Driver) deleteVersions(ctx context.Context, name string) error {
 			}
 			continue
 		}
+		found = true
 		if err := d.remove(ctx, name, v.VersionID); err != nil {
 			errs = append(errs, err)
 		}
@@ -457,7 +459,15 @@ func (d *Driver) deleteVersions(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return errors.Join(errs...)
+	if found {
+		return errors.Join(errs...)
+	}
+	// There is nothing to delete. Who may not is told so, as by any other store.
+	err := d.remove(ctx, name, "null")
+	if errors.As(err, new(*object.PermissionError)) {
+		return err
+	}
+	return nil
 }
 
 // DeleteMany implements object.BulkDeleter, where one version is all there is.
