@@ -180,6 +180,9 @@ func TestWriter(t *testing.T) {
 		b := x.as(t, "writer.json")
 		write(t, b)
 		refused(t, b.Delete(t.Context(), "packs/ab/old"), "s3:DeleteObject")
+		for _, err := range b.DeleteAll(t.Context(), []string{"packs/ab/old", "packs/ab/new", "packs/ab/missing"}) {
+			refused(t, err, "s3:DeleteObject")
+		}
 		if _, err := b.Stat(t.Context(), "packs/ab/old"); err != nil {
 			t.Error("it is gone:", err)
 		}
@@ -198,6 +201,11 @@ func TestPruner(t *testing.T) {
 		write(t, b)
 		if err := b.Delete(t.Context(), "packs/ab/old"); err != nil {
 			t.Error(err)
+		}
+		for _, err := range b.DeleteAll(t.Context(), []string{"packs/ab/new", "packs/ab/large", "packs/ab/missing"}) {
+			if err != nil {
+				t.Error(err)
+			}
 		}
 		if got := outcomes(t, b); got != "write ok, read ok, list ok, delete ok" {
 			t.Error(got)

@@ -182,6 +182,59 @@ func TestConditionalWrites(t *testing.T) {
 	}
 }
 
+// What a store does not say about many objects is not taken for done.
+func TestDeleteMany(t *testing.T) {
+	s := objectserver.S3(t, objectserver.MinIO)
+	names := []string{"packs/a", "packs/b", "packs/c"}
+	for _, c := range []struct {
+		status int
+		answer string
+		want   []error
+	}{
+		{http.StatusOK, "", []error{object.ErrUnavailable, object.ErrUnavailable, object.ErrUnavailable}},
+		{http.StatusOK, "<DeleteResult></DeleteResult>", []error{object.ErrUnavailable, object.ErrUnavailable, object.ErrUnavailable}},
+		{
+			http.StatusOK, `<DeleteResult><Deleted><Key>packs/a</Key></Deleted>` +
+				`<Error><Key>packs/b</Key><Code>AccessDenied</Code><Message>no</Message></Error>` +
+				`<Error><Key>packs/c</Key><Code>SlowDown</Code><Message>later</Message></Error></DeleteResult>`,
+			[]error{nil, object.ErrNotWritable, object.ErrThrottled},
+		},
+		{http.StatusServiceUnavailable, "", []error{object.ErrUnavailable, object.ErrUnavailable, object.ErrUnavailable}},
+		{http.StatusForbidden, "<Error><Code>AccessDenied</Code></Error>", []error{object.ErrNotWritable, object.ErrNotWritable, object.ErrNotWritable}},
+	} {
+		o, p := behind(t, s)
+		d := open(t, o)
+		for _, n := range names {
+			if err := d.Put(t.Context(), n, strings.NewReader("x"), 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.meddle = func(w http.ResponseWriter, r *http.Request) bool {
+			if !r.URL.Query().Has("delete") {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/xml")
+			w.WriteHeader(c.status)
+			fmt.Fprint(w, c.answer)
+			return true
+		}
+		for i, err := range object.NewBucket(d).DeleteAll(t.Context(), names) {
+			if !errors.Is(err, c.want[i]) {
+				t.Errorf("%d %s: %s: %v", c.status, c.answer, names[i], err)
+			}
+		}
+		p.meddle = nil
+		for i, err := range object.NewBucket(d).DeleteAll(t.Context(), names) {
+			if err != nil {
+				t.Errorf("%s: %v", names[i], err)
+			}
+			if _, err := d.Stat(t.Context(), names[i]); !errors.Is(err, object.ErrNotExist) {
+				t.Errorf("%s is there: %v", names[i], err)
+			}
+		}
+	}
+}
+
 // nobody returns an address that nobody listens at.
 func nobody(t *testing.T) string {
 	t.Helper()

@@ -1,8 +1,11 @@
 package s3_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"strings"
 	"testing"
 
 	"jetkeep/store/object"
@@ -60,5 +63,63 @@ func TestConformanceInParts(t *testing.T) {
 			o.Prefix = fmt.Sprintf("p/%016x", rand.Uint64())
 			return open(t, o)
 		})
+	})
+}
+
+// As on stores that know neither If-None-Match nor checksums and keep every
+// version, such as Backblaze B2 and, without versions, Google Cloud Storage.
+func TestConformanceWithoutExtras(t *testing.T) {
+	each(t, func(t *testing.T, s *objectserver.S3Server) {
+		o, p := behind(t, s)
+		p.meddle = func(w http.ResponseWriter, r *http.Request) bool {
+			for name := range r.Header {
+				if name == "If-None-Match" || strings.Contains(name, "Checksum") {
+					t.Errorf("%s %s has %s", r.Method, r.URL, name)
+					w.WriteHeader(http.StatusNotImplemented)
+					return true
+				}
+			}
+			return false
+		}
+		for _, versions := range []bool{false, true} {
+			o.Bucket = s.NewBucket(t, objectserver.BucketOptions{Versioning: versions})
+			o.Checksum, o.ConditionalWrites, o.DeleteVersions = s3.ChecksumNone, s3.ConditionalNo, versions
+			t.Run(fmt.Sprintf("versions %t", versions), func(t *testing.T) {
+				objecttest.Run(t, func(t *testing.T) object.Driver {
+					o.Prefix = fmt.Sprintf("p/%016x", rand.Uint64())
+					return open(t, o)
+				})
+			})
+			d, content := open(t, o), large()
+			if err := put(t.Context(), d, content); err != nil {
+				t.Fatal(err)
+			}
+			if err := put(t.Context(), d, content); !errors.Is(err, object.ErrExist) {
+				t.Error("put again:", err)
+			}
+			p.answer = func(r *http.Response) {
+				if r.Request.Method == http.MethodGet {
+					r.Body = &flipped{r.Body, 100}
+				}
+			}
+			if _, err := get(t, d, 0, -1); !errors.Is(err, object.ErrChecksum) {
+				t.Error("one bit is another one:", err)
+			}
+			p.answer = nil
+			if err := d.Delete(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+			known := p.meddle
+			p.meddle = func(_ http.ResponseWriter, r *http.Request) bool {
+				if isPart(r) {
+					r.Body = &flipped{r.Body, 100}
+				}
+				return false
+			}
+			if err := put(t.Context(), d, content); !errors.Is(err, object.ErrChecksum) {
+				t.Error("one bit is another one:", err)
+			}
+			p.meddle = known
+		}
 	})
 }
