@@ -18,8 +18,13 @@ import (
 	"jetkeep/store/object"
 )
 
-// credentialsTimeout bounds asking one source for credentials.
-const credentialsTimeout = 15 * time.Second
+const (
+	// credentialsTimeout bounds asking one source for credentials.
+	credentialsTimeout = 15 * time.Second
+	// credentialsWait is how long credentials that are to be renewed, and still
+	// hold, are used before a source that did not answer is asked again.
+	credentialsWait = 30 * time.Second
+)
 
 // theCredentials is what is refused if it is not the action.
 const theCredentials = "the credentials"
@@ -31,6 +36,8 @@ type chain struct {
 	sources []source
 	client  *http.Client
 	current *source // nil until one had some
+	last    credentials.Value
+	again   time.Time // before it, nobody is asked again who did not answer
 }
 
 type source struct {
@@ -49,7 +56,7 @@ func (o *Options) chain(t *http.Transport) *chain {
 		}
 		return http.ProxyFromEnvironment(r)
 	}
-	c := &chain{client: &http.Client{Transport: t, Timeout: credentialsTimeout}}
+	c := &chain{client: &http.Client{Transport: busy{t}, Timeout: credentialsTimeout}}
 	environment := source{name: CredentialsEnvironment, provider: &credentials.EnvAWS{}}
 	profile := source{name: CredentialsProfile, provider: &credentials.FileAWSCredentials{Filename: o.ProfileFile, Profile: o.Profile}}
 	identity := source{name: CredentialsWebIdentity, check: hasIdentity, provider: &credentials.IAM{
@@ -115,14 +122,14 @@ func metadataEndpoint() string {
 // RetrieveWithCredContext implements credentials.Provider.
 func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
 	if c.current != nil {
-		return c.ask(c.current, cc)
+		return c.renew(cc)
 	}
 	var errs []string
 	for i := range c.sources {
 		s := &c.sources[i]
 		value, err := c.ask(s, cc)
 		if err == nil {
-			c.current = s
+			c.current, c.last = s, value
 			return value, nil
 		}
 		if len(c.sources) == 1 {
@@ -131,6 +138,22 @@ func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		errs = append(errs, err.Error())
 	}
 	return credentials.Value{}, missing(errors.New("there are none: " + strings.Join(errs, "; ")))
+}
+
+// renew asks the source that had credentials before. If it does not answer, they
+// are good for as long as they hold: they are renewed well before.
+func (c *chain) renew(cc *credentials.CredContext) (credentials.Value, error) {
+	value, err := c.ask(c.current, cc)
+	if err == nil {
+		c.last, c.again = value, time.Time{}
+		return value, nil
+	}
+	now := time.Now()
+	if errors.As(err, new(*object.PermissionError)) || !c.last.Expiration.After(now) {
+		return value, err
+	}
+	c.again = now.Add(min(credentialsWait, c.last.Expiration.Sub(now)))
+	return c.last, nil
 }
 
 // ask asks one source.
@@ -172,4 +195,19 @@ func (c *chain) Retrieve() (credentials.Value, error) {
 }
 
 // IsExpired implements credentials.Provider.
-func (c *chain) IsExpired() bool { return c.current == nil || c.current.provider.IsExpired() }
+func (c *chain) IsExpired() bool {
+	return c.current == nil || c.current.provider.IsExpired() && !time.Now().Before(c.again)
+}
+
+// busy takes the answer of a source that cannot answer for none.
+type busy struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (b busy) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := b.next.RoundTrip(req)
+	if err != nil || resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests {
+		return resp, err
+	}
+	_ = resp.Body.Close()
+	return nil, fmt.Errorf("%w: %s", object.ErrUnavailable, resp.Status)
+}
