@@ -27,7 +27,9 @@ type site struct {
 	server *objectserver.S3Server
 	bucket string
 	mode   string // of retention
-	retain time.Duration
+	// versions has who opens it delete all of them.
+	versions bool
+	retain   time.Duration
 }
 
 func newSite(t *testing.T, kind string, b objectserver.BucketOptions) *site {
@@ -48,7 +50,7 @@ func (x *site) open(t *testing.T, u objectserver.User) *object.Bucket {
 	t.Helper()
 	o := s3.Options{
 		Endpoint: x.server.Endpoint, Region: x.server.Region, Bucket: x.bucket, Addressing: s3.AddressingPath,
-		AccessKey: u.AccessKey, SecretKey: u.SecretKey, PartSize: 5 << 20,
+		AccessKey: u.AccessKey, SecretKey: u.SecretKey, PartSize: 5 << 20, DeleteVersions: x.versions,
 	}
 	if x.mode != "" {
 		o.RetainMode, o.RetainFor = x.mode, cmp.Or(x.retain, 2*time.Second)
@@ -211,6 +213,30 @@ func TestPruner(t *testing.T) {
 			t.Error(got)
 		}
 	})
+}
+
+// In a bucket with versions the pruner of locked ones deletes all of them.
+func TestPrunerOfVersions(t *testing.T) {
+	for _, kind := range objectserver.S3Kinds() {
+		t.Run(kind, func(t *testing.T) {
+			x := newSite(t, kind, objectserver.BucketOptions{Versioning: true})
+			refused(t, x.as(t, "writer.json").Delete(t.Context(), "packs/ab/old"), "s3:DeleteObject")
+			x.versions = true
+			pruner := x.as(t, "pruner-lock.json")
+			write(t, pruner)
+			for _, name := range []string{"packs/ab/old", "packs/ab/new", "packs/ab/large"} {
+				if err := pruner.Delete(t.Context(), name); err != nil {
+					t.Error(err)
+				}
+			}
+			if got := outcomes(t, pruner); got != "write ok, read ok, list ok, delete ok" {
+				t.Error(got)
+			}
+			for v := range x.server.Root().ListObjectsIter(t.Context(), x.bucket, minio.ListObjectsOptions{Prefix: "packs/", Recursive: true, WithVersions: true}) {
+				t.Errorf("a version is left: %+v", v)
+			}
+		})
+	}
 }
 
 func TestRestorer(t *testing.T) {

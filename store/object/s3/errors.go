@@ -119,7 +119,7 @@ func byCode(answer minio.ErrorResponse) error {
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity", "EntityTooLarge":
 		return object.ErrNoSpace
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
-		"ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired", "NotSignedUp", "AuthorizationHeaderMalformed":
+		"ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired", "NotSignedUp", "AuthorizationHeaderMalformed", "PermanentRedirect":
 		return object.ErrPermission
 	}
 	switch answer.StatusCode {
@@ -144,7 +144,7 @@ func (d *Driver) refused(action string, answer minio.ErrorResponse, err error) e
 		d.creds.Expire() // where they come from there may be others by now
 	case "RequestTimeTooSkewed":
 		what, kind = "the clock of this machine, which differs from the store's", object.ErrPermission
-	case "AuthorizationHeaderMalformed":
+	case "AuthorizationHeaderMalformed", "PermanentRedirect":
 		what, kind = "the region, which may be another one", object.ErrPermission
 	}
 	return &object.PermissionError{Action: what, Kind: kind, Err: err}

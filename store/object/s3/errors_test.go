@@ -72,6 +72,22 @@ func TestWrongRegion(t *testing.T) {
 	})
 }
 
+// Amazon sends who asks in the wrong region elsewhere.
+func TestRedirect(t *testing.T) {
+	s := objectserver.S3(t, objectserver.MinIO)
+	o, p := behind(t, s)
+	p.meddle = func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusMovedPermanently)
+		fmt.Fprint(w, "<Error><Code>PermanentRedirect</Code><Message>The bucket must be addressed using the specified endpoint.</Message></Error>")
+		return true
+	}
+	_, err := s3.Open(t.Context(), o)
+	var denied *object.PermissionError
+	if !errors.As(err, &denied) || !strings.Contains(denied.Action, "region") {
+		t.Error("want that the region is to blame:", err)
+	}
+}
+
 // What is no store of S3 is no store, and none without objects.
 func TestNoStore(t *testing.T) {
 	s := objectserver.S3(t, objectserver.MinIO)
