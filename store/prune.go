@@ -30,12 +30,25 @@ type PruneReport struct {
 	// it promised. A prune after that deletes them.
 	Retained      int
 	RetainedBytes int64
+	// Kept names the first MaxKept of them.
+	Kept []Kept
 	// Copied and Removed count the records found by id that were put right.
 	Copied, Removed int
 	// Next is when the first of what waits is due; zero if nothing waits.
 	Next time.Time
 	// Problems say what was left alone and why.
 	Problems []string
+}
+
+// MaxKept bounds the retained objects that a report names.
+const MaxKept = 100
+
+// Kept is an object that was to be deleted and is retained.
+type Kept struct {
+	Name string
+	Size int64
+	// Until is when the store lets it go, as far as it says so; else zero.
+	Until time.Time
 }
 
 // Prune carries out a plan, once. First it condemns: it adds a prune entry to
@@ -198,9 +211,25 @@ func (x *pruning) deleteSome(ctx context.Context, prefix string, objects []Used)
 			kept++
 			x.report.Retained++
 			x.report.RetainedBytes += objects[i].Size
+			x.keep(ctx, objects[i])
 		case err == nil:
 			err = derr
 		}
 	}
 	return kept, err
+}
+
+// keep names an object that the store did not delete.
+func (x *pruning) keep(ctx context.Context, o Used) {
+	if len(x.report.Kept) == MaxKept {
+		return
+	}
+	k := Kept{Name: o.Name, Size: o.Size}
+	if keeper, ok := x.repo.bucket.Retainer(); ok {
+		// It is retained, whatever becomes of this question.
+		if until, err := keeper.Retention(ctx, o.Name); err == nil {
+			k.Until = until.UTC()
+		}
+	}
+	x.report.Kept = append(x.report.Kept, k)
 }

@@ -97,6 +97,9 @@ type VerifyReport struct {
 	// failed, in use by one that runs, or forgotten and not yet pruned.
 	Orphans     int
 	OrphanBytes int64
+	// Census is nil in a store that does not promise to keep anything. What it
+	// finds too short is among the Problems, too, and reaches no restore point.
+	Census *Census
 	// Heads are the heads of the chains that were read, to be remembered.
 	Heads map[string]Head
 }
@@ -156,10 +159,16 @@ func (r *Repository) Verify(ctx context.Context, opt VerifyOptions) (*VerifyRepo
 		repo: &fresh, cache: r.cache, opt: opt, report: &VerifyReport{Level: opt.Level, Heads: map[string]Head{}},
 		damaged: map[string]bool{}, known: map[string]bool{},
 	}
-	if err := v.run(ctx); err != nil {
+	v.census = newCensus(v)
+	err := v.run(ctx)
+	if err == nil {
+		err = v.census.shared(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	v.report.Damaged = slices.Sorted(maps.Keys(v.damaged))
+	v.report.Census = v.census.report()
 	slices.SortStableFunc(v.report.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
 	return v.report, nil
 }
@@ -168,6 +177,7 @@ func (r *Repository) Verify(ctx context.Context, opt VerifyOptions) (*VerifyRepo
 type verifier struct {
 	repo    *Repository
 	cache   *cache // what the repository remembers of logs
+	census  *census
 	opt     VerifyOptions
 	damaged map[string]bool
 	known   map[string]bool // restore points whose chain is known

@@ -172,7 +172,7 @@ func (c *chainCheck) check(ctx context.Context) error {
 	if err := c.objects(ctx); err != nil {
 		return err
 	}
-	if err := c.census(ctx); err != nil {
+	if err := c.v.census.chain(ctx, c); err != nil {
 		return err
 	}
 	return c.records(ctx)

@@ -248,17 +248,25 @@ func TestCensus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newWormy(t)
 		p := x.mustBackup(2000)
-		if r := x.verify(); !r.OK() {
+		need := len(p.Content.Uses.Objects) + 3 // the entry, its copy and the marker
+		r := x.verify()
+		if !r.OK() {
 			t.Fatal(r.Problems)
 		}
+		if c := r.Census; c.Points != 1 || c.Objects != need || c.Retained != need || len(c.Short) != 0 || c.Until.Before(p.Retained) || c.Until.After(p.Retained.Add(week)) {
+			t.Errorf("%d are needed: %+v", need, c)
+		}
 		pack := p.Content.Uses.Objects[0].Name
-		for _, name := range []string{pack, commitName(p.ID), entryName(p.Chain, p.Number)} {
+		for _, name := range []string{pack, commitName(p.ID), entryName(p.Chain, p.Number), markerName} {
 			until := x.store.until[name]
 			for _, short := range []time.Time{{}, time.Now().Add(week)} {
 				x.store.until[name] = short // by somebody who may bypass governance
 				r := x.verify()
 				if len(r.Problems) != 1 || r.Problems[0].Object != name || !strings.Contains(r.Problems[0].Problem, p.ID) || len(r.Damaged) != 0 {
 					t.Errorf("%s: %v", name, r.Problems)
+				}
+				if c := r.Census; c.Objects != need || c.Retained != need-1 || !slices.Equal(c.Short, []string{p.ID}) || c.Until.Before(p.Retained) {
+					t.Errorf("%s: %+v", name, c)
 				}
 			}
 			x.store.until[name] = until
@@ -267,6 +275,68 @@ func TestCensus(t *testing.T) {
 		clear(x.store.until)
 		if r := x.verify(); !r.OK() {
 			t.Error("after the promise: ", r.Problems)
+		} else if c := r.Census; c.Points+c.Objects+c.Retained+len(c.Short) != 0 || !c.Until.IsZero() {
+			t.Errorf("after the promise: %+v", c)
+		}
+	})
+}
+
+// Of what restore points share, those are named that were promised for longer
+// than it is kept, and at each level.
+func TestCensusNamesWhoIsShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newWormy(t)
+		first := x.mustBackup(2000)
+		time.Sleep(week)
+		second := x.mustBackup(2100)
+		shared := first.Content.Uses.Objects[0].Name
+		if !slices.ContainsFunc(second.Content.Uses.Objects, func(o Used) bool { return o.Name == shared }) {
+			t.Fatal("they share nothing")
+		}
+		for _, c := range []struct {
+			name  string
+			until time.Time
+			short []string
+		}{
+			{shared, first.Retained, []string{second.ID}},
+			{shared, first.Retained.Add(-time.Second), []string{first.ID, second.ID}},
+			{entryName(first.Chain, first.Number), first.Retained, []string{second.ID}}, // the log up to its own
+			{entryName(first.Chain, second.Number), time.Time{}, []string{second.ID}},
+			{commitName(first.ID), time.Time{}, []string{first.ID}},
+			{markerName, first.Retained, []string{second.ID}},
+		} {
+			was := x.store.until[c.name]
+			x.store.until[c.name] = c.until
+			for level := VerifyStructure; level <= VerifyRecords; level++ {
+				r, err := x.repo.Verify(t.Context(), VerifyOptions{Level: level})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(r.Census.Short, c.short) || len(r.Problems) != 1 || r.Problems[0].Object != c.name || r.Census.Points != 2 {
+					t.Errorf("%s until %s at %s: %v, %+v", c.name, c.until, level, r.Problems, r.Census)
+				}
+			}
+			r, err := x.repo.Verify(t.Context(), VerifyOptions{Points: []string{first.ID}})
+			if err != nil || slices.Contains(r.Census.Short, first.ID) != slices.Contains(c.short, first.ID) || r.Census.Points != 1 {
+				t.Errorf("%s until %s, the first alone: %+v, %v", c.name, c.until, r.Census, err)
+			}
+			x.store.until[c.name] = was
+		}
+	})
+}
+
+// What is gone is damage, and not told twice.
+func TestCensusOfWhatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newWormy(t)
+		p := x.mustBackup(2000)
+		name := p.Content.Uses.Objects[0].Name
+		if err := x.store.Driver.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		r := x.verify()
+		if len(r.Problems) != 1 || r.Problems[0].Problem != "missing" || !slices.Equal(r.Damaged, []string{p.ID}) || len(r.Census.Short) != 0 {
+			t.Errorf("%v, %+v", r.Problems, r.Census)
 		}
 	})
 }
@@ -305,6 +375,8 @@ func TestForgetAndPruneWhatIsKept(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		if r := prune(); r.Retained != 1 || r.Deleted != all-1 || r.RetainedBytes == 0 {
 			t.Errorf("%+v of %d", r, all)
+		} else if k := r.Kept[0]; len(r.Kept) != 1 || k.Name != kept || !k.Until.Equal(x.store.until[kept]) || k.Size != r.RetainedBytes {
+			t.Errorf("%+v", r.Kept)
 		}
 		if _, err := x.store.Stat(t.Context(), kept); err != nil {
 			t.Error("what is kept went:", err)
