@@ -312,13 +312,33 @@ func addReport(p *api.Pruned, r store.PruneReport) {
 	if !r.Next.IsZero() {
 		p.Text = append(p.Text, "what waits goes with a prune after "+r.Next.UTC().Format(time.RFC3339))
 	}
-	if r.Retained > 0 {
-		p.Text = append(p.Text, fmt.Sprintf("%d objects of %d bytes are retained by the store and go with a prune after that", r.Retained, r.RetainedBytes))
-	}
+	addKept(p, r)
 	if r.Copied > 0 {
 		p.Text = append(p.Text, fmt.Sprintf("%d records of restore points were not found by their id and were copied from the log", r.Copied))
 	}
 	if r.Removed > 0 {
 		p.Text = append(p.Text, fmt.Sprintf("%d records of forgotten restore points were left over and went", r.Removed))
 	}
+}
+
+// addKept says what was to be deleted and is retained.
+func addKept(p *api.Pruned, r store.PruneReport) {
+	if r.Retained == 0 {
+		return
+	}
+	p.Retained, p.RetainedBytes = r.Retained, uint64(r.RetainedBytes)
+	var last time.Time
+	for _, k := range r.Kept {
+		p.RetainedList = append(p.RetainedList, k.Name)
+		if k.Until.After(last) {
+			last = k.Until
+		}
+	}
+	p.RetainedList, p.RetainedUntil = firstFew(p.RetainedList), moment(last)
+	text := fmt.Sprintf("%d objects of %d bytes are retained by the store and go with a prune after that", r.Retained, r.RetainedBytes)
+	if !last.IsZero() {
+		text = fmt.Sprintf("%d objects of %d bytes are retained by the store, the first of them until %s, and go with a prune after that",
+			r.Retained, r.RetainedBytes, last.Format(time.RFC3339))
+	}
+	p.Text = append(p.Text, text)
 }

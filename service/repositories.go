@@ -61,6 +61,9 @@ func Describe(ctx context.Context, repo *store.Repository, try *bool) (*api.Repo
 		return nil, err
 	}
 	describePoints(r, listed)
+	if keeper, ok := repo.Bucket().Retainer(); ok {
+		r.RetainFor = keeper.RetainFor().String()
+	}
 	r.Probe = probe(ctx, try, repo.Bucket())
 	return r, nil
 }
@@ -134,7 +137,8 @@ func (s *Service) describeTrust(r *api.RepositoryInfoResponse, name string) erro
 // describePoints sums up the restore points.
 func describePoints(r *api.RepositoryInfoResponse, listed []store.Listed) {
 	streams := map[string]bool{}
-	var newest time.Time
+	var newest, kept time.Time
+	now := time.Now()
 	for _, l := range listed {
 		switch {
 		case isLocked(l.Err):
@@ -150,9 +154,13 @@ func describePoints(r *api.RepositoryInfoResponse, listed []store.Listed) {
 		if l.Point.Time.After(newest) {
 			newest = l.Point.Time
 		}
+		if until := l.Point.Retained; until.After(now) {
+			r.Retained++
+			if until.After(kept) {
+				kept = until
+			}
+		}
 	}
 	r.Backups, r.Streams = len(groupBackups(listed, nil, "", "")), len(streams)
-	if !newest.IsZero() {
-		r.Newest = &newest
-	}
+	r.Newest, r.RetainedUntil = moment(newest), moment(kept)
 }

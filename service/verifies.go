@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"jetkeep/service/api"
 	"jetkeep/service/session"
@@ -145,10 +146,23 @@ func VerificationOf(r *store.VerifyReport) *api.Verification {
 		Records: r.Records, Damaged: len(r.Damaged), DamagedList: firstFew(r.Damaged), ProblemCount: len(r.Problems) + r.Omitted,
 		Orphans: r.Orphans, OrphanBytes: uint64(r.OrphanBytes),
 	}
+	if c := r.Census; c != nil {
+		v.Census = &api.Census{
+			Points: c.Points, Objects: c.Objects, Retained: c.Retained, Until: moment(c.Until), Short: len(c.Short), ShortList: firstFew(c.Short),
+		}
+	}
 	for _, p := range r.Problems[:min(len(r.Problems), api.MaxProblems)] {
 		v.Problems = append(v.Problems, api.VerificationProblem{Object: p.Object, Problem: bounded(p.Problem), Points: firstFew(p.Points)})
 	}
 	return v
+}
+
+// moment leaves out a time that is none.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 func firstFew(list []string) []string { return list[:min(len(list), api.MaxProblems)] }

@@ -134,6 +134,9 @@ func printRepository(std stdio, r *api.RepositoryInfoResponse) error {
 	if r.Unsigned {
 		rows = append(rows, [2]string{"signatures", "not asked for: whoever writes to the store can forge restore points"})
 	}
+	if r.RetainFor != "" {
+		rows = append(rows, [2]string{"retains", retains(r)})
+	}
 	rows = append(rows, probeRows(r.Probe)...)
 	for _, row := range rows {
 		if _, err := fmt.Fprintf(std.out, "%-15s %s\n", row[0], term.Printable(row[1])); err != nil {
@@ -141,6 +144,15 @@ func printRepository(std stdio, r *api.RepositoryInfoResponse) error {
 		}
 	}
 	return nil
+}
+
+// retains says what the store promised to keep.
+func retains(r *api.RepositoryInfoResponse) string {
+	s := fmt.Sprintf("each restore point for %s, %d of them still", r.RetainFor, r.Retained)
+	if r.RetainedUntil != nil {
+		s += ", the last until " + moment(*r.RetainedUntil)
+	}
+	return s
 }
 
 // probeRows says what the store lets be done, and what it does not.

@@ -155,6 +155,9 @@ func printVerification(std stdio, v *api.Verification) {
 	if v.Orphans > 0 {
 		_, _ = fmt.Fprintf(std.out, "  %s (%s) that no restore point needs\n", term.Plural(v.Orphans, "object"), term.Bytes(v.OrphanBytes))
 	}
+	if v.Census != nil {
+		printCensus(std, v.Census)
+	}
 	for _, p := range v.Problems {
 		_, _ = fmt.Fprintf(std.out, "  problem: %s: %s\n", term.Printable(p.Object), term.Printable(p.Problem))
 		for _, id := range p.Points {
@@ -166,5 +169,19 @@ func printVerification(std stdio, v *api.Verification) {
 	}
 	if v.ProblemCount > 0 {
 		_, _ = fmt.Fprintf(std.out, "  %s damaged: %s\n", term.Plural(v.Damaged, "restore point"), term.Printable(strings.Join(v.DamagedList, " ")))
+	}
+}
+
+// printCensus tells whether the store keeps what it promised to.
+func printCensus(std stdio, c *api.Census) {
+	until := ""
+	if c.Until != nil {
+		until = " until at least " + moment(*c.Until)
+	}
+	_, _ = fmt.Fprintf(std.out, "  %s promised for longer: of %s %d retained as long as promised%s\n", term.Plural(c.Points, "restore point"),
+		term.Plural(c.Objects, "object"), c.Retained, until)
+	if c.Short > 0 {
+		_, _ = fmt.Fprintf(std.out, "  %s can be deleted before the promised time: %s\n", term.Plural(c.Short, "restore point"),
+			term.Printable(strings.Join(c.ShortList, " ")))
 	}
 }

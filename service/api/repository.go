@@ -103,6 +103,18 @@ type Verification struct {
 	Notes        []string              `json:"notes,omitempty" doc:"What is no damage but should be known, such as unsigned restore points."`
 	Orphans      int                   `json:"orphans,omitempty" doc:"Objects that no restore point needs; a prune collects them."`
 	OrphanBytes  uint64                `json:"orphan_bytes,omitempty"`
+	Census       *Census               `json:"census,omitempty" doc:"What the store keeps of what it promised to; left out if it promises nothing."`
+}
+
+// Census compares what restore points promise with what the store keeps.
+// Promises whose time is over do not count.
+type Census struct {
+	Points    int        `json:"restore_points" doc:"Restore points that the store promised to keep and must keep still."`
+	Objects   int        `json:"objects" doc:"Objects that they need."`
+	Retained  int        `json:"objects_retained" doc:"Those of them that are kept as long as promised."`
+	Until     *time.Time `json:"retained_until,omitempty" doc:"Before this none of the retained objects can be deleted."`
+	Short     int        `json:"short" doc:"Restore points of which something can be deleted before its time."`
+	ShortList []string   `json:"short_restore_points,omitempty" doc:"The first of them."`
 }
 
 // VerificationProblem is something that is not as it must be.
@@ -183,15 +195,19 @@ type PruneDecided struct {
 
 // Pruned is what a prune did.
 type Pruned struct {
-	Points       int      `json:"restore_points" doc:"Restore points that are left."`
-	Forgotten    int      `json:"forgotten" doc:"Restore points forgotten by the policy."`
-	ForgetList   []string `json:"forgotten_restore_points,omitempty" doc:"The first of them."`
-	Unread       int      `json:"unread,omitempty" doc:"Restore points that are sealed or damaged and were kept."`
-	Condemned    int      `json:"condemned" doc:"Objects that are to go."`
-	Deleted      int      `json:"deleted" doc:"Objects that went."`
-	DeletedBytes uint64   `json:"deleted_bytes"`
-	Waiting      int      `json:"waiting,omitempty" doc:"Objects that go with a later prune, when their wait is over."`
-	Text         []string `json:"text,omitempty" doc:"The same for people."`
+	Points        int        `json:"restore_points" doc:"Restore points that are left."`
+	Forgotten     int        `json:"forgotten" doc:"Restore points forgotten by the policy."`
+	ForgetList    []string   `json:"forgotten_restore_points,omitempty" doc:"The first of them."`
+	Unread        int        `json:"unread,omitempty" doc:"Restore points that are sealed or damaged and were kept."`
+	Condemned     int        `json:"condemned" doc:"Objects that are to go."`
+	Deleted       int        `json:"deleted" doc:"Objects that went."`
+	DeletedBytes  uint64     `json:"deleted_bytes"`
+	Waiting       int        `json:"waiting,omitempty" doc:"Objects that go with a later prune, when their wait is over."`
+	Retained      int        `json:"retained,omitempty" doc:"Objects that were to go and that the store keeps, as it promised; a later prune deletes them."`
+	RetainedBytes uint64     `json:"retained_bytes,omitempty"`
+	RetainedList  []string   `json:"retained_objects,omitempty" doc:"The first of them."`
+	RetainedUntil *time.Time `json:"retained_until,omitempty" doc:"When the last of those listed can go."`
+	Text          []string   `json:"text,omitempty" doc:"The same for people."`
 }
 
 // RepositoryInfoResponse describes a repository.
@@ -217,6 +233,10 @@ type RepositoryInfoResponse struct {
 	TrustedKeys []string `json:"trusted_keys,omitempty" doc:"The nkeys whose signatures are accepted."`
 	Unsigned    bool     `json:"unsigned,omitempty" doc:"No key is trusted: whoever can write to the store can make restore points that nobody tells from real ones."`
 	XKey        string   `json:"xkey,omitempty" doc:"The service's public xkey, to which identities are sealed."`
+
+	RetainFor     string     `json:"retain_for,omitempty" doc:"How long the store keeps each new restore point at least, such as 720h0m0s; left out if it promises nothing."`
+	Retained      int        `json:"retained,omitempty" doc:"Restore points that the store promised to keep and must keep still. A verification says whether it does."`
+	RetainedUntil *time.Time `json:"retained_until,omitempty" doc:"When the last of these promises ends."`
 
 	Probe *StoreProbe `json:"probe,omitempty" doc:"Whether the store works; left out if it was not tried."`
 }
