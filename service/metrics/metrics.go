@@ -1,0 +1,201 @@
+// Package metrics counts and measures what an instance does, for Prometheus.
+//
+// METRICS.md lists every metric with its labels and unit; a test compares it
+// with what is registered. Nothing here is global: each Metrics has a registry
+// of its own. The number of series is bounded: labels come from small fixed
+// sets or from the configuration, except for streams and schedules, of which
+// only so many get labels of their own; see Options.
+package metrics
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"jetkeep/service/api"
+	"jetkeep/store/object/observe"
+)
+
+// Bounds of labels.
+const (
+	DefaultStreams = 1000
+	maxSchedules   = 100
+	// Other is the label of streams and schedules above the bound.
+	Other = "_other"
+)
+
+// Options of a Metrics.
+type Options struct {
+	Version string
+	// Streams is how many pairs of target and stream get labels; 0 for
+	// DefaultStreams.
+	Streams int
+	Now     func() time.Time
+}
+
+// Gauges are asked when metrics are collected. They must not block.
+type Gauges struct {
+	Running      func() float64 // tasks
+	StagingUsed  func() float64 // bytes
+	StagingLimit func() float64 // bytes
+}
+
+// Metrics is the metrics of one instance. Its methods may be called by many
+// goroutines at once.
+type Metrics struct {
+	reg *prometheus.Registry
+	now func() time.Time
+
+	sessions      *prometheus.CounterVec
+	durations     *prometheus.HistogramVec
+	tasks         *prometheus.CounterVec
+	again         *prometheus.CounterVec
+	read          *prometheus.CounterVec
+	stored        *prometheus.CounterVec
+	uploaded      *prometheus.CounterVec
+	queued        prometheus.Gauge
+	operations    *prometheus.CounterVec
+	operationTime *prometheus.HistogramVec
+	storeBytes    *prometheus.CounterVec
+	late          *prometheus.HistogramVec
+	pushes        *prometheus.CounterVec
+	dropped       *prometheus.CounterVec
+	points        *points
+
+	mu        sync.Mutex
+	schedules map[string]bool
+}
+
+// New makes metrics and registers them in a registry of their own.
+func New(o Options) *Metrics {
+	if o.Streams <= 0 {
+		o.Streams = DefaultStreams
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	m := &Metrics{reg: prometheus.NewRegistry(), now: o.Now, schedules: map[string]bool{}}
+	m.sessions = m.counter("jetkeep_sessions_total", "Sessions whose end this instance announced.", "kind", "result")
+	m.durations = m.histogram("jetkeep_session_duration_seconds", "From the start of a session to its end.",
+		prometheus.ExponentialBuckets(0.1, 4, 10), "kind", "result")
+	m.tasks = m.counter("jetkeep_tasks_total", "Tasks that ended on this instance.", "kind", "result")
+	m.again = m.counter("jetkeep_task_retries_total", "Attempts at tasks that ended here, beyond the first.", "kind")
+	m.read = m.counter("jetkeep_read_bytes_total", "Bytes of messages that tasks read.", "kind")
+	m.stored = m.counter("jetkeep_stored_bytes_total", "Bytes that restore points occupy, shared ones counted for each.", "kind")
+	m.uploaded = m.counter("jetkeep_uploaded_bytes_total", "Bytes that were new to repositories.", "kind")
+	m.operations = m.counter("jetkeep_store_operations_total", "Operations on stores, by objects, each with all its tries.", "repository", "operation", "result")
+	m.operationTime = m.histogram("jetkeep_store_operation_duration_seconds", "Duration of operations on stores, with all tries.",
+		prometheus.ExponentialBuckets(0.001, 4, 10), "repository", "operation")
+	m.storeBytes = m.counter("jetkeep_store_bytes_total", "Content of objects that was sent to stores or read from them.", "repository", "operation")
+	m.late = m.histogram("jetkeep_schedule_lateness_seconds", "From a schedule's slot to its session.",
+		[]float64{0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600}, "schedule")
+	m.pushes = m.counter("jetkeep_pushes_total", "Pushes to the Pushgateway.", "result")
+	m.dropped = m.counter("jetkeep_labels_dropped_total", "Observations that were counted under _other because there are too many names.", "label")
+	m.queued = prometheus.NewGauge(prometheus.GaugeOpts{Name: "jetkeep_queue_tasks", Help: "Tasks in the work queue of all instances, those handed out included."})
+	m.points = newPoints(o.Streams, o.Now)
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "jetkeep_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": o.Version},
+	})
+	info.Set(1)
+	m.reg.MustRegister(m.queued, m.points, info)
+	return m
+}
+
+func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.reg.MustRegister(c)
+	return c
+}
+
+func (m *Metrics) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	m.reg.MustRegister(h)
+	return h
+}
+
+// Watch registers what is asked at each collection. It may be called once.
+func (m *Metrics) Watch(g Gauges) {
+	for _, v := range []struct {
+		name, help string
+		fn         func() float64
+	}{
+		{"jetkeep_running_tasks", "Tasks that this instance does.", g.Running},
+		{"jetkeep_staging_used_bytes", "Bytes reserved in staging.", g.StagingUsed},
+		{"jetkeep_staging_limit_bytes", "Bytes that staging may have.", g.StagingLimit},
+	} {
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: v.name, Help: v.help}, v.fn))
+	}
+}
+
+// Handler answers a scrape.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: scrapeTimeout})
+}
+
+// A Session is one that ended.
+type Session struct {
+	Kind           api.Kind
+	State          api.State
+	Started, Ended time.Time
+}
+
+// SessionEnded counts a session. One that never started has no duration.
+func (m *Metrics) SessionEnded(s Session) {
+	m.sessions.WithLabelValues(string(s.Kind), string(s.State)).Inc()
+	if !s.Started.IsZero() && !s.Ended.Before(s.Started) {
+		m.durations.WithLabelValues(string(s.Kind), string(s.State)).Observe(s.Ended.Sub(s.Started).Seconds())
+	}
+}
+
+// A Task is one that ended.
+type Task struct {
+	Kind                       api.Kind
+	State                      api.State
+	Target, Stream, Repository string
+	Attempts                   int
+	Started, Ended             time.Time
+	Read, Stored, Uploaded     uint64 // bytes
+}
+
+// TaskEnded counts a task, and remembers the restore point that it made.
+func (m *Metrics) TaskEnded(t Task) {
+	kind := string(t.Kind)
+	m.tasks.WithLabelValues(kind, string(t.State)).Inc()
+	if t.Attempts > 1 {
+		m.again.WithLabelValues(kind).Add(float64(t.Attempts - 1))
+	}
+	m.read.WithLabelValues(kind).Add(float64(t.Read))
+	m.stored.WithLabelValues(kind).Add(float64(t.Stored))
+	m.uploaded.WithLabelValues(kind).Add(float64(t.Uploaded))
+	if t.Kind == api.KindBackup && t.State == api.StateSucceeded && !m.points.note(t) {
+		m.dropped.WithLabelValues("stream").Inc()
+	}
+}
+
+// Store counts an operation on a repository's store.
+func (m *Metrics) Store(repository string, o observe.Operation) {
+	m.operations.WithLabelValues(repository, o.Op, o.Result).Add(float64(max(o.Count, 1)))
+	m.operationTime.WithLabelValues(repository, o.Op).Observe(o.Took.Seconds())
+	m.storeBytes.WithLabelValues(repository, o.Op).Add(float64(o.Bytes))
+}
+
+// Queued sets how many tasks are in the queue.
+func (m *Metrics) Queued(n uint64) { m.queued.Set(float64(n)) }
+
+// ScheduleLate tells how long after its slot a schedule's session was made.
+func (m *Metrics) ScheduleLate(schedule string, d time.Duration) {
+	m.mu.Lock()
+	if !m.schedules[schedule] {
+		if len(m.schedules) < maxSchedules {
+			m.schedules[schedule] = true
+		} else {
+			schedule = Other
+			m.dropped.WithLabelValues("schedule").Inc()
+		}
+	}
+	m.mu.Unlock()
+	m.late.WithLabelValues(schedule).Observe(max(d, 0).Seconds())
+}
