@@ -16,6 +16,7 @@ import (
 	"jetkeep/service/stores"
 	"jetkeep/store"
 	"jetkeep/store/object"
+	"jetkeep/store/object/observe"
 	"jetkeep/store/seal"
 	"jetkeep/store/sign"
 )
@@ -46,8 +47,8 @@ type opened struct {
 	unlock bool
 }
 
-func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger) *repositories {
-	by := stores.Opener{Log: log}
+func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger, tell func(string, observe.Operation)) *repositories {
+	by := stores.Opener{Log: log, Observe: tell}
 	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}, openStore: by.Open, createStore: by.Create}
 	for _, c := range list {
 		r.slots[c.Name] = make(chan opened, 1)

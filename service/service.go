@@ -26,6 +26,7 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/config"
 	"jetkeep/service/jsapi"
+	"jetkeep/service/metrics"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/queue"
 	"jetkeep/service/session"
@@ -72,9 +73,14 @@ type Service struct {
 	conn         *natsconn.Conn
 	store        *session.Store
 	state        *state.Store
+	queue        *queue.Queue
 	xkey         nkeys.KeyPair
 	worker       *worker.Worker
 	staging      *staging.Area
+	measures     *metrics.Metrics
+	vitals       vitals
+	shown        *metrics.Server // nil if nobody shall see
+	pusher       *metrics.Pusher // nil if nothing is pushed
 	endpoints    []*endpoint
 	slots        chan struct{}
 	requests     sync.WaitGroup
@@ -113,9 +119,13 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		targets: d.Targets, repositories: d.Repositories,
 		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
 	}
+	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
 	err = s.open(ctx, d)
 	if r, ok := s.repositories.(*repositories); ok && err == nil {
 		err = r.checkThere(ctx)
+	}
+	if err == nil {
+		err = s.openMetrics(ctx)
 	}
 	if err != nil {
 		s.Close()
@@ -206,9 +216,11 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	if err != nil {
 		return err
 	}
+	s.queue = q
 	s.worker = worker.New(worker.Deps{
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, MapError: mapError, Instance: s.config.Instance,
 		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency}, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})
 	return nil
 }
@@ -226,7 +238,7 @@ func (s *Service) openKeys(ctx context.Context) error {
 		return err
 	}
 	if s.repositories == nil {
-		r := newRepositories(s.config.Repositories, s.state, s.log)
+		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store)
 		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)
 		s.closers = append(s.closers, r.close)
 		s.repositories = r
@@ -258,10 +270,12 @@ func (s *Service) Run(ctx context.Context) error {
 			cancel(workErr)
 		}
 	})
+	stopMetrics := s.runMetrics(ctx)
 	serveErr := s.serve(ctx)
 	cancel(serveErr)
 	wg.Wait()
 	s.requests.Wait()
+	stopMetrics()
 	if err := s.conn.NC.FlushTimeout(time.Second); err != nil && serveErr == nil && workErr == nil {
 		s.log.Warn("flush connection", "error", err)
 	}

@@ -32,7 +32,9 @@ type instanceOptions struct {
 	// Config, if set, says everything that the embedded server does not.
 	Config *config.Config
 	Prefix string
-	Log    *slog.Logger
+	// Metrics are those of flags.
+	Metrics config.Metrics
+	Log     *slog.Logger
 }
 
 // repositoryName is the one repository's.
@@ -105,6 +107,7 @@ func (o *instanceOptions) configuration(data string) config.Config {
 	return config.Config{
 		Prefix:       o.Prefix,
 		Control:      o.Target,
+		Metrics:      o.Metrics,
 		Repositories: []config.Repository{repository},
 		Staging:      config.Staging{Dir: filepath.Join(data, "staging")},
 	}

@@ -8,11 +8,13 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"time"
 
 	"jetkeep/service/api"
+	"jetkeep/service/metrics"
 	"jetkeep/service/natsconn"
 	"jetkeep/store/retain"
 	"jetkeep/store/seal"
@@ -43,6 +45,41 @@ type Config struct {
 	MaxAttempts int `conf:"max_attempts"`
 	// Sweep is how often sessions are looked after without a cause.
 	Sweep time.Duration `conf:"sweep"`
+	// Metrics are for Prometheus.
+	Metrics Metrics `conf:"metrics"`
+}
+
+// Metrics say where an instance shows how it is. What is empty is not done.
+type Metrics struct {
+	// Listen is where /metrics, /healthz and /readyz are answered over HTTP. A
+	// port alone is one of the loopback interface.
+	Listen string `conf:"listen"`
+	// PushURL is of a Pushgateway that is sent the metrics when a session ends.
+	PushURL string `conf:"push_url"`
+	// Streams is how many streams have labels of their own.
+	Streams int `conf:"streams"`
+}
+
+// validate returns errors that begin with the field.
+func (m *Metrics) validate() error {
+	if m.Listen != "" {
+		if _, err := metrics.Address(m.Listen); err != nil {
+			return fmt.Errorf("metrics.listen: %w", err)
+		}
+	}
+	if m.PushURL != "" {
+		u, err := url.Parse(m.PushURL)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+			return fmt.Errorf("metrics.push_url: is no URL, give one like http://HOST:9091")
+		case u.User != nil:
+			return fmt.Errorf("metrics.push_url: must hold no user or password, it is shown")
+		}
+	}
+	if m.Streams < 1 || m.Streams > 100_000 {
+		return fmt.Errorf("metrics.streams: must be between 1 and 100000")
+	}
+	return nil
 }
 
 // A Target is an account to back up and to restore into.
@@ -124,6 +161,7 @@ func (c *Config) SetDefaults() {
 	setDefault(&c.Lease, DefaultLease)
 	setDefault(&c.MaxAttempts, DefaultMaxAttempts)
 	setDefault(&c.Sweep, DefaultSweep)
+	setDefault(&c.Metrics.Streams, metrics.DefaultStreams)
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -163,6 +201,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if err := c.validateRepositories(); err != nil {
+		return err
+	}
+	if err := c.Metrics.validate(); err != nil {
 		return err
 	}
 	return c.validateBounds()

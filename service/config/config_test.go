@@ -61,6 +61,9 @@ func TestValidateNamesTheField(t *testing.T) {
 		"replicas":                     func(c *Config) { c.Replicas = 9 },
 		"lease":                        func(c *Config) { c.Lease = time.Millisecond },
 		"max_attempts":                 func(c *Config) { c.MaxAttempts = -1 },
+		"metrics.listen":               func(c *Config) { c.Metrics.Listen = "host" },
+		"metrics.push_url":             func(c *Config) { c.Metrics.PushURL = "http://user:hidden@gateway:9091" },
+		"metrics.streams":              func(c *Config) { c.Metrics.Streams = -1 },
 		"sweep":                        func(c *Config) { c.Sweep = time.Hour },
 	} {
 		c := valid()

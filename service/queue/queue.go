@@ -130,6 +130,15 @@ func (q *Queue) Queued(ctx context.Context, session string) (map[string]bool, er
 	return out, nil
 }
 
+// Depth returns how many tasks the queue holds, those handed out included.
+func (q *Queue) Depth(ctx context.Context) (uint64, error) {
+	info, err := q.stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("count queued tasks: %w", err)
+	}
+	return info.State.Msgs, nil
+}
+
 // Consumer binds the consumer of one kind of tasks, which all instances share,
 // and makes it or gives it the lease if needed.
 func (q *Queue) Consumer(ctx context.Context, kind api.Kind) (*Consumer, error) {

@@ -57,6 +57,7 @@ type Conductor struct {
 	sweep    time.Duration
 	now      func() time.Time
 	log      *slog.Logger
+	ended    func(*session.Session)
 
 	mu     sync.Mutex
 	dirty  map[string]bool
@@ -82,7 +83,7 @@ type seen struct {
 func newConductor(d Deps) *Conductor {
 	return &Conductor{
 		store: d.Store, queue: d.Queue, events: d.Events, instance: d.Instance,
-		lease: d.Queue.Lease(), sweep: d.SweepInterval, now: d.Now, log: d.Log,
+		lease: d.Queue.Lease(), sweep: d.SweepInterval, now: d.Now, log: d.Log, ended: d.SessionEnded,
 		dirty: map[string]bool{}, wake: make(chan struct{}, 1), active: map[string]*watched{},
 		missing: map[string]time.Time{},
 	}
@@ -259,6 +260,9 @@ func (c *Conductor) announce(ctx context.Context, ses *session.Session) error {
 	err := c.store.PutSession(ctx, ses)
 	if errors.Is(err, session.ErrConflict) {
 		return nil // another instance announced it, too; the events have one id
+	}
+	if err == nil {
+		c.ended(ses)
 	}
 	return err
 }

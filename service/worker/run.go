@@ -256,6 +256,7 @@ func (r *running) finish(ctx context.Context, result session.Result, err, cause 
 		return
 	}
 	r.log.Info("task ended", "state", r.task.State, "messages", p.Messages, "bytes", p.Bytes, "seconds", p.Seconds)
+	w.TaskEnded(r.task)
 	w.ended(ctx, r.claim, r.ses, r.task, r.log)
 }
 

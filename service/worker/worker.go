@@ -63,6 +63,11 @@ type Deps struct {
 	SweepInterval time.Duration
 	Now           func() time.Time
 	Log           *slog.Logger
+	// SessionEnded is told of each session whose end this instance announced:
+	// one of all instances is. TaskEnded is told of each task that ended here.
+	// Neither may block, and either may be nil.
+	SessionEnded func(*session.Session)
+	TaskEnded    func(*session.Task)
 }
 
 // A Worker does tasks.
@@ -93,6 +98,12 @@ func New(d Deps) *Worker {
 	}
 	if d.MapError == nil {
 		d.MapError = func(error) *api.Error { return api.Errorf(api.CodeInternal, "internal error") }
+	}
+	if d.SessionEnded == nil {
+		d.SessionEnded = func(*session.Session) {}
+	}
+	if d.TaskEnded == nil {
+		d.TaskEnded = func(*session.Task) {}
 	}
 	return &Worker{Deps: d, Conductor: newConductor(d), running: map[string]time.Time{}}
 }

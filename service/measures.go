@@ -1,0 +1,177 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"jetkeep/service/metrics"
+	"jetkeep/service/session"
+)
+
+const (
+	// vitalsEvery is how often the state in NATS is looked at.
+	vitalsEvery = 5 * time.Second
+	// vitalsTimeout bounds one look.
+	vitalsTimeout = 4 * time.Second
+	// vitalsAge is how old a look may be: a loop that is later is stuck.
+	vitalsAge = 30 * time.Second
+)
+
+// vitals is what was seen last. Times are in nanoseconds since begun, on the
+// monotonic clock, and 0 for never.
+type vitals struct {
+	begun     time.Time
+	ticked    atomic.Int64 // the loop came around
+	reachable atomic.Int64 // KV and queue answered
+}
+
+func (v *vitals) since(at *atomic.Int64) time.Duration {
+	return time.Since(v.begun) - time.Duration(at.Load())
+}
+
+// openMetrics binds the listener, so that a service without one does not start.
+func (s *Service) openMetrics(ctx context.Context) error {
+	s.vitals.begun = time.Now()
+	g := metrics.Gauges{
+		Running:      func() float64 { return float64(s.worker.Running()) },
+		StagingUsed:  func() float64 { return 0 },
+		StagingLimit: func() float64 { return float64(s.config.Staging.Limit) },
+	}
+	if area := s.staging; area != nil {
+		g.StagingUsed = func() float64 { return float64(area.Used()) }
+	}
+	s.measures.Watch(g)
+	c := s.config.Metrics
+	if c.PushURL != "" {
+		s.pusher = metrics.NewPusher(s.measures, c.PushURL, s.config.Instance)
+	}
+	if c.Listen == "" {
+		return nil
+	}
+	server, err := metrics.Listen(ctx, c.Listen, s.measures, metrics.Checks{Healthy: s.healthy, Ready: s.fit})
+	if err != nil {
+		return fmt.Errorf("metrics.listen: %w", err)
+	}
+	s.closers = append(s.closers, func() { _ = server.Close() })
+	s.shown = server
+	s.log.Info("metrics are shown", "address", server.Addr())
+	return nil
+}
+
+// MetricsAddr returns where metrics are shown, empty if nowhere.
+func (s *Service) MetricsAddr() string {
+	if s.shown == nil {
+		return ""
+	}
+	return s.shown.Addr()
+}
+
+// Metrics returns what counts what this instance does.
+func (s *Service) Metrics() *metrics.Metrics { return s.measures }
+
+// runMetrics starts what looks, shows and pushes. The function that it returns
+// ends all of it, and waits.
+func (s *Service) runMetrics(ctx context.Context) (stop func()) {
+	// It outlives ctx, so that sessions that end meanwhile are pushed.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { s.lookAfter(ctx) })
+	if s.shown != nil {
+		wg.Go(func() {
+			if err := s.shown.Run(ctx); err != nil {
+				s.log.Error("metrics are not shown any more", "error", err)
+			}
+		})
+	}
+	if s.pusher != nil {
+		wg.Go(func() { s.pusher.Run(ctx, func(err error) { s.log.Warn("metrics are not pushed", "error", err) }) })
+	}
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// lookAfter looks at KV and the queue every so often.
+func (s *Service) lookAfter(ctx context.Context) {
+	tick := time.NewTicker(vitalsEvery)
+	defer tick.Stop()
+	for {
+		s.vitals.ticked.Store(int64(time.Since(s.vitals.begun)))
+		if err := s.look(ctx); err == nil {
+			s.vitals.reachable.Store(int64(time.Since(s.vitals.begun)))
+		} else if ctx.Err() == nil {
+			s.log.Warn("look at the state in NATS", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Service) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, vitalsTimeout)
+	defer cancel()
+	if _, err := s.store.Session(ctx, "none"); err != nil && !errors.Is(err, session.ErrNotFound) {
+		return err
+	}
+	n, err := s.queue.Depth(ctx)
+	if err == nil {
+		s.measures.Queued(n)
+	}
+	return err
+}
+
+// healthy says whether the process is of any use; if not, it is to be started
+// again. NATS being away is no reason.
+func (s *Service) healthy() error {
+	if d := s.vitals.since(&s.vitals.ticked); d > vitalsAge {
+		return fmt.Errorf("the service stands still since %s", d.Round(time.Second))
+	}
+	if s.conn.NC.IsClosed() {
+		return errors.New("the connection to NATS is closed")
+	}
+	return nil
+}
+
+// fit says whether requests would be answered. Stores have no part in it: a
+// store that is away is in the metrics, and restarts or rerouting mend nothing.
+func (s *Service) fit() error {
+	select {
+	case <-s.ready:
+	default:
+		return errors.New("endpoints are not registered yet")
+	}
+	if !s.conn.NC.IsConnected() {
+		return errors.New("not connected to NATS")
+	}
+	if s.vitals.reachable.Load() == 0 {
+		return errors.New("state in NATS was not reached yet")
+	}
+	if d := s.vitals.since(&s.vitals.reachable); d > vitalsAge {
+		return fmt.Errorf("state in NATS is not reached since %s", d.Round(time.Second))
+	}
+	return s.healthy()
+}
+
+func (s *Service) sessionEnded(ses *session.Session) {
+	s.measures.SessionEnded(metrics.Session{Kind: ses.Kind, State: ses.State, Started: ses.Started, Ended: ses.Ended})
+	if s.pusher != nil {
+		s.pusher.Wake()
+	}
+}
+
+func (s *Service) taskEnded(t *session.Task) {
+	m := metrics.Task{
+		Kind: t.Kind, State: t.State, Target: t.Target, Stream: t.Stream, Repository: t.Repository,
+		Attempts: t.Attempt - t.Released, Started: t.Started, Ended: t.Ended,
+		Read: t.Progress.Bytes, Stored: t.Progress.StoredBytes, Uploaded: t.Progress.UploadedBytes,
+	}
+	s.measures.TaskEnded(m)
+}

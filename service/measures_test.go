@@ -1,0 +1,91 @@
+package service_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service"
+	"jetkeep/service/api"
+	"jetkeep/service/metrics/gatewaytest"
+	"jetkeep/service/natstest"
+)
+
+func fetch(t *testing.T, url string) (int, string) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := c.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Body.Close() }()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(b)
+}
+
+// soon waits until a page shows all of the texts, with the status.
+func soon(t *testing.T, url string, code int, want ...string) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		got, text := fetch(t, url)
+		missing := ""
+		for _, w := range want {
+			if !strings.Contains(text, w) {
+				missing = w
+			}
+		}
+		if got == code && missing == "" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s answers %d without %q:\n%s", url, got, missing, text)
+		}
+	}
+}
+
+// TestMetrics: a backup is counted where it is asked for and where it is
+// pushed to, and the loss of NATS makes the instance unready and not unhealthy.
+func TestMetrics(t *testing.T) {
+	server := natstest.Start(t)
+	gateway := gatewaytest.Start(t)
+	js, err := jetstream.New(server.Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	natstest.PublishTo(t, js.Conn(), "orders.new", 100, 100)
+	c := setup(t, server)
+	c.Metrics.Listen, c.Metrics.PushURL = "0", gateway.URL
+	i := run(t, c, service.Deps{})
+	at := "http://" + i.svc.MetricsAddr()
+	soon(t, at+"/readyz", 200, "ok")
+	cl := connect(t, server)
+	r, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"ORDERS"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, cl, r.Session, api.StateSucceeded)
+	soon(t, at+"/metrics", 200,
+		`jetkeep_sessions_total{kind="backup",result="succeeded"} 1`,
+		`jetkeep_tasks_total{kind="backup",result="succeeded"} 1`,
+		`jetkeep_last_success_timestamp_seconds{repository="default",stream="ORDERS",target="default"}`,
+		`jetkeep_store_operations_total{operation="put",repository="default",result="ok"}`,
+		`jetkeep_staging_limit_bytes 2.147483648e+09`)
+	soon(t, gateway.URL+"/metrics", 200, `jetkeep_sessions_total{instance="test",job="jetkeep",kind="backup",result="succeeded"} 1`)
+	server.Stop()
+	soon(t, at+"/readyz", 503, "not connected to NATS")
+	soon(t, at+"/healthz", 200, "ok")
+}
