@@ -159,8 +159,14 @@ func (s *Service) judge(ctx context.Context, repo *store.Repository, keep *api.K
 		}
 		for _, d := range retain.Apply(policy, items, now) {
 			p := points[d.ID]
-			if !d.Keep && p.Retained.After(now) {
-				d.Keep, d.Reasons = true, []string{"the store promised to keep it until " + p.Retained.Format(time.RFC3339)}
+			if !d.Keep {
+				until, err := repo.RetainedUntil(ctx, p)
+				if err != nil {
+					return nil, err
+				}
+				if until.After(now) {
+					d.Keep, d.Reasons = true, []string{"the store keeps it until " + until.UTC().Format(time.RFC3339) + ", as promised"}
+				}
 			}
 			v.decide(store.Listed{ID: d.ID, Point: p}, d.Keep, d.Reasons...)
 		}

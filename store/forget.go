@@ -75,7 +75,7 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 		if err := r.checkPins(ctx, id, e); err != nil {
 			return err
 		}
-		if err := r.checkRetained(id, e); err != nil {
+		if err := r.checkRetained(ctx, id, e); err != nil {
 			return err
 		}
 		chains[e.chain] = append(chains[e.chain], id)
@@ -115,7 +115,8 @@ func (r *Repository) forgetOf(ctx context.Context, chain string, ids []string) e
 		return err
 	}
 	for _, id := range ids {
-		if err := r.bucket.Delete(ctx, commitName(id)); err != nil {
+		// One that is retained since it was looked at is left to a prune.
+		if err := r.bucket.Delete(ctx, commitName(id)); err != nil && !errors.Is(err, object.ErrRetained) {
 			return err //nolint:wrapcheck // says which object
 		}
 	}
@@ -124,15 +125,38 @@ func (r *Repository) forgetOf(ctx context.Context, chain string, ids []string) e
 
 // checkRetained says whether the store promised to keep a restore point for
 // longer. Its record could not be deleted, and what it needs neither.
-func (r *Repository) checkRetained(id string, e *entry) error {
+func (r *Repository) checkRetained(ctx context.Context, id string, e *entry) error {
 	s, err := decodeSummary(commitName(id), e)
 	if err != nil {
 		return err
 	}
-	if _, ok := r.bucket.Retainer(); ok && s.Retained.After(time.Now()) {
-		return fmt.Errorf("%w: restore point %s until %s", object.ErrRetained, id, s.Retained.Format(time.RFC3339))
+	until, err := r.RetainedUntil(ctx, Point{ID: id, Retained: s.Retained})
+	if err == nil && until.After(time.Now()) {
+		err = fmt.Errorf("%w: restore point %s until %s", object.ErrRetained, id, until.UTC().Format(time.RFC3339))
 	}
-	return nil
+	return err
+}
+
+// RetainedUntil returns until when a restore point cannot be forgotten: as long
+// as the store promised, and as long as it keeps the record by which it is
+// found, which is somewhat longer. It would be listed and not be one. It is zero
+// in a store that promises nothing, and asks the store if the promise is over.
+func (r *Repository) RetainedUntil(ctx context.Context, p Point) (time.Time, error) {
+	keeper, ok := r.bucket.Retainer()
+	if !ok {
+		return time.Time{}, nil
+	}
+	if p.Retained.After(time.Now()) {
+		return p.Retained, nil
+	}
+	until, err := keeper.Retention(ctx, commitName(p.ID))
+	if errors.Is(err, object.ErrNotExist) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("retention of restore point %s: %w", p.ID, err)
+	}
+	return until, nil
 }
 
 // copyOf reads the public part of the record that is found by a restore

@@ -209,9 +209,7 @@ func (x *pruning) deleteSome(ctx context.Context, prefix string, objects []Used)
 			x.report.DeletedBytes += objects[i].Size
 		case errors.Is(derr, object.ErrRetained):
 			kept++
-			x.report.Retained++
-			x.report.RetainedBytes += objects[i].Size
-			x.keep(ctx, objects[i])
+			x.kept(ctx, objects[i])
 		case err == nil:
 			err = derr
 		}
@@ -219,8 +217,10 @@ func (x *pruning) deleteSome(ctx context.Context, prefix string, objects []Used)
 	return kept, err
 }
 
-// keep names an object that the store did not delete.
-func (x *pruning) keep(ctx context.Context, o Used) {
+// kept counts and names an object that the store did not delete.
+func (x *pruning) kept(ctx context.Context, o Used) {
+	x.report.Retained++
+	x.report.RetainedBytes += o.Size
 	if len(x.report.Kept) == MaxKept {
 		return
 	}

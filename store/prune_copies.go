@@ -39,7 +39,11 @@ func (x *pruning) copies(ctx context.Context, s *chainState, c *ChainPlan) error
 		if e.chain != s.tail.chain || !s.forgot(e) {
 			continue
 		}
-		if err := x.repo.bucket.Delete(ctx, commitName(id)); err != nil {
+		switch err := x.repo.bucket.Delete(ctx, commitName(id)); {
+		case errors.Is(err, object.ErrRetained):
+			x.kept(ctx, Used{Name: commitName(id), Size: int64(len(e.encode()))})
+			continue
+		case err != nil:
 			return err //nolint:wrapcheck // says which object
 		}
 		x.report.Removed++

@@ -353,7 +353,17 @@ func TestForgetAndPruneWhatIsKept(t *testing.T) {
 		if _, err := x.repo.Latest(t.Context(), "default", "ORDERS"); err != nil {
 			t.Fatal("it was forgotten all the same:", err)
 		}
-		time.Sleep(month + month/8 + time.Hour)
+		time.Sleep(month + time.Hour) // the promise is over, the record is kept still
+		if err := x.repo.Forget(t.Context(), []string{p.ID}); !errors.Is(err, object.ErrRetained) {
+			t.Error("forgotten, and it would stay listed:", err)
+		}
+		if until, err := x.repo.RetainedUntil(t.Context(), p); err != nil || !until.Equal(x.store.until[commitName(p.ID)]) {
+			t.Error(until, err)
+		}
+		if head, _, err := x.repo.tailOf(t.Context(), p.Chain); err != nil || head.Number != p.Number {
+			t.Error("what was not done is in the log:", head, err)
+		}
+		time.Sleep(month / 8)
 		kept := p.Content.Uses.Objects[0].Name
 		x.store.until[kept] = time.Now().Add(week)
 		if err := x.repo.Forget(t.Context(), []string{p.ID}); err != nil {
@@ -389,6 +399,46 @@ func TestForgetAndPruneWhatIsKept(t *testing.T) {
 			t.Error("it is still there:", err)
 		}
 		if r := prune(); r.Deleted+r.Retained+r.Condemned+r.Waiting != 0 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A record that is retained although its restore point was forgotten fails
+// neither that nor a prune, and goes later.
+func TestPruneOfRecordThatIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newWormy(t)
+		p := x.mustBackup(2000)
+		time.Sleep(month + month/8 + time.Hour)
+		x.store.onPut = func(string) { // the forget entry
+			x.store.until[commitName(p.ID)] = time.Now().Add(week)
+		}
+		if err := x.repo.Forget(t.Context(), []string{p.ID}); err != nil {
+			t.Fatal(err)
+		}
+		x.store.onPut = nil
+		prune := func() PruneReport {
+			t.Helper()
+			plan, err := x.repo.PlanPrune(t.Context(), PruneOptions{Grace: time.Hour, OrphanAge: time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := x.repo.Prune(t.Context(), plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		if r := prune(); r.Retained != 1 || r.Removed != 0 || r.Condemned == 0 || r.Kept[0].Name != commitName(p.ID) || r.Kept[0].Size == 0 {
+			t.Errorf("%+v", r)
+		}
+		time.Sleep(2 * time.Hour)
+		if r := prune(); r.Retained != 1 || r.Deleted == 0 {
+			t.Errorf("its objects stay: %+v", r)
+		}
+		time.Sleep(week)
+		if r := prune(); r.Retained != 0 || r.Removed != 1 {
 			t.Errorf("%+v", r)
 		}
 	})
