@@ -256,7 +256,7 @@ func TestPruneOfRetained(t *testing.T) {
 		}
 		prune := func(ctx context.Context) (store.PruneReport, error) {
 			t.Helper()
-			plan, err := repo.PlanPrune(ctx, store.PruneOptions{Grace: time.Millisecond, OrphanAge: time.Hour})
+			plan, err := repo.PlanPrune(ctx, store.PruneOptions{Grace: time.Second, OrphanAge: time.Hour})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -265,6 +265,7 @@ func TestPruneOfRetained(t *testing.T) {
 		if _, err := prune(t.Context()); err != nil { // condemns
 			t.Fatal(err)
 		}
+		time.Sleep(1500 * time.Millisecond)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		d.onDelete = func(context.Context, string) error { cancel(); return ctx.Err() }
