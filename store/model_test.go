@@ -39,7 +39,7 @@ func TestModel(t *testing.T) {
 	}
 	t.Logf("%d interleavings from seed %d: %v", runs, seed, total)
 	// A test in which nothing happens proves nothing.
-	for _, what := range []string{"committed", "forgotten", "deleted", "died", "pruned", "refused", "read", "listing stale", "listing partial", "listing empty", "listing error"} {
+	for _, what := range []string{"committed", "forgotten", "deleted", "died", "pruned", "refused", "retained", "read", "listing stale", "listing partial", "listing empty", "listing error"} {
 		if runs >= 1000 && total[what] < runs/100 {
 			t.Errorf("%s happened only %d times", what, total[what])
 		}
