@@ -69,7 +69,7 @@ func distant(t *testing.T, s *state.Store, create bool, c map[string]*cloud) *re
 	for name := range c {
 		list = append(list, config.Repository{Name: name, Kind: config.KindS3, S3: config.S3{Bucket: name}, Create: create})
 	}
-	r := newRepositories(list, s, slog.New(slog.DiscardHandler), nil)
+	r := newRepositories(list, s, slog.New(slog.DiscardHandler), nil, nil)
 	r.openStore = func(ctx context.Context, x *config.Repository) (object.Driver, error) { return c[x.Name].open(ctx, x) }
 	r.createStore = func(ctx context.Context, x *config.Repository) (object.Driver, error) {
 		return c[x.Name].create(ctx, x)

@@ -43,6 +43,9 @@ type statsView struct {
 	Errors   int64   `json:"errors"`
 	Pending  int64   `json:"pending"`
 	Average  float64 `json:"average_ms"`
+	// Of the whole instance, the same in each endpoint.
+	RunningTasks int   `json:"running_tasks"`
+	StagingUsed  int64 `json:"staging_used"` // bytes
 }
 
 func (s *stats) view() statsView {
@@ -106,7 +109,12 @@ func (s *Service) addMicro(ctx context.Context) (registration, <-chan struct{}, 
 		Metadata:   map[string]string{"instance": s.config.Instance, "prefix": s.config.Prefix, "xkey": s.publicXKey()},
 		StatsHandler: func(e *micro.Endpoint) any {
 			if ep := byName[e.Name]; ep != nil {
-				return ep.stats.view()
+				v := ep.stats.view()
+				v.RunningTasks = s.worker.Running()
+				if s.staging != nil {
+					v.StagingUsed = s.staging.Used()
+				}
+				return v
 			}
 			return nil
 		},

@@ -85,6 +85,10 @@ func TestMetrics(t *testing.T) {
 		`jetkeep_store_operations_total{operation="put",repository="default",result="ok"}`,
 		`jetkeep_staging_limit_bytes 2.147483648e+09`)
 	soon(t, gateway.URL+"/metrics", 200, `jetkeep_sessions_total{instance="test",job="jetkeep",kind="backup",result="succeeded"} 1`)
+	answer, err := js.Conn().Request("$SRV.STATS.jetkeep", nil, 5*time.Second)
+	if err != nil || !strings.Contains(string(answer.Data), `"running_tasks":0,"staging_used":0`) {
+		t.Errorf("stats lack what the instance does: %v", err)
+	}
 	server.Stop()
 	soon(t, at+"/readyz", 503, "not connected to NATS")
 	soon(t, at+"/healthz", 200, "ok")

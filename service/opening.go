@@ -47,8 +47,8 @@ type opened struct {
 	unlock bool
 }
 
-func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger, tell func(string, observe.Operation)) *repositories {
-	by := stores.Opener{Log: log, Observe: tell}
+func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger, tell func(string, observe.Operation), retried func(string)) *repositories {
+	by := stores.Opener{Log: log, Observe: tell, Retried: retried}
 	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}, openStore: by.Open, createStore: by.Create}
 	for _, c := range list {
 		r.slots[c.Name] = make(chan opened, 1)

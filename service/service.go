@@ -238,7 +238,7 @@ func (s *Service) openKeys(ctx context.Context) error {
 		return err
 	}
 	if s.repositories == nil {
-		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store)
+		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)
 		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)
 		s.closers = append(s.closers, r.close)
 		s.repositories = r

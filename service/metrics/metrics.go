@@ -59,6 +59,7 @@ type Metrics struct {
 	queued        prometheus.Gauge
 	operations    *prometheus.CounterVec
 	operationTime *prometheus.HistogramVec
+	storeRetries  *prometheus.CounterVec
 	storeBytes    *prometheus.CounterVec
 	late          *prometheus.HistogramVec
 	pushes        *prometheus.CounterVec
@@ -90,6 +91,7 @@ func New(o Options) *Metrics {
 	m.operationTime = m.histogram("jetkeep_store_operation_duration_seconds", "Duration of operations on stores, with all tries.",
 		prometheus.ExponentialBuckets(0.001, 4, 10), "repository", "operation")
 	m.storeBytes = m.counter("jetkeep_store_bytes_total", "Content of objects that was sent to stores or read from them.", "repository", "operation")
+	m.storeRetries = m.counter("jetkeep_store_retries_total", "Tries of operations on stores that failed and were made again.", "repository")
 	m.late = m.histogram("jetkeep_schedule_lateness_seconds", "From a schedule's slot to its session.",
 		[]float64{0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600}, "schedule")
 	m.pushes = m.counter("jetkeep_pushes_total", "Pushes to the Pushgateway.", "result")
@@ -181,6 +183,9 @@ func (m *Metrics) Store(repository string, o observe.Operation) {
 	m.operationTime.WithLabelValues(repository, o.Op).Observe(o.Took.Seconds())
 	m.storeBytes.WithLabelValues(repository, o.Op).Add(float64(o.Bytes))
 }
+
+// StoreRetried counts a try that failed and is made again.
+func (m *Metrics) StoreRetried(repository string) { m.storeRetries.WithLabelValues(repository).Inc() }
 
 // Queued sets how many tasks are in the queue.
 func (m *Metrics) Queued(n uint64) { m.queued.Set(float64(n)) }

@@ -39,6 +39,7 @@ func filled(now time.Time) *metrics.Metrics {
 		})
 	}
 	m.Store("r", observe.Operation{Op: observe.Put, Result: observe.OK, Bytes: 7, Count: 1, Took: time.Second})
+	m.StoreRetried("r")
 	m.Queued(5)
 	for i := range 102 {
 		m.ScheduleLate(fmt.Sprint("s", i), time.Second)
@@ -76,6 +77,7 @@ func TestValues(t *testing.T) {
 		`jetkeep_queue_tasks 5`,
 		`jetkeep_store_operations_total{operation="put",repository="r",result="ok"} 1`,
 		`jetkeep_store_operation_duration_seconds_sum{operation="put",repository="r"} 1`,
+		`jetkeep_store_retries_total{repository="r"} 1`,
 		`jetkeep_store_bytes_total{operation="put",repository="r"} 7`,
 	} {
 		if !strings.Contains(text, want+"\n") {

@@ -66,6 +66,8 @@ type Opener struct {
 	// Observe, if set, is told of each operation on a repository's store, by many
 	// goroutines at once. It must not block.
 	Observe func(repository string, o observe.Operation)
+	// Retried, if set, is told of each try that failed and is made again.
+	Retried func(repository string)
 }
 
 // observed puts what tells of operations before a driver.
@@ -193,11 +195,17 @@ func (o Opener) swift(r *config.Repository) swift.Options {
 
 // again returns what tells the log of tries that failed.
 func (o Opener) again(r *config.Repository) func(retry.Attempt) {
-	if o.Log == nil {
+	if o.Log == nil && o.Retried == nil {
 		return nil
 	}
-	log := o.Log.With("repository", r.Name)
+	log, name, retried := slog.New(slog.DiscardHandler), r.Name, o.Retried
+	if o.Log != nil {
+		log = o.Log.With("repository", name)
+	}
 	return func(a retry.Attempt) {
+		if retried != nil {
+			retried(name)
+		}
 		log.Warn("store is asked again", "op", a.Op, "object", a.Name, "attempt", a.Number, "wait", a.Wait, "error", a.Err)
 	}
 }
