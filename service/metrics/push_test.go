@@ -26,7 +26,7 @@ func TestPush(t *testing.T) {
 	}
 }
 
-// TestPushFails: a gateway that never answers delays nobody who asks, and is
+// TestPushFails: a gateway that is not there delays nobody who asks, and is
 // counted.
 func TestPushFails(t *testing.T) {
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
