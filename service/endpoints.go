@@ -85,6 +85,13 @@ func (s *Service) makeEndpoints() []*endpoint {
 		api.RepositoryInfo:   on(s.repositoryInfo),
 		api.RepositoryVerify: on(s.repositoryVerify),
 		api.RepositoryPrune:  on(s.repositoryPrune),
+		api.SchedulePut:      on(s.schedulePut),
+		api.ScheduleList:     on(s.scheduleList),
+		api.ScheduleInfo:     on(s.scheduleInfo),
+		api.ScheduleDelete:   on(s.scheduleDelete),
+		api.SchedulePause:    on(s.schedulePause),
+		api.ScheduleResume:   on(s.scheduleResume),
+		api.ScheduleTrigger:  on(s.scheduleTrigger),
 		api.TargetList:       on(s.targetList),
 		api.TargetInfo:       on(s.targetInfo),
 	}

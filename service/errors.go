@@ -17,6 +17,7 @@ import (
 	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/restore"
+	"jetkeep/service/scheduler"
 	"jetkeep/service/session"
 	"jetkeep/service/state"
 	"jetkeep/store"
@@ -64,6 +65,8 @@ func codes() []struct {
 		{object.ErrUnavailable, api.CodeStoreUnavailable},
 		{object.ErrThrottled, api.CodeStoreUnavailable},
 		{session.ErrNotFound, api.CodeSessionNotFound},
+		{scheduler.ErrNotFound, api.CodeScheduleNotFound},
+		{scheduler.ErrConflict, api.CodeConflict},
 		{session.ErrConflict, api.CodeConflict},
 		{jsapi.ErrNoJetStream, api.CodeNoJetStream},
 		{jetstream.ErrJetStreamNotEnabled, api.CodeNoJetStream},

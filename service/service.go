@@ -29,6 +29,7 @@ import (
 	"jetkeep/service/metrics"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/queue"
+	"jetkeep/service/scheduler"
 	"jetkeep/service/session"
 	"jetkeep/service/state"
 	"jetkeep/service/stores"
@@ -74,6 +75,8 @@ type Service struct {
 	store        *session.Store
 	state        *state.Store
 	queue        *queue.Queue
+	schedules    *scheduler.Store
+	scheduler    *scheduler.Scheduler
 	xkey         nkeys.KeyPair
 	worker       *worker.Worker
 	staging      *staging.Area
@@ -237,6 +240,10 @@ func (s *Service) openKeys(ctx context.Context) error {
 	if s.xkey, err = s.state.XKey(ctx); err != nil {
 		return err
 	}
+	if s.schedules, err = scheduler.Open(ctx, js, s.config.Replicas); err != nil {
+		return err
+	}
+	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{Log: s.log})
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)
 		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)
@@ -271,6 +278,7 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	})
 	stopMetrics := s.runMetrics(ctx)
+	wg.Go(func() { s.scheduler.Run(ctx) })
 	serveErr := s.serve(ctx)
 	cancel(serveErr)
 	wg.Wait()

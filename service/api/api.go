@@ -71,6 +71,13 @@ const (
 	RepositoryInfo   = "repository.info"
 	RepositoryVerify = "repository.verify"
 	RepositoryPrune  = "repository.prune"
+	SchedulePut      = "schedule.put"
+	ScheduleList     = "schedule.list"
+	ScheduleInfo     = "schedule.info"
+	ScheduleDelete   = "schedule.delete"
+	SchedulePause    = "schedule.pause"
+	ScheduleResume   = "schedule.resume"
+	ScheduleTrigger  = "schedule.trigger"
 	TargetList       = "target.list"
 	TargetInfo       = "target.info"
 )
@@ -102,6 +109,13 @@ func Endpoints() []Endpoint {
 		{RepositoryInfo, "Open a repository and describe it", RepositoryInfoRequest{}, RepositoryInfoResponse{}},
 		{RepositoryVerify, "Verify a whole repository, or a part of it", RepositoryVerifyRequest{}, Accepted{}},
 		{RepositoryPrune, "Forget by a policy, and delete what no restore point needs", RepositoryPruneRequest{}, RepositoryPruneResponse{}},
+		{SchedulePut, "Make or change a schedule", Schedule{}, SchedulePutResponse{}},
+		{ScheduleList, "List the schedules", ScheduleListRequest{}, ScheduleListResponse{}},
+		{ScheduleInfo, "Describe a schedule, how it went and when it is due", ScheduleNameRequest{}, ScheduleInfoResponse{}},
+		{ScheduleDelete, "Delete a schedule; its backups stay", ScheduleNameRequest{}, ScheduleDeleteResponse{}},
+		{SchedulePause, "Pause a schedule", ScheduleNameRequest{}, SchedulePutResponse{}},
+		{ScheduleResume, "Resume a schedule; what passed is not made up for", ScheduleNameRequest{}, SchedulePutResponse{}},
+		{ScheduleTrigger, "Run a schedule now", ScheduleNameRequest{}, Accepted{}},
 		{TargetList, "List the targets", TargetListRequest{}, TargetListResponse{}},
 		{TargetInfo, "Connect to a target and describe it", TargetInfoRequest{}, TargetInfoResponse{}},
 	}

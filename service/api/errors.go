@@ -29,6 +29,7 @@ const (
 	CodeNoStreams         ErrCode = "no_streams"
 	CodeSessionNotFound   ErrCode = "session_not_found"
 	CodeBackupNotFound    ErrCode = "backup_not_found"
+	CodeScheduleNotFound  ErrCode = "schedule_not_found"
 	CodeSessionFinal      ErrCode = "session_final"
 	CodePinned            ErrCode = "restore_point_pinned"
 	CodeRetained          ErrCode = "retained"
@@ -92,6 +93,7 @@ func ErrorTable() []ErrorInfo {
 		{CodeStreamNotFound, 404, "A stream that was named exactly does not exist.", ""},
 		{CodeNoStreams, 404, "No stream matches.", "Check the patterns; jetkeep's own streams never match."},
 		{CodeSessionNotFound, 404, "There is no session of that id.", "session.list names the sessions."},
+		{CodeScheduleNotFound, 404, "There is no schedule of that name.", "schedule.list names the schedules."},
 		{CodeBackupNotFound, 404, "The repository has no such backup, or none that early.", "backup.list names the backups."},
 		{CodeTimeout, 408, "Something did not answer in time; the description says what.", ""},
 		{CodeSessionFinal, 409, "The session has ended and cannot be changed.", ""},

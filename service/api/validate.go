@@ -108,6 +108,29 @@ func (r *RepositoryPruneRequest) Validate() error {
 	)
 }
 
+// Validate checks what the types do not say. Times and durations are for those
+// who understand them.
+func (r *Schedule) Validate() error {
+	if r.Keep != nil && len(r.Keep.Tags) > MaxTags {
+		return invalid("keep.tags", "has %d entries, at most %d are accepted", len(r.Keep.Tags), MaxTags)
+	}
+	return first(
+		checkText("cron", r.Cron, MaxTagValue),
+		checkText("zone", r.Zone, MaxTagValue),
+		checkText("jitter", r.Jitter, MaxTagValue),
+		checkText("start_deadline", r.Deadline, MaxTagValue),
+		checkText("timeout", r.Timeout, MaxTagValue),
+		checkName("target", r.Target),
+		checkName("repository", r.Repository),
+		checkPatterns("streams", r.Streams),
+		checkPatterns("exclude", r.Exclude),
+		checkTags("tags", r.Tags),
+	)
+}
+
+// Validate checks what the types do not say.
+func (r *ScheduleListRequest) Validate() error { return checkPage(&r.Limit, r.Cursor) }
+
 // Validate checks what the types do not say.
 func (r *SessionListRequest) Validate() error {
 	if r.Kind != "" && !contains(Kinds(), r.Kind) {

@@ -207,6 +207,41 @@ func (c *Client) RepositoryPrune(ctx context.Context, q api.RepositoryPruneReque
 	return do[api.RepositoryPruneResponse](ctx, c, api.RepositoryPrune, q)
 }
 
+// SchedulePut makes or changes a schedule.
+func (c *Client) SchedulePut(ctx context.Context, q api.Schedule) (*api.SchedulePutResponse, error) {
+	return do[api.SchedulePutResponse](ctx, c, api.SchedulePut, q)
+}
+
+// ScheduleList lists schedules.
+func (c *Client) ScheduleList(ctx context.Context, q api.ScheduleListRequest) (*api.ScheduleListResponse, error) {
+	return do[api.ScheduleListResponse](ctx, c, api.ScheduleList, q)
+}
+
+// ScheduleInfo describes a schedule.
+func (c *Client) ScheduleInfo(ctx context.Context, q api.ScheduleNameRequest) (*api.ScheduleInfoResponse, error) {
+	return do[api.ScheduleInfoResponse](ctx, c, api.ScheduleInfo, q)
+}
+
+// ScheduleDelete deletes a schedule.
+func (c *Client) ScheduleDelete(ctx context.Context, q api.ScheduleNameRequest) (*api.ScheduleDeleteResponse, error) {
+	return do[api.ScheduleDeleteResponse](ctx, c, api.ScheduleDelete, q)
+}
+
+// SchedulePause pauses a schedule.
+func (c *Client) SchedulePause(ctx context.Context, q api.ScheduleNameRequest) (*api.SchedulePutResponse, error) {
+	return do[api.SchedulePutResponse](ctx, c, api.SchedulePause, q)
+}
+
+// ScheduleResume resumes a schedule.
+func (c *Client) ScheduleResume(ctx context.Context, q api.ScheduleNameRequest) (*api.SchedulePutResponse, error) {
+	return do[api.SchedulePutResponse](ctx, c, api.ScheduleResume, q)
+}
+
+// ScheduleTrigger runs a schedule now.
+func (c *Client) ScheduleTrigger(ctx context.Context, q api.ScheduleNameRequest) (*api.Accepted, error) {
+	return do[api.Accepted](ctx, c, api.ScheduleTrigger, q)
+}
+
 // TargetList lists the targets.
 func (c *Client) TargetList(ctx context.Context) (*api.TargetListResponse, error) {
 	return do[api.TargetListResponse](ctx, c, api.TargetList, api.TargetListRequest{})

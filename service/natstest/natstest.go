@@ -34,6 +34,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
 )
 
 // Latest is the version that Start runs. It exists as a binary too, for tests
@@ -337,4 +338,11 @@ func freePort(t testing.TB) int {
 	}
 	t.Fatal("find a free port: none in 200 tries")
 	return 0
+}
+
+// LibraryLeaks are goroutines that the client's library leaves behind, to be
+// passed over by goleak: an object store that is closed at once after a Put
+// takes away the channel that one of them is about to wait on.
+func LibraryLeaks() goleak.Option {
+	return goleak.IgnoreTopFunction("github.com/nats-io/nats%2ego.(*js).resetPendingAcksOnReconnect")
 }

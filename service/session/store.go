@@ -256,6 +256,30 @@ func pause(ctx context.Context, try int) error {
 	}
 }
 
+// Delete removes a session that has ended, and its tasks. One that is not there
+// is no error, one that has not ended is ErrTransition.
+func (s *Store) Delete(ctx context.Context, id string) error {
+	ses, err := s.Session(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !ses.State.Final() {
+		return fmt.Errorf("delete session %s, which is %s: %w", id, ses.State, ErrTransition)
+	}
+	for n := range ses.Tasks {
+		if err := s.kv.Purge(ctx, TaskID(id, n+1)); err != nil {
+			return fmt.Errorf("delete task %s: %w", TaskID(id, n+1), err)
+		}
+	}
+	if err := s.kv.Purge(ctx, id, jetstream.LastRevision(ses.Revision)); err != nil {
+		return fmt.Errorf("delete session %s: %w", id, err)
+	}
+	return nil
+}
+
 // Sessions reads all sessions, newest first.
 func (s *Store) Sessions(ctx context.Context) ([]*Session, error) {
 	var out []*Session

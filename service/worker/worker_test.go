@@ -50,8 +50,10 @@ func (r *recorder) names(session string) []api.EventName {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []api.EventName
+	seen := map[string]bool{} // what is told twice has one id, by which streams know it
 	for _, e := range r.events {
-		if e.Session == session && e.Event != api.EventProgress {
+		if e.Session == session && e.Event != api.EventProgress && !seen[e.ID] {
+			seen[e.ID] = true
 			out = append(out, e.Event)
 		}
 	}

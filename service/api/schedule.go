@@ -1,0 +1,131 @@
+package api
+
+import "time"
+
+// What a schedule does when its predecessor still runs.
+const (
+	OverlapSkip   = "skip"   // leaves the slot out
+	OverlapQueue  = "queue"  // waits for its end; of several slots the newest runs
+	OverlapCancel = "cancel" // cancels it
+)
+
+// What becomes of slots that passed while no instance ran.
+const (
+	MissedOnce = "once" // the newest of them runs
+	MissedNone = "none" // none of them
+)
+
+// ScheduleLabel is the key of a stream's metadata that names the schedule by
+// which the stream is backed up.
+const ScheduleLabel = "jetkeep.schedule"
+
+// Schedule says when which streams are backed up.
+type Schedule struct {
+	Name       string            `json:"name" doc:"Letters, digits, _ and -."`
+	Cron       string            `json:"cron" doc:"Five fields (minute, hour, day of the month, month, day of the week), @yearly, @monthly, @weekly, @daily, @hourly, or @every and a duration such as 15m."`
+	Zone       string            `json:"zone,omitempty" doc:"Time zone of the fields, such as Europe/Berlin; default UTC."`
+	Start      *time.Time        `json:"start,omitempty" doc:"No slot before this moment."`
+	End        *time.Time        `json:"end,omitempty" doc:"No slot after this moment."`
+	Jitter     string            `json:"jitter,omitempty" doc:"The most that a start is put off, the same for a slot whoever starts it."`
+	Paused     bool              `json:"paused,omitempty" doc:"No slot is due while it is paused, and none is made up for afterwards."`
+	Target     string            `json:"target,omitempty" doc:"Name of the target; default: the first one configured."`
+	Repository string            `json:"repository,omitempty" doc:"Name of the repository; default: the first one configured."`
+	Streams    []string          `json:"streams,omitempty" doc:"Names, or patterns with * and ?, looked up at each run; default: every stream. Those whose metadata has jetkeep.schedule=NAME come on top."`
+	Exclude    []string          `json:"exclude,omitempty" doc:"Names or patterns to leave out."`
+	OptIn      bool              `json:"opt_in,omitempty" doc:"Only the streams whose metadata has jetkeep.schedule=NAME, and those named."`
+	Tags       map[string]string `json:"tags,omitempty" doc:"Kept with each backup, and a tag schedule with the name besides."`
+	Overlap    string            `json:"overlap,omitempty" doc:"What to do when the predecessor still runs: skip, queue or cancel; default skip."`
+	Missed     string            `json:"missed,omitempty" doc:"What to do with slots that passed while no instance ran: once or none; default once."`
+	Deadline   string            `json:"start_deadline,omitempty" doc:"A slot that could not be started within this time is left out. Default: none, and 1m where missed is none."`
+	Timeout    string            `json:"timeout,omitempty" doc:"A session that takes longer is cancelled."`
+	Retry      *ScheduleRetry    `json:"retry,omitempty" doc:"What to do when a session fails; default: nothing until the next slot."`
+	Verify     Level             `json:"verify,omitempty" doc:"Verify each backup at this level when it has been made."`
+	Keep       *Keep             `json:"keep,omitempty" doc:"Then forget what this policy does not keep, and prune."`
+	History    int               `json:"history,omitempty" doc:"Sessions that are remembered, default 10, at most 100."`
+}
+
+// ScheduleRetry says how often a run that failed is tried again before the next
+// slot.
+type ScheduleRetry struct {
+	Count   int     `json:"count" doc:"At most 20."`
+	Delay   string  `json:"delay,omitempty" doc:"Before the first one; default 1m."`
+	Backoff float64 `json:"backoff,omitempty" doc:"Each delay is so many times the one before, 1 to 10; default 2."`
+}
+
+// SchedulePutResponse answers with the next runs.
+type SchedulePutResponse struct {
+	Name    string         `json:"name"`
+	Created bool           `json:"created" doc:"There was none of this name."`
+	Next    []ScheduleSlot `json:"next" doc:"The next five, none while it is paused or after its end."`
+}
+
+// ScheduleSlot is a moment at which a schedule is due.
+type ScheduleSlot struct {
+	Time  time.Time `json:"time" doc:"In UTC."`
+	Local string    `json:"local" doc:"The same on the clocks of the schedule's zone."`
+	Start time.Time `json:"start" doc:"When it is to begin, after its jitter."`
+}
+
+// ScheduleNameRequest names a schedule.
+type ScheduleNameRequest struct {
+	Name string `json:"name"`
+}
+
+// ScheduleListRequest asks for the schedules in order of their names.
+type ScheduleListRequest struct {
+	Limit  int    `json:"limit,omitempty" doc:"Entries in the answer, default 100, at most 1000."`
+	Cursor string `json:"cursor,omitempty" doc:"The previous answer's \"next\"."`
+}
+
+// ScheduleListResponse is a page of schedules.
+type ScheduleListResponse struct {
+	Total     int            `json:"total"`
+	Schedules []ScheduleView `json:"schedules"`
+	Next      string         `json:"next,omitempty"`
+}
+
+// ScheduleView is a schedule and how it goes.
+type ScheduleView struct {
+	Schedule
+	NextRun     *ScheduleSlot `json:"next_run,omitempty"`
+	Running     *ScheduleRun  `json:"running,omitempty" doc:"What runs, or waits for its next try."`
+	LastRun     *ScheduleRun  `json:"last_run,omitempty" doc:"What ended last."`
+	LastSuccess *ScheduleRun  `json:"last_success,omitempty"`
+	LastSkipped *ScheduleSkip `json:"last_skipped,omitempty" doc:"The last slots that were left out, and why."`
+}
+
+// ScheduleInfoResponse is all there is to know of one.
+type ScheduleInfoResponse struct {
+	ScheduleView
+	Next   []ScheduleSlot `json:"next" doc:"The next five."`
+	Recent []ScheduleRun  `json:"recent" doc:"What ended, the newest first."`
+}
+
+// ScheduleRun is what a slot became.
+type ScheduleRun struct {
+	Slot    time.Time  `json:"slot"`
+	Manual  bool       `json:"manual,omitempty" doc:"It was triggered by hand; its slot is the moment of that."`
+	Attempt int        `json:"attempt"`
+	Session string     `json:"session,omitempty" doc:"Of the backup; empty if none could be started."`
+	Stage   string     `json:"stage,omitempty" doc:"Of a run that goes on: backup, verify or prune."`
+	Follow  []string   `json:"follow,omitempty" doc:"Sessions that verify and prune after it."`
+	Started time.Time  `json:"started"`
+	Late    float64    `json:"late_seconds" doc:"How long after its time it was started."`
+	Ended   *time.Time `json:"ended,omitempty"`
+	State   State      `json:"state,omitempty" doc:"How the backup ended."`
+	Reason  string     `json:"reason,omitempty" doc:"Why it did not succeed, or why what follows did not."`
+	RetryAt *time.Time `json:"retry_at,omitempty" doc:"When it is tried again."`
+}
+
+// ScheduleSkip tells of slots that were left out.
+type ScheduleSkip struct {
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
+	Count  int       `json:"count"`
+	Reason string    `json:"reason"`
+}
+
+// ScheduleDeleteResponse answers a deletion.
+type ScheduleDeleteResponse struct {
+	Name string `json:"name"`
+}

@@ -1,0 +1,426 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"jetkeep/service/api"
+)
+
+const (
+	// parallel is how many schedules are handled at once.
+	parallel = 8
+	// actTimeout bounds what is done about one schedule at once.
+	actTimeout = time.Minute
+	// rewatch is how long after a watch ended the next one begins.
+	rewatch = time.Second
+	// lookAgain is how often all is looked at without a cause: a change may not
+	// have been told.
+	lookAgain = 2 * time.Minute
+	// startFor is how long it is tried to start a slot, whatever is away, before
+	// that counts as a failure.
+	startFor = 2 * time.Minute
+)
+
+// ErrExists means that somebody else has started the same session.
+var ErrExists = errors.New("the session is there already")
+
+// Sessions is what the scheduler needs of sessions.
+type Sessions interface {
+	// Start starts the session of a run's stage under an id. ErrExists is success
+	// of somebody else.
+	Start(ctx context.Context, id string, d *Definition, run api.ScheduleRun) error
+	// View describes a session, nil if there is none.
+	View(ctx context.Context, id string) (*View, error)
+	Cancel(ctx context.Context, id, reason string) error
+	// Forget removes sessions that ended.
+	Forget(ctx context.Context, ids []string) error
+	// Watch tells of each session that ended, until ctx ends. Some may be left
+	// out.
+	Watch(ctx context.Context, ended func(id string)) error
+}
+
+// states is the part of Store that runs schedules.
+type states interface {
+	State(ctx context.Context, name string) (State, uint64, error)
+	Write(ctx context.Context, name string, st State, revision uint64) (uint64, error)
+	watch(ctx context.Context, on func(change), ready func()) error
+}
+
+// Options of a Scheduler.
+type Options struct {
+	Log *slog.Logger
+	// Late, if set, is told how long after its time each run was started here.
+	Late func(schedule string, late time.Duration)
+}
+
+// A Scheduler starts what is due.
+type Scheduler struct {
+	store    states
+	sessions Sessions
+	opt      Options
+
+	lookAgain time.Duration
+
+	mu      sync.Mutex
+	entries map[string]*entry
+	changed chan struct{} // something is to be looked at
+}
+
+// An entry is a schedule that this instance knows.
+type entry struct {
+	def  *Definition
+	busy bool // is being handled
+	wake time.Time
+	// session is the one whose end is waited for.
+	session string
+}
+
+// New returns a scheduler, which does nothing until Run.
+func New(store *Store, sessions Sessions, o Options) *Scheduler {
+	return newScheduler(store, sessions, o)
+}
+
+func newScheduler(store states, sessions Sessions, o Options) *Scheduler {
+	return &Scheduler{store: store, sessions: sessions, opt: o, lookAgain: lookAgain, entries: map[string]*entry{}, changed: make(chan struct{}, 1)}
+}
+
+// Run runs schedules until ctx ends.
+func (s *Scheduler) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		s.keepWatching(ctx, func() error { return s.store.watch(ctx, s.apply, s.lookAtAll) })
+	})
+	wg.Go(func() {
+		s.keepWatching(ctx, func() error { return s.sessions.Watch(ctx, s.ended) })
+	})
+	s.loop(ctx)
+	wg.Wait()
+}
+
+// ended has the schedule looked at that waits for a session.
+func (s *Scheduler) ended(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
+		if e.session == id {
+			e.wake = time.Now()
+			s.touch()
+		}
+	}
+}
+
+// waitsFor notes for which session's end a schedule waits.
+func (s *Scheduler) waitsFor(name string, st State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[name]
+	if e == nil {
+		return
+	}
+	e.session = ""
+	if r := st.Running; r != nil && r.Ended == nil && r.Session != "" {
+		e.session = current(r)
+	}
+}
+
+// keepWatching watches again whenever that ended.
+func (s *Scheduler) keepWatching(ctx context.Context, watch func() error) {
+	for ctx.Err() == nil {
+		if err := watch(); err != nil && ctx.Err() == nil {
+			s.opt.Log.Warn("schedules are not watched for a moment", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(rewatch):
+		}
+	}
+}
+
+// apply takes in a change.
+func (s *Scheduler) apply(c change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[c.name]
+	switch {
+	case c.gone:
+		delete(s.entries, c.name)
+		return
+	case c.spec != nil:
+		def, err := Parse(*c.spec)
+		if err != nil {
+			s.opt.Log.Error("schedule cannot be understood and does not run", "schedule", c.name, "error", err)
+			delete(s.entries, c.name)
+			return
+		}
+		if e == nil {
+			e = new(entry)
+			s.entries[c.name] = e
+		}
+		e.def = def
+	case e == nil:
+		return
+	}
+	e.wake = time.Now()
+	s.touch()
+}
+
+// lookAtAll has everything looked at.
+func (s *Scheduler) lookAtAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
+		e.wake = time.Now()
+	}
+	s.touch()
+}
+
+func (s *Scheduler) touch() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// loop handles what is due, and waits for the next.
+func (s *Scheduler) loop(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	defer g.Wait() //nolint:errcheck // none returns one
+	again := time.NewTicker(s.lookAgain)
+	defer again.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-s.changed:
+		case <-again.C:
+			s.lookAtAll()
+		}
+		due, next := s.due(time.Now())
+		for _, def := range due {
+			g.Go(func() error {
+				s.handle(ctx, def)
+				return nil
+			})
+		}
+		timer.Reset(next)
+	}
+}
+
+// due takes the schedules that are to be looked at, and returns how long it is
+// until the next.
+func (s *Scheduler) due(now time.Time) (due []*Definition, next time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = s.lookAgain
+	for _, e := range s.entries {
+		switch {
+		case e.busy || e.wake.IsZero():
+		case e.wake.After(now):
+			next = min(next, e.wake.Sub(now))
+		default:
+			e.busy, e.wake = true, time.Time{}
+			due = append(due, e.def)
+		}
+	}
+	return due, next
+}
+
+// handle looks at one schedule until there is nothing to do about it now.
+func (s *Scheduler) handle(ctx context.Context, def *Definition) {
+	actx, cancel := context.WithTimeout(ctx, actTimeout)
+	defer cancel()
+	wake, err := s.act(actx, def)
+	if err != nil && ctx.Err() == nil {
+		s.opt.Log.Warn("schedule is looked at again", "schedule", def.Name, "error", err)
+		wake = time.Now().Add(poll)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[def.Name]
+	if e == nil {
+		return
+	}
+	e.busy = false
+	if e.wake.IsZero() || !wake.IsZero() && wake.Before(e.wake) {
+		e.wake = wake
+	}
+	s.touch()
+}
+
+// act does what is to be done about a schedule, and returns when it is to be
+// looked at again.
+func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error) {
+	mine := "" // a session that was started here and is in no state yet
+	for range 16 {
+		st, revision, err := s.store.State(ctx, def.Name)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if mine != "" && !mentions(st, mine) && st.Settled.After(slotOf(mine)) {
+			// Others have gone on while this instance was asleep.
+			if err := s.sessions.Cancel(ctx, mine, "schedule "+def.Name+": its slot was settled by another instance"); err != nil {
+				return time.Time{}, err
+			}
+			mine = ""
+		}
+		if st.Settled.IsZero() {
+			return time.Time{}, nil // its state follows, or it was deleted
+		}
+		s.waitsFor(def.Name, st)
+		var view *View
+		if r := st.Running; r != nil && r.Ended == nil && r.Session != "" {
+			if view, err = s.sessions.View(ctx, current(r)); err != nil {
+				return time.Time{}, err
+			}
+		}
+		st, a := Step(def, st, time.Now(), view)
+		switch a.Kind {
+		case actNothing:
+			return a.Wake, nil
+		case actCancel:
+			return a.Wake, s.sessions.Cancel(ctx, a.Session, a.Reason)
+		case actStart:
+			var forget []string
+			var first bool
+			if st, forget, first, err = s.start(ctx, def, st, a.Run); err != nil {
+				return time.Time{}, err
+			}
+			if first && a.Run.Stage == StageBackup {
+				mine = SessionID(def.Name, a.Run.Slot, a.Run.Stage, a.Run.Attempt)
+			}
+			a.Forget = append(a.Forget, forget...)
+		}
+		_, err = s.store.Write(ctx, def.Name, st, revision)
+		if errors.Is(err, ErrConflict) {
+			continue // another instance was quicker; look again
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		mine = ""
+		if len(a.Forget) > 0 {
+			if err := s.sessions.Forget(ctx, a.Forget); err != nil {
+				s.opt.Log.Warn("sessions of a schedule's history are not forgotten", "schedule", def.Name, "error", err)
+			}
+		}
+	}
+	return time.Now().Add(poll), nil
+}
+
+// mentions says whether a state knows of a session.
+func mentions(st State, id string) bool {
+	if st.Running != nil && st.Running.Session == id {
+		return true
+	}
+	return slices.ContainsFunc(st.Recent, func(r api.ScheduleRun) bool { return r.Session == id })
+}
+
+// slotOf returns the slot that an id derives from.
+func slotOf(id string) time.Time {
+	t, _ := time.Parse("20060102T150405Z", id[:16])
+	return t
+}
+
+// current returns the session of a run's stage.
+func current(r *api.ScheduleRun) string {
+	if n := len(r.Follow); n > 0 && r.Stage != StageBackup {
+		return r.Follow[n-1]
+	}
+	return r.Session
+}
+
+// start starts a run's stage and returns the state with it. That it cannot be
+// started ends the attempt.
+func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run api.ScheduleRun) (_ State, forget []string, first bool, err error) {
+	now := time.Now()
+	id := SessionID(def.Name, run.Slot, run.Stage, run.Attempt)
+	err = s.sessions.Start(ctx, id, def, run)
+	first = err == nil
+	if errors.Is(err, ErrExists) {
+		err = nil
+	}
+	if ctx.Err() != nil {
+		return st, nil, false, ctx.Err() // whether it was started will be seen
+	}
+	begin := run.Slot
+	if !run.Manual {
+		begin = def.Timetable.StartOf(def.Name, run.Slot)
+	}
+	if err != nil && run.Attempt == 1 && run.Stage == StageBackup && mayPass(err) && now.Sub(begin) < startFor {
+		return st, nil, false, err // the same id is tried again
+	}
+	if run.Stage != StageBackup {
+		if err != nil {
+			run.Reason = run.Stage + ": " + err.Error()
+			st, a := def.ended(st, run, now)
+			return st, a.Forget, false, nil //nolint:nilerr // it is in the state
+		}
+		run.Follow = append(run.Follow, id)
+		st.Running = &run
+		return st, nil, first, nil
+	}
+	run.Started = now.UTC()
+	if !run.Manual && run.Attempt == 1 {
+		late := max(now.Sub(begin), 0)
+		run.Late = late.Seconds()
+		if first && s.opt.Late != nil {
+			s.opt.Late(def.Name, late)
+		}
+	}
+	if err != nil {
+		s.opt.Log.Error("scheduled backup cannot be started", "schedule", def.Name, "slot", run.Slot, "attempt", run.Attempt, "error", err)
+		run.State, run.Reason = api.StateFailed, err.Error()
+		st, a := def.failed(st, run, now)
+		return st, a.Forget, false, nil
+	}
+	if first {
+		s.opt.Log.Info("scheduled backup started", "schedule", def.Name, "slot", run.Slot, "attempt", run.Attempt, "session", id)
+	}
+	run.Session = id
+	st.Running = &run
+	return st, nil, first, nil
+}
+
+// mayPass says whether the same may succeed later: not if the request is wrong.
+func mayPass(err error) bool {
+	var e *api.Error
+	return !errors.As(err, &e) || e.Code >= 500
+}
+
+// Trigger starts a run now, beside the slots. It is a conflict if one runs.
+func (s *Scheduler) Trigger(ctx context.Context, def *Definition) (*api.Accepted, error) {
+	st, revision, err := s.store.State(ctx, def.Name)
+	if err != nil {
+		return nil, err
+	}
+	if r := st.Running; r != nil && r.RetryAt == nil {
+		return nil, api.Errorf(api.CodeConflict, "schedule %s runs session %s", def.Name, current(r))
+	}
+	if st.Running != nil {
+		st, _ = def.settle(st)
+	}
+	now := time.Now().UTC()
+	run := api.ScheduleRun{Slot: now.Truncate(time.Second), Manual: true, Attempt: 1, Stage: StageBackup, Started: now}
+	run.Session = SessionID(def.Name, run.Slot, "manual "+now.Format(time.RFC3339Nano), 1)
+	if err := s.sessions.Start(ctx, run.Session, def, run); err != nil && !errors.Is(err, ErrExists) {
+		return nil, err
+	}
+	st.Running = &run
+	if _, err := s.store.Write(ctx, def.Name, st, revision); err != nil && !errors.Is(err, ErrConflict) {
+		return nil, err
+	}
+	return &api.Accepted{
+		Session: run.Session, Kind: api.KindBackup, State: api.StatePending, Backup: run.Session, Target: def.Target, Repository: def.Repository,
+	}, nil
+}

@@ -1,0 +1,582 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"jetkeep/service/api"
+)
+
+// memory keeps specs and states as KV does.
+type memory struct {
+	mu       sync.Mutex
+	specs    map[string]api.Schedule
+	states   map[string][]byte
+	revs     map[string]uint64
+	watchers []func(change)
+	away     bool
+}
+
+func newMemory() *memory {
+	return &memory{specs: map[string]api.Schedule{}, states: map[string][]byte{}, revs: map[string]uint64{}}
+}
+
+var errAway = errors.New("KV is away")
+
+func (m *memory) State(_ context.Context, name string) (st State, rev uint64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away {
+		return st, 0, errAway
+	}
+	if m.states[name] != nil {
+		err = json.Unmarshal(m.states[name], &st)
+	}
+	return st, m.revs[name], err
+}
+
+func (m *memory) Write(_ context.Context, name string, st State, revision uint64) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away {
+		return 0, errAway
+	}
+	if m.revs[name] != revision {
+		return 0, ErrConflict
+	}
+	m.states[name], _ = json.Marshal(st)
+	m.revs[name]++
+	for _, on := range m.watchers {
+		on(change{name: name, state: &st, revision: m.revs[name]})
+	}
+	return m.revs[name], nil
+}
+
+func (m *memory) watch(ctx context.Context, on func(change), ready func()) error {
+	m.mu.Lock()
+	for name, spec := range m.specs {
+		on(change{name: name, spec: &spec})
+	}
+	ready()
+	m.watchers = append(m.watchers, on)
+	m.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+func (m *memory) put(t *testing.T, s api.Schedule) {
+	t.Helper()
+	if _, err := Parse(s); err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	m.specs[s.Name] = s
+	m.states[s.Name], _ = json.Marshal(State{Settled: time.Now()})
+	m.revs[s.Name]++
+	watchers := slices.Clone(m.watchers)
+	m.mu.Unlock()
+	for _, on := range watchers {
+		on(change{name: s.Name, spec: &s})
+	}
+}
+
+func (m *memory) state(t *testing.T, name string) State {
+	t.Helper()
+	st, _, err := m.State(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// sessions are those that were started.
+type sessions struct {
+	mu      sync.Mutex
+	all     map[string]*made
+	log     []*made // all that were ever started
+	refuse  func(name string) error
+	outcome func(m *made) api.State // how it ends; succeeded if nil
+	takes   time.Duration
+}
+
+type made struct {
+	id, name, stage string
+	slot, at        time.Time
+	attempt         int
+	cancelled       string
+}
+
+func newSessions() *sessions { return &sessions{all: map[string]*made{}} }
+
+func (s *sessions) Start(_ context.Context, id string, d *Definition, run api.ScheduleRun) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all[id] != nil {
+		return ErrExists
+	}
+	if s.refuse != nil {
+		if err := s.refuse(d.Name); err != nil {
+			return err
+		}
+	}
+	s.all[id] = &made{id: id, name: d.Name, stage: run.Stage, slot: run.Slot, at: time.Now(), attempt: run.Attempt}
+	s.log = append(s.log, s.all[id])
+	return nil
+}
+
+func (s *sessions) View(_ context.Context, id string) (*View, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.all[id]
+	switch {
+	case m == nil:
+		return nil, nil //nolint:nilnil // as the interface says
+	case m.cancelled != "":
+		return &View{State: api.StateCancelled, Reason: m.cancelled}, nil
+	case time.Since(m.at) < s.takes:
+		return &View{State: api.StateRunning}, nil
+	case s.outcome == nil:
+		return &View{State: api.StateSucceeded}, nil
+	}
+	return &View{State: s.outcome(m), Reason: "as the test wants it"}, nil
+}
+
+func (s *sessions) Cancel(_ context.Context, id, reason string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.all[id]; m != nil {
+		m.cancelled = reason
+	}
+	return nil
+}
+
+func (s *sessions) Watch(ctx context.Context, _ func(string)) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (s *sessions) Forget(_ context.Context, ids []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		delete(s.all, id)
+	}
+	return nil
+}
+
+// started returns what was started of a schedule, in order, as
+// "stage slot attempt".
+func (s *sessions) started(name string) (out []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.log {
+		if m.name == name {
+			out = append(out, fmt.Sprintf("%s %s %d", m.stage, m.slot.Format("15:04:05"), m.attempt))
+		}
+	}
+	return out
+}
+
+// run starts instances and returns what ends them.
+func run(t *testing.T, m *memory, s *sessions, instances int) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range instances {
+		x := newScheduler(m, s, Options{Log: slog.New(slog.DiscardHandler)})
+		x.lookAgain = 12 * time.Hour // or most of a simulated year would be that
+		wg.Go(func() { x.Run(ctx) })
+	}
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// brute finds the slots of a schedule minute by minute, knowing nothing of
+// package schedule.
+func brute(t *testing.T, zone string, from, to time.Time, due func(local time.Time) bool) (out []time.Time) {
+	t.Helper()
+	loc, err := time.LoadLocation(zone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for at := from.Truncate(time.Minute).Add(time.Minute); !at.After(to); at = at.Add(time.Minute) {
+		local := at.In(loc)
+		if text := local.Format("2006-01-02 15:04"); due(local) && !seen[text] {
+			seen[text] = true // the second time of a day whose clocks went back
+			out = append(out, at.UTC())
+		}
+	}
+	return out
+}
+
+// A year of three schedules in three zones, run by three instances of which each
+// is away now and then: no slot twice, none lost.
+func TestYear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		schedules := map[string]struct {
+			cron, zone string
+			due        func(time.Time) bool
+		}{
+			"berlin": {"30 3 * * *", "Europe/Berlin", func(l time.Time) bool { return l.Hour() == 3 && l.Minute() == 30 }},
+			"newyork": {"*/30 9-17 * * 1-5", "America/New_York", func(l time.Time) bool {
+				return l.Minute()%30 == 0 && l.Hour() >= 9 && l.Hour() <= 17 && l.Weekday() >= 1 && l.Weekday() <= 5
+			}},
+			"kolkata": {"0 */6 1,15 * *", "Asia/Kolkata", func(l time.Time) bool {
+				return l.Minute() == 0 && l.Hour()%6 == 0 && (l.Day() == 1 || l.Day() == 15)
+			}},
+		}
+		from := time.Now()
+		for name, c := range schedules {
+			m.put(t, api.Schedule{Name: name, Cron: c.cron, Zone: c.zone, History: maxHistory})
+		}
+		s.outcome = func(*made) api.State { return api.StateSucceeded }
+		slots := map[string]map[time.Time]int{}
+		rng := rand.New(rand.NewPCG(1, 2))
+		for day := 0; day < 365; {
+			n := 1 + rng.IntN(3)
+			stop := run(t, m, s, n)
+			days := 1 + rng.IntN(20)
+			time.Sleep(time.Duration(days)*24*time.Hour - 13*time.Minute)
+			stop()
+			day += days
+			time.Sleep(time.Duration(rng.IntN(12)) * time.Minute) // nobody is there; fewer than between two slots
+		}
+		stop := run(t, m, s, 3)
+		time.Sleep(time.Hour)
+		stop()
+		for _, x := range s.log {
+			if slots[x.name] == nil {
+				slots[x.name] = map[time.Time]int{}
+			}
+			slots[x.name][x.slot]++
+			if late := x.at.Sub(x.slot); late > 13*time.Minute || late < 0 {
+				t.Errorf("%s was started %s late", x.id, late)
+			}
+		}
+		total := 0
+		for name, c := range schedules {
+			want := brute(t, c.zone, from, time.Now(), c.due)
+			got := slices.SortedFunc(maps.Keys(slots[name]), time.Time.Compare)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %d slots were run, %d were due", name, len(got), len(want))
+			}
+			for slot, n := range slots[name] {
+				if n != 1 {
+					t.Errorf("%s: slot %s was run %d times", name, slot, n)
+				}
+			}
+			total += len(want)
+		}
+		t.Logf("%d slots", total)
+	})
+}
+
+// at is the n-th whole minute of a test.
+func minutes(n int) time.Duration { return time.Duration(n) * time.Minute }
+
+func TestOverlap(t *testing.T) {
+	for overlap, want := range map[string]string{
+		api.OverlapSkip:   "backup 00:01:00 1, backup 00:04:00 1, backup 00:07:00 1",
+		api.OverlapQueue:  "backup 00:01:00 1, backup 00:03:00 1, backup 00:06:00 1",
+		api.OverlapCancel: "backup 00:01:00 1, backup 00:02:00 1, backup 00:03:00 1, backup 00:04:00 1",
+	} {
+		t.Run(overlap, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, s := newMemory(), newSessions()
+				s.takes = 150 * time.Second
+				m.put(t, api.Schedule{Name: "x", Cron: "* * * * *", Overlap: overlap})
+				defer run(t, m, s, 2)()
+				time.Sleep(minutes(8) + 30*time.Second)
+				if got := strings.Join(s.started("x"), ", "); !strings.HasPrefix(got, want) {
+					t.Errorf("started %s", got)
+				}
+				st := m.state(t, "x")
+				if overlap == api.OverlapSkip && (st.LastSkipped == nil || !strings.Contains(st.LastSkipped.Reason, "still ran")) {
+					t.Errorf("%+v", st.LastSkipped)
+				}
+			})
+		})
+	}
+}
+
+func TestMissed(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec api.Schedule
+		want string
+		skip int
+	}{
+		"once":           {api.Schedule{}, "backup 01:00:00 1", 5},
+		"none":           {api.Schedule{Missed: api.MissedNone}, "", 6},
+		"start_deadline": {api.Schedule{Deadline: "3m"}, "", 6},
+		"long deadline":  {api.Schedule{Deadline: "6m"}, "backup 01:00:00 1", 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, s := newMemory(), newSessions()
+				c.spec.Name, c.spec.Cron = "x", "*/10 * * * *"
+				m.put(t, c.spec)
+				time.Sleep(minutes(65))
+				stop := run(t, m, s, 3)
+				time.Sleep(minutes(1))
+				if got := strings.Join(s.started("x"), ", "); got != c.want {
+					t.Errorf("started %s", got)
+				}
+				if k := m.state(t, "x").LastSkipped; k == nil || k.Count != c.skip || k.Reason == "" {
+					t.Errorf("skipped %+v", k)
+				}
+				time.Sleep(minutes(5))
+				if got := s.started("x"); len(got) == 0 || got[len(got)-1] != "backup 01:10:00 1" {
+					t.Errorf("then %s", got)
+				}
+				stop()
+			})
+		})
+	}
+}
+
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.outcome = func(x *made) api.State {
+			if x.attempt < 3 {
+				return api.StateFailed
+			}
+			return api.StateSucceeded
+		}
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Retry: &api.ScheduleRetry{Count: 5, Delay: "1m", Backoff: 3}})
+		defer run(t, m, s, 2)()
+		time.Sleep(time.Hour + 30*time.Second)
+		if st := m.state(t, "x"); st.Running == nil || st.Running.RetryAt == nil || st.Running.Reason != "as the test wants it" {
+			t.Errorf("after the first attempt %+v", st.Running)
+		}
+		time.Sleep(minutes(5))
+		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1, backup 01:00:00 2, backup 01:00:00 3" {
+			t.Errorf("started %s", got)
+		}
+		time.Sleep(minutes(30))
+		st := m.state(t, "x")
+		if st.Running != nil || st.LastSuccess == nil || st.LastSuccess.Attempt != 3 || len(st.Recent) != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A run that keeps failing gives way to the next slot.
+func TestRetriesGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.outcome = func(*made) api.State { return api.StateFailed }
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Retry: &api.ScheduleRetry{Count: 20, Delay: "40m", Backoff: 1}})
+		defer run(t, m, s, 1)()
+		time.Sleep(2*time.Hour + minutes(5))
+		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1, backup 01:00:00 2, backup 02:00:00 1" {
+			t.Errorf("started %s", got)
+		}
+	})
+}
+
+// Verification and pruning follow a backup that succeeded, each if the one
+// before did.
+func TestFollow(t *testing.T) {
+	keep := &api.Keep{Last: 3}
+	for name, c := range map[string]struct {
+		verify  api.Level
+		keep    *api.Keep
+		outcome map[string]api.State
+		want    string
+		reason  string
+	}{
+		"all":           {api.LevelData, keep, nil, "backup 01:00:00 1, verify 01:00:00 1, prune 01:00:00 1", ""},
+		"prune":         {"", keep, nil, "backup 01:00:00 1, prune 01:00:00 1", ""},
+		"failed backup": {api.LevelData, keep, map[string]api.State{StageBackup: api.StatePartial}, "backup 01:00:00 1", "as the test"},
+		"failed verify": {api.LevelData, keep, map[string]api.State{StageVerify: api.StateFailed}, "backup 01:00:00 1, verify 01:00:00 1", "verify: as the test"},
+		"failed prune":  {"", keep, map[string]api.State{StagePrune: api.StateFailed}, "backup 01:00:00 1, prune 01:00:00 1", "prune: as the test"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, s := newMemory(), newSessions()
+				s.takes = time.Minute
+				s.outcome = func(x *made) api.State {
+					if o, ok := c.outcome[x.stage]; ok {
+						return o
+					}
+					return api.StateSucceeded
+				}
+				m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Verify: c.verify, Keep: c.keep})
+				defer run(t, m, s, 3)()
+				time.Sleep(time.Hour + minutes(10))
+				if got := strings.Join(s.started("x"), ", "); got != c.want {
+					t.Errorf("started %s", got)
+				}
+				st := m.state(t, "x")
+				if st.Running != nil || len(st.Recent) != 1 || !strings.HasPrefix(st.Recent[0].Reason, c.reason) || (c.reason == "") != (st.Recent[0].Reason == "") {
+					t.Errorf("%+v", st)
+				}
+			})
+		})
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Hour
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *", Timeout: "10m", Retry: &api.ScheduleRetry{Count: 3}})
+		stop := run(t, m, s, 2)
+		time.Sleep(2 * time.Hour)
+		stop()
+		st := m.state(t, "x")
+		if len(st.Recent) == 0 || st.Recent[0].State != api.StateCancelled || !strings.Contains(st.Recent[0].Reason, "longer than 10m") {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// While nothing can be started the slot is tried again, and if that takes too
+// long it has failed and says why.
+func TestCannotStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		refusal := error(nil)
+		s.refuse = func(string) error { return refusal }
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *"})
+		defer run(t, m, s, 2)()
+		refusal = api.Errorf(api.CodeTargetUnavailable, "the target is away")
+		time.Sleep(time.Hour + minutes(1))
+		refusal = nil
+		time.Sleep(minutes(1))
+		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1" {
+			t.Errorf("started %s", got)
+		}
+		refusal = api.Errorf(api.CodeTargetUnavailable, "the target is away")
+		time.Sleep(time.Hour + minutes(3))
+		if r := m.state(t, "x").Recent[0]; r.State != api.StateFailed || !strings.Contains(r.Reason, "is away") {
+			t.Errorf("%+v", r)
+		}
+		refusal = api.Errorf(api.CodeNoStreams, "no stream matches")
+		time.Sleep(time.Hour - minutes(4))
+		if r := m.state(t, "x").Recent[0]; r.Slot.Hour() != 3 || !strings.Contains(r.Reason, "no stream") {
+			t.Errorf("what is wrong with the request is known at once: %+v", r)
+		}
+	})
+}
+
+// KV that is away for some time loses no slot.
+func TestKVAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		m.put(t, api.Schedule{Name: "x", Cron: "*/10 * * * *"})
+		defer run(t, m, s, 3)()
+		time.Sleep(minutes(9))
+		m.mu.Lock()
+		m.away = true
+		m.mu.Unlock()
+		time.Sleep(minutes(6))
+		m.mu.Lock()
+		m.away = false
+		m.mu.Unlock()
+		time.Sleep(minutes(1))
+		if got := strings.Join(s.started("x"), ", "); got != "backup 00:10:00 1" {
+			t.Errorf("started %s", got)
+		}
+	})
+}
+
+// History is kept to its limit, and sessions that fall out are forgotten.
+func TestHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		m.put(t, api.Schedule{Name: "x", Cron: "* * * * *", History: 4, Keep: &api.Keep{Last: 1}})
+		defer run(t, m, s, 2)()
+		time.Sleep(minutes(30) + 30*time.Second)
+		st := m.state(t, "x")
+		if len(st.Recent) != 4 || len(s.all) != 8 {
+			t.Errorf("%d runs and %d sessions are remembered", len(st.Recent), len(s.all))
+		}
+	})
+}
+
+// An instance that slept while others went on takes back what it started.
+func TestZombieTakesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		m.put(t, api.Schedule{Name: "x", Cron: "* * * * *"})
+		def, err := Parse(m.specs["x"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		zombie := newScheduler(m, &asleep{sessions: s, m: m, t: t}, Options{Log: slog.New(slog.DiscardHandler)})
+		time.Sleep(minutes(1))
+		if _, err := zombie.act(t.Context(), def); err != nil {
+			t.Fatal(err)
+		}
+		late := s.all[SessionID("x", time.Now().UTC().Truncate(24*time.Hour).Add(minutes(1)), StageBackup, 1)]
+		if late == nil || late.cancelled == "" {
+			t.Errorf("what was started too late goes on: %+v", late)
+		}
+	})
+}
+
+// asleep sleeps before it starts a session, while others settle the slot and
+// forget its session.
+type asleep struct {
+	*sessions
+	m    *memory
+	t    *testing.T
+	once sync.Once
+}
+
+func (a *asleep) Start(ctx context.Context, id string, d *Definition, run api.ScheduleRun) error {
+	a.once.Do(func() {
+		time.Sleep(minutes(30))
+		st, rev, _ := a.m.State(ctx, "x")
+		st.Settled = time.Now()
+		if _, err := a.m.Write(ctx, "x", st, rev); err != nil {
+			a.t.Error(err)
+		}
+	})
+	return a.sessions.Start(ctx, id, d, run)
+}
+
+func TestParse(t *testing.T) {
+	for field, s := range map[string]api.Schedule{
+		"name":           {Name: "a.b", Cron: "@daily"},
+		"cron":           {Name: "a", Cron: "61 * * * *"},
+		"zone":           {Name: "a", Cron: "@daily", Zone: "Mars/Olympus"},
+		"jitter":         {Name: "a", Cron: "@daily", Jitter: "soon"},
+		"overlap":        {Name: "a", Cron: "@daily", Overlap: "maybe"},
+		"missed":         {Name: "a", Cron: "@daily", Missed: "all"},
+		"start_deadline": {Name: "a", Cron: "@daily", Deadline: "-1s"},
+		"timeout":        {Name: "a", Cron: "@daily", Timeout: "x"},
+		"retry.count":    {Name: "a", Cron: "@daily", Retry: &api.ScheduleRetry{Count: 21}},
+		"retry.delay":    {Name: "a", Cron: "@daily", Retry: &api.ScheduleRetry{Delay: "x"}},
+		"retry.backoff":  {Name: "a", Cron: "@daily", Retry: &api.ScheduleRetry{Backoff: 0.5}},
+		"verify":         {Name: "a", Cron: "@daily", Verify: "well"},
+		"keep":           {Name: "a", Cron: "@daily", Keep: &api.Keep{}},
+		"history":        {Name: "a", Cron: "@daily", History: 101},
+	} {
+		_, err := Parse(s)
+		var e *api.Error
+		if !errors.As(err, &e) || e.ErrCode != api.CodeInvalidRequest || e.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if a, b := SessionID("x", time.Unix(0, 0), StageBackup, 1), SessionID("x", time.Unix(0, 0), StageBackup, 2); a == b || a[:17] != "19700101T000000Z-" {
+		t.Error(a, b)
+	}
+}

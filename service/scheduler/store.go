@@ -1,0 +1,252 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service/api"
+	"jetkeep/service/natsconn"
+)
+
+// Keys of the bucket.
+const (
+	specKey  = "spec."
+	stateKey = "state."
+)
+
+var (
+	// ErrNotFound means that there is no schedule of a name.
+	ErrNotFound = errors.New("there is no schedule of that name")
+	// ErrConflict means that a state changed since it was read.
+	ErrConflict = errors.New("the schedule's state changed meanwhile")
+)
+
+// A Store keeps schedules in the bucket JETKEEP_SCHEDULES: what somebody put
+// there, and apart from that what became of it.
+type Store struct{ kv jetstream.KeyValue }
+
+// Open binds the bucket and makes it if it is not there.
+func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Store, error) {
+	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
+		Bucket: api.BucketSchedules, Description: "jetkeep: schedules, and how they go",
+		History: 1, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Store{kv: kv}, nil
+}
+
+// Spec reads a schedule.
+func (s *Store) Spec(ctx context.Context, name string) (*api.Schedule, error) {
+	v := new(api.Schedule)
+	_, err := s.get(ctx, specKey+name, v)
+	return v, err
+}
+
+// State reads what is remembered of a schedule and the revision of that, 0 if
+// there is nothing.
+func (s *Store) State(ctx context.Context, name string) (State, uint64, error) {
+	var v State
+	rev, err := s.get(ctx, stateKey+name, &v)
+	if errors.Is(err, ErrNotFound) {
+		return State{}, 0, nil
+	}
+	return v, rev, err
+}
+
+func (s *Store) get(ctx context.Context, key string, v any) (uint64, error) {
+	e, err := s.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) || errors.Is(err, jetstream.ErrInvalidKey) {
+		return 0, ErrNotFound
+	}
+	if err != nil {
+		return 0, fmt.Errorf("get %s: %w", key, err)
+	}
+	if err := json.Unmarshal(e.Value(), v); err != nil {
+		return 0, fmt.Errorf("decode %s: %w", key, err)
+	}
+	return e.Revision(), nil
+}
+
+// Put writes a schedule. If it is due at other times than before, or is no
+// longer paused, only slots after now are due.
+func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (created bool, err error) {
+	old, err := s.Spec(ctx, v.Name)
+	created = errors.Is(err, ErrNotFound)
+	if err != nil && !created {
+		return false, err
+	}
+	if created || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused {
+		// First: who sees the schedule before this would run slots of the past.
+		err = s.update(ctx, v.Name, func(st *State) error {
+			if st.Settled.Before(now) {
+				st.Settled = now.UTC()
+			}
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return false, fmt.Errorf("encode schedule %s: %w", v.Name, err)
+	}
+	if _, err = s.kv.Put(ctx, specKey+v.Name, b); err != nil {
+		return false, fmt.Errorf("put schedule %s: %w", v.Name, err)
+	}
+	return created, nil
+}
+
+// update changes a state by compare-and-set.
+func (s *Store) update(ctx context.Context, name string, change func(*State) error) error {
+	for range 32 {
+		st, rev, err := s.State(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := change(&st); err != nil {
+			return err
+		}
+		if _, err = s.Write(ctx, name, st, rev); !errors.Is(err, ErrConflict) {
+			return err
+		}
+		select { // the replica that answers reads may need a moment
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("schedule %s: %w", name, ErrConflict)
+}
+
+// Write writes a state over the revision that it was read at, 0 for none, and
+// returns the new one.
+func (s *Store) Write(ctx context.Context, name string, st State, revision uint64) (uint64, error) {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return 0, fmt.Errorf("encode state of schedule %s: %w", name, err)
+	}
+	var rev uint64
+	if revision == 0 {
+		rev, err = s.kv.Create(ctx, stateKey+name, b)
+	} else {
+		rev, err = s.kv.Update(ctx, stateKey+name, b, revision)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrKeyExists), errors.Is(err, jetstream.ErrKeyRevisionMismatch):
+		return 0, ErrConflict
+	case err != nil:
+		return 0, fmt.Errorf("put state of schedule %s: %w", name, err)
+	}
+	return rev, nil
+}
+
+// Delete forgets a schedule. Its sessions stay.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	if _, err := s.Spec(ctx, name); err != nil {
+		return err
+	}
+	for _, key := range []string{specKey + name, stateKey + name} {
+		if err := s.kv.Delete(ctx, key); err != nil {
+			return fmt.Errorf("delete %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// A change is what a watch told: a schedule or a state that was put, or went.
+type change struct {
+	name     string
+	spec     *api.Schedule // of a schedule that was put
+	state    *State        // of a state that was put
+	revision uint64
+	gone     bool // the schedule was deleted
+}
+
+// watch hands on what there is, then ready, and then every change until ctx
+// ends.
+func (s *Store) watch(ctx context.Context, on func(change), ready func()) error {
+	w, err := s.kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("watch schedules: %w", err)
+	}
+	defer w.Stop() //nolint:errcheck // it ends with the context, too
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, ok := <-w.Updates():
+			if !ok {
+				return errors.New("watch schedules: it ended")
+			}
+			if e == nil {
+				ready()
+				continue
+			}
+			if c, ok := decode(e); ok {
+				on(c)
+			}
+		}
+	}
+}
+
+// decode reads an entry. What cannot be read belongs to another version.
+func decode(e jetstream.KeyValueEntry) (change, bool) {
+	gone := e.Operation() != jetstream.KeyValuePut
+	if name, ok := strings.CutPrefix(e.Key(), specKey); ok {
+		c := change{name: name, gone: gone, spec: new(api.Schedule)}
+		return c, gone || json.Unmarshal(e.Value(), c.spec) == nil
+	}
+	name, ok := strings.CutPrefix(e.Key(), stateKey)
+	c := change{name: name, state: new(State), revision: e.Revision()}
+	if gone {
+		c.revision = 0
+		return c, ok
+	}
+	return c, ok && json.Unmarshal(e.Value(), c.state) == nil
+}
+
+// Listed is a schedule and its state.
+type Listed struct {
+	Spec  api.Schedule
+	State State
+}
+
+// List reads all schedules, in order of their names.
+func (s *Store) List(ctx context.Context) ([]Listed, error) {
+	byName := map[string]*Listed{}
+	states := map[string]State{}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err := s.watch(ctx, func(c change) {
+		switch {
+		case c.spec != nil && !c.gone:
+			byName[c.name] = &Listed{Spec: *c.spec}
+		case c.state != nil:
+			states[c.name] = *c.state
+		}
+	}, cancel)
+	if err != nil {
+		return nil, err
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return nil, cause
+	}
+	out := make([]Listed, 0, len(byName))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		l := *byName[name]
+		l.State = states[name]
+		out = append(out, l)
+	}
+	return out, nil
+}

@@ -1,0 +1,168 @@
+package service_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"jetkeep/service"
+	"jetkeep/service/api"
+	"jetkeep/service/natstest"
+)
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if so() {
+			return
+		}
+	}
+	t.Fatal("it never came to be that " + what)
+}
+
+// Three instances run the same schedules on a real server: each slot has one
+// session, wherever it ran, and what follows follows.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	nc := server.Connect()
+	natstest.MakeStream(t, nc, `{"name":"ORDERS","subjects":["orders.>"],"storage":"file","retention":"limits","num_replicas":1}`)
+	natstest.MakeStream(t, nc, `{"name":"OTHERS","subjects":["others.>"],"storage":"file","retention":"limits","num_replicas":1,"metadata":{"jetkeep.schedule":"often"}}`)
+	natstest.MakeStream(t, nc, `{"name":"NOT","subjects":["not.>"],"storage":"file","retention":"limits","num_replicas":1}`)
+	natstest.PublishTo(t, nc, "orders.x", 50, 100)
+	natstest.PublishTo(t, nc, "others.x", 50, 100)
+	c := setup(t, server)
+	for i := range 3 {
+		own := c
+		own.Instance = fmt.Sprintf("i%d", i)
+		own.Staging.Dir = t.TempDir()
+		run(t, own, service.Deps{})
+	}
+	cl := connect(t, server)
+	put, err := cl.SchedulePut(t.Context(), api.Schedule{
+		Name: "often", Cron: "@every 2s", Streams: []string{"ORD*"}, Tags: map[string]string{"a": "b"},
+		Verify: api.LevelStructure, Keep: &api.Keep{Last: 2}, History: 5,
+	})
+	if err != nil || !put.Created || len(put.Next) != 5 || put.Next[1].Time.Sub(put.Next[0].Time) != 2*time.Second {
+		t.Fatalf("%+v, %v", put, err)
+	}
+	var info *api.ScheduleInfoResponse
+	eventually(t, "five runs have ended", func() bool {
+		if info, err = cl.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"}); err != nil {
+			t.Fatal(err)
+		}
+		return len(info.Recent) == 5
+	})
+	if info.LastSuccess == nil || info.NextRun == nil || len(info.Next) != 5 || info.Target != "default" {
+		t.Errorf("%+v", info)
+	}
+	slots := map[time.Time]bool{}
+	for _, r := range info.Recent {
+		if slots[r.Slot] || r.State != api.StateSucceeded || len(r.Follow) != 2 || r.Late > 2 || r.Slot.Second()%2 != 0 {
+			t.Errorf("%+v", r)
+		}
+		slots[r.Slot] = true
+		ses, err := cl.SessionInfo(t.Context(), api.SessionInfoRequest{Session: r.Session})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var streams []string
+		for _, task := range ses.TaskList {
+			streams = append(streams, task.Stream)
+		}
+		slices.Sort(streams)
+		if got := strings.Join(streams, ","); got != "ORDERS,OTHERS" || ses.Tags["schedule"] != "often" || ses.Tags["a"] != "b" {
+			t.Errorf("session %s backed up %s, tags %v", r.Session, got, ses.Tags)
+		}
+	}
+	// Paused, nothing runs any more; resumed, nothing is made up for.
+	if p, err := cl.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: "often"}); err != nil || len(p.Next) != 0 {
+		t.Fatal(p, err)
+	}
+	eventually(t, "nothing runs", func() bool {
+		info, err = cl.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"})
+		return err == nil && info.Running == nil
+	})
+	last := info.Recent[0].Slot
+	time.Sleep(5 * time.Second)
+	resumed := time.Now()
+	if _, err := cl.ScheduleResume(t.Context(), api.ScheduleNameRequest{Name: "often"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it runs again", func() bool {
+		info, err = cl.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"})
+		return err == nil && info.Recent[0].Slot.After(last)
+	})
+	for _, r := range info.Recent {
+		if r.Slot.After(last) && r.Slot.Before(resumed) {
+			t.Errorf("slot %s was made up for", r.Slot)
+		}
+	}
+	// The history is bounded, and the repository, too.
+	points, err := cl.BackupList(t.Context(), api.BackupListRequest{})
+	if err != nil || points.Total > 4 {
+		t.Errorf("%d backups are left: %v", points.Total, err)
+	}
+	list, err := cl.ScheduleList(t.Context(), api.ScheduleListRequest{})
+	if err != nil || list.Total != 1 || list.Schedules[0].Name != "often" {
+		t.Error(list, err)
+	}
+	if _, err := cl.ScheduleDelete(t.Context(), api.ScheduleNameRequest{Name: "often"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"}); !api.HasCode(err, api.CodeScheduleNotFound) {
+		t.Error(err)
+	}
+}
+
+// What runs by hand, and what is refused.
+func TestScheduleRequests(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	nc := server.Connect()
+	natstest.MakeStream(t, nc, `{"name":"ORDERS","subjects":["orders.>"],"storage":"file","retention":"limits","num_replicas":1}`)
+	run(t, setup(t, server), service.Deps{})
+	cl := connect(t, server)
+	for field, q := range map[string]api.Schedule{
+		"name":        {Name: "no name", Cron: "@daily"},
+		"cron":        {Name: "x", Cron: "every day"},
+		"zone":        {Name: "x", Cron: "@daily", Zone: "Nowhere"},
+		"retry.count": {Name: "x", Cron: "@daily", Retry: &api.ScheduleRetry{Count: -1}},
+	} {
+		_, err := cl.SchedulePut(t.Context(), q)
+		if !api.HasCode(err, api.CodeInvalidRequest) || !strings.Contains(err.Error(), "field "+field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if _, err := cl.SchedulePut(t.Context(), api.Schedule{Name: "x", Cron: "@daily", Target: "none"}); !api.HasCode(err, api.CodeTargetNotFound) {
+		t.Error(err)
+	}
+	put, err := cl.SchedulePut(t.Context(), api.Schedule{Name: "nightly", Cron: "30 2 * * *", Zone: "Europe/Berlin"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, slot := range put.Next {
+		if !strings.Contains(slot.Local, ":30:00 CE") {
+			t.Errorf("%+v", slot)
+		}
+	}
+	a, err := cl.ScheduleTrigger(t.Context(), api.ScheduleNameRequest{Name: "nightly"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, cl, a.Session, api.StateSucceeded)
+	eventually(t, "the run is in the history", func() bool {
+		info, err := cl.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "nightly"})
+		return err == nil && len(info.Recent) == 1 && info.Recent[0].Manual && info.LastSuccess != nil && info.LastSuccess.Session == a.Session
+	})
+	again, err := cl.SchedulePut(t.Context(), api.Schedule{Name: "nightly", Cron: "@daily", OptIn: true})
+	if err != nil || again.Created {
+		t.Error(again, err)
+	}
+	if _, err := cl.ScheduleTrigger(t.Context(), api.ScheduleNameRequest{Name: "nightly"}); !api.HasCode(err, api.CodeNoStreams) {
+		t.Errorf("nobody opted in: %v", err)
+	}
+}
