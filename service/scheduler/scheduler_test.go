@@ -242,7 +242,7 @@ func TestYear(t *testing.T) {
 		}
 		from := time.Now()
 		for name, c := range schedules {
-			m.put(t, api.Schedule{Name: name, Cron: c.cron, Zone: c.zone, History: maxHistory})
+			m.put(t, api.Schedule{Name: name, Cron: c.cron, Zone: c.zone})
 		}
 		s.outcome = func(*made) api.State { return api.StateSucceeded }
 		slots := map[string]map[time.Time]int{}
@@ -454,21 +454,26 @@ func TestCannotStart(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		refusal := error(nil)
 		s.refuse = func(string) error { return refusal }
+		set := func(err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			refusal = err
+		}
 		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *"})
 		defer run(t, m, s, 2)()
-		refusal = api.Errorf(api.CodeTargetUnavailable, "the target is away")
+		set(api.Errorf(api.CodeTargetUnavailable, "the target is away"))
 		time.Sleep(time.Hour + minutes(1))
-		refusal = nil
+		set(nil)
 		time.Sleep(minutes(1))
 		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1" {
 			t.Errorf("started %s", got)
 		}
-		refusal = api.Errorf(api.CodeTargetUnavailable, "the target is away")
+		set(api.Errorf(api.CodeTargetUnavailable, "the target is away"))
 		time.Sleep(time.Hour + minutes(3))
 		if r := m.state(t, "x").Recent[0]; r.State != api.StateFailed || !strings.Contains(r.Reason, "is away") {
 			t.Errorf("%+v", r)
 		}
-		refusal = api.Errorf(api.CodeNoStreams, "no stream matches")
+		set(api.Errorf(api.CodeNoStreams, "no stream matches"))
 		time.Sleep(time.Hour - minutes(4))
 		if r := m.state(t, "x").Recent[0]; r.Slot.Hour() != 3 || !strings.Contains(r.Reason, "no stream") {
 			t.Errorf("what is wrong with the request is known at once: %+v", r)
