@@ -243,7 +243,7 @@ func (s *Service) openKeys(ctx context.Context) error {
 	if s.schedules, err = scheduler.Open(ctx, js, s.config.Replicas); err != nil {
 		return err
 	}
-	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{Log: s.log})
+	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{Log: s.log, Late: s.measures.ScheduleLate})
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)
 		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)
