@@ -112,7 +112,7 @@ type ScheduleRun struct {
 	Started time.Time  `json:"started"`
 	Late    float64    `json:"late_seconds" doc:"How long after its time it was started."`
 	Ended   *time.Time `json:"ended,omitempty"`
-	State   State      `json:"state,omitempty" doc:"How the backup ended."`
+	State   State      `json:"state,omitempty" doc:"How it ended; failed, too, if the backup could not be verified."`
 	Reason  string     `json:"reason,omitempty" doc:"Why it did not succeed, or why what follows did not."`
 	RetryAt *time.Time `json:"retry_at,omitempty" doc:"When it is tried again."`
 }

@@ -362,8 +362,7 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run ap
 	}
 	if run.Stage != StageBackup {
 		if err != nil {
-			run.Reason = run.Stage + ": " + err.Error()
-			st, a := def.ended(st, run, now)
+			st, a := def.ended(st, unfollowed(run, err.Error()), now)
 			return st, a.Forget, false, nil //nolint:nilerr // it is in the state
 		}
 		run.Follow = append(run.Follow, id)

@@ -424,6 +424,9 @@ func TestFollow(t *testing.T) {
 					t.Errorf("started %s", got)
 				}
 				st := m.state(t, "x")
+				if proven := name == "all" || strings.HasSuffix(name, "prune"); proven != (st.LastSuccess != nil) {
+					t.Errorf("the last success is %+v", st.LastSuccess)
+				}
 				if st.Running != nil || len(st.Recent) != 1 || !strings.HasPrefix(st.Recent[0].Reason, c.reason) || (c.reason == "") != (st.Recent[0].Reason == "") {
 					t.Errorf("%+v", st)
 				}

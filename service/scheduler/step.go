@@ -182,7 +182,7 @@ func (d *Definition) stageEnded(s State, now time.Time, v *View) (State, Action)
 			return d.failed(s, r, now)
 		}
 	case !ok:
-		r.Reason = r.Stage + ": " + why
+		r = unfollowed(r, why)
 	}
 	next := d.after(r.Stage)
 	if !ok || next == "" {
@@ -190,6 +190,15 @@ func (d *Definition) stageEnded(s State, now time.Time, v *View) (State, Action)
 	}
 	r.Stage = next
 	return s, Action{Kind: actStart, Run: r, Wake: now.Add(poll)}
+}
+
+// unfollowed says why a stage after the backup did not succeed. A backup that is
+// not proven is no success.
+func unfollowed(r api.ScheduleRun, why string) api.ScheduleRun {
+	if r.Reason = r.Stage + ": " + why; r.Stage == StageVerify {
+		r.State = api.StateFailed
+	}
+	return r
 }
 
 // after returns the stage that follows another.
