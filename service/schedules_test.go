@@ -166,3 +166,31 @@ func TestScheduleRequests(t *testing.T) {
 		t.Errorf("nobody opted in: %v", err)
 	}
 }
+
+// Instances say that they live; one that ends in good order leaves.
+func TestInstances(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	c := setup(t, server)
+	first := run(t, c, service.Deps{})
+	other := c
+	other.Instance, other.Staging.Dir = "other", t.TempDir()
+	run(t, other, service.Deps{})
+	cl := connect(t, server)
+	names := func() (out []string) {
+		list, err := cl.InstanceList(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range list.Instances {
+			out = append(out, i.Instance)
+			if !i.Alive || i.StagingLimit == 0 || i.Started.IsZero() || time.Since(i.Seen) > time.Minute {
+				t.Errorf("%+v", i)
+			}
+		}
+		return out
+	}
+	eventually(t, "both are listed", func() bool { return strings.Join(names(), ",") == "other,test" })
+	first.end()
+	eventually(t, "one has left", func() bool { return strings.Join(names(), ",") == "other" })
+}

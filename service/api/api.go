@@ -71,6 +71,7 @@ const (
 	RepositoryInfo   = "repository.info"
 	RepositoryVerify = "repository.verify"
 	RepositoryPrune  = "repository.prune"
+	InstanceList     = "instance.list"
 	SchedulePut      = "schedule.put"
 	ScheduleList     = "schedule.list"
 	ScheduleInfo     = "schedule.info"
@@ -109,6 +110,7 @@ func Endpoints() []Endpoint {
 		{RepositoryInfo, "Open a repository and describe it", RepositoryInfoRequest{}, RepositoryInfoResponse{}},
 		{RepositoryVerify, "Verify a whole repository, or a part of it", RepositoryVerifyRequest{}, Accepted{}},
 		{RepositoryPrune, "Forget by a policy, and delete what no restore point needs", RepositoryPruneRequest{}, RepositoryPruneResponse{}},
+		{InstanceList, "List the instances of the service", InstanceListRequest{}, InstanceListResponse{}},
 		{SchedulePut, "Make or change a schedule", Schedule{}, SchedulePutResponse{}},
 		{ScheduleList, "List the schedules", ScheduleListRequest{}, ScheduleListResponse{}},
 		{ScheduleInfo, "Describe a schedule, how it went and when it is due", ScheduleNameRequest{}, ScheduleInfoResponse{}},

@@ -207,6 +207,11 @@ func (c *Client) RepositoryPrune(ctx context.Context, q api.RepositoryPruneReque
 	return do[api.RepositoryPruneResponse](ctx, c, api.RepositoryPrune, q)
 }
 
+// InstanceList lists the instances of the service.
+func (c *Client) InstanceList(ctx context.Context) (*api.InstanceListResponse, error) {
+	return do[api.InstanceListResponse](ctx, c, api.InstanceList, api.InstanceListRequest{})
+}
+
 // SchedulePut makes or changes a schedule.
 func (c *Client) SchedulePut(ctx context.Context, q api.Schedule) (*api.SchedulePutResponse, error) {
 	return do[api.SchedulePutResponse](ctx, c, api.SchedulePut, q)
