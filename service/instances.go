@@ -42,6 +42,34 @@ func (s *Service) beat(ctx context.Context) {
 	}
 }
 
+// expireEvery is how often old sessions are looked for.
+const expireEvery = time.Hour
+
+// expire forgets sessions that ended long ago, until ctx ends. Every instance
+// does; what is gone is gone.
+func (s *Service) expire(ctx context.Context) {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		ectx, cancel := context.WithTimeout(ctx, expireEvery/2)
+		n, err := s.store.Expire(ectx, time.Now().Add(-s.config.SessionAge))
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.log.Warn("old sessions are not forgotten", "error", err)
+		case n > 0:
+			s.log.Info("old sessions forgotten", "count", n)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 func (s *Service) instanceList(ctx context.Context, _ *api.InstanceListRequest) (*api.InstanceListResponse, error) {
 	seen, err := s.state.Instances(ctx)
 	if err != nil {

@@ -280,6 +280,7 @@ func (s *Service) Run(ctx context.Context) error {
 	stopMetrics := s.runMetrics(ctx)
 	wg.Go(func() { s.scheduler.Run(ctx) })
 	wg.Go(func() { s.beat(ctx) })
+	wg.Go(func() { s.expire(ctx) })
 	serveErr := s.serve(ctx)
 	cancel(serveErr)
 	wg.Wait()

@@ -45,6 +45,8 @@ type Config struct {
 	MaxAttempts int `conf:"max_attempts"`
 	// Sweep is how often sessions are looked after without a cause.
 	Sweep time.Duration `conf:"sweep"`
+	// SessionAge is how long a session is remembered after its end.
+	SessionAge time.Duration `conf:"session_age"`
 	// Metrics are for Prometheus.
 	Metrics Metrics `conf:"metrics"`
 }
@@ -136,6 +138,7 @@ const (
 	DefaultLease        = 20 * time.Second
 	DefaultMaxAttempts  = 3
 	DefaultSweep        = 5 * time.Second
+	DefaultSessionAge   = 30 * 24 * time.Hour
 )
 
 // SetDefaults fills in what is left out and has a default. A configuration
@@ -161,6 +164,7 @@ func (c *Config) SetDefaults() {
 	setDefault(&c.Lease, DefaultLease)
 	setDefault(&c.MaxAttempts, DefaultMaxAttempts)
 	setDefault(&c.Sweep, DefaultSweep)
+	setDefault(&c.SessionAge, DefaultSessionAge)
 	setDefault(&c.Metrics.Streams, metrics.DefaultStreams)
 }
 
@@ -324,6 +328,8 @@ func (c *Config) validateBounds() error {
 		return fmt.Errorf("lease: must be between 1s and 10m")
 	case c.MaxAttempts < 1 || c.MaxAttempts > 100:
 		return fmt.Errorf("max_attempts: must be between 1 and 100")
+	case c.SessionAge < time.Hour:
+		return fmt.Errorf("session_age: %s is too short, at least 1h is needed", c.SessionAge)
 	case c.Sweep < 100*time.Millisecond || c.Sweep > 10*time.Minute:
 		return fmt.Errorf("sweep: must be between 100ms and 10m")
 	}

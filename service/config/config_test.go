@@ -64,6 +64,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		"metrics.listen":               func(c *Config) { c.Metrics.Listen = "host" },
 		"metrics.push_url":             func(c *Config) { c.Metrics.PushURL = "http://user:hidden@gateway:9091" },
 		"metrics.streams":              func(c *Config) { c.Metrics.Streams = -1 },
+		"session_age":                  func(c *Config) { c.SessionAge = time.Minute },
 		"sweep":                        func(c *Config) { c.Sweep = time.Hour },
 	} {
 		c := valid()

@@ -126,6 +126,7 @@ replicas: 3
 lease: "30s"
 max_attempts: 5
 sweep: "2s"
+session_age: "48h"
 metrics { listen: "9464", push_url: "http://gateway:9091", streams: 50 }
 `
 
@@ -184,7 +185,7 @@ func TestReadFile(t *testing.T) {
 				UploadRate: 6 << 20, DownloadRate: 7 << 20, RetryFor: 5 * time.Minute,
 			},
 		}, {Name: "dir", Kind: KindLocal, Path: "/srv/repository", IdentityFile: "key.txt", SignSeedFile: "seed"}},
-		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second,
+		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second, SessionAge: 48 * time.Hour,
 		Metrics: Metrics{Listen: "9464", PushURL: "http://gateway:9091", Streams: 50},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -261,7 +262,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	for text, want := range map[string]string{
 		"concurency: 3\n" + minimal: ":1: concurency: unknown field, did you mean concurrency?",
 		minimal + "Lease: \"3s\"":   ":3: Lease: unknown field, did you mean lease?",
-		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, instance, lease, max_attempts, metrics, prefix, replicas, repositories, staging, sweep, targets",
+		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, instance, lease, max_attempts, metrics, prefix, replicas, repositories, session_age, staging, sweep, targets",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  endpont: x\n }\n}\nstaging { dir: /s }":             ":5: repositories.r.endpont: unknown field, did you mean endpoint?",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  secretkey: hidden2\n }\n}\nstaging { dir: /s }":     ":5: repositories.r.secretkey: unknown field, did you mean secret_key?",
 		"repositories {\n r {\n  path: /r\n  auth_url: x\n }\n}\nstaging { dir: /s }":                         ":4: repositories.r.auth_url: unknown field, repositories of kind swift have it",

@@ -42,6 +42,9 @@ type Options struct {
 	Replicas int
 }
 
+// deletedKept is how long the mark of a deleted session stays.
+const deletedKept = 24 * time.Hour
+
 // A Store keeps sessions and tasks in the bucket JETKEEP_SESSIONS.
 type Store struct {
 	kv     jetstream.KeyValue
@@ -278,6 +281,29 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		return fmt.Errorf("delete session %s: %w", id, err)
 	}
 	return nil
+}
+
+// Expire deletes sessions that ended before a moment, and the marks of those
+// that were deleted a day before. It returns how many sessions went.
+func (s *Store) Expire(ctx context.Context, before time.Time) (int, error) {
+	all, err := s.Sessions(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, ses := range all {
+		if !ses.State.Final() || !ses.Ended.Before(before) {
+			continue
+		}
+		if err := s.Delete(ctx, ses.ID); err != nil {
+			return n, err
+		}
+		n++
+	}
+	if err := s.kv.PurgeDeletes(ctx, jetstream.DeleteMarkersOlderThan(deletedKept)); err != nil {
+		return n, fmt.Errorf("purge deleted sessions: %w", err)
+	}
+	return n, nil
 }
 
 // Sessions reads all sessions, newest first.

@@ -269,3 +269,38 @@ func TestListIsCompleteWhileKeysChange(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+// Sessions that ended long ago go with their tasks, and no others.
+func TestExpire(t *testing.T) {
+	store := openStore(t, natstest.Start(t).Connect(), Options{})
+	made := map[string]string{}
+	for name, ended := range map[string]time.Time{"old": noon.Add(-time.Hour), "new": noon.Add(time.Hour), "running": {}} {
+		ses, tasks := newSession(3)
+		if err := store.Create(t.Context(), ses, tasks); err != nil {
+			t.Fatal(err)
+		}
+		if !ended.IsZero() {
+			ses.State, ses.Ended = api.StateSucceeded, ended
+			if err := store.PutSession(t.Context(), ses); err != nil {
+				t.Fatal(err)
+			}
+		}
+		made[name] = ses.ID
+	}
+	if n, err := store.Expire(t.Context(), noon); n != 1 || err != nil {
+		t.Errorf("%d went, %v", n, err)
+	}
+	for name, id := range made {
+		_, err := store.Session(t.Context(), id)
+		tasks, terr := store.Tasks(t.Context(), id)
+		if gone := name == "old"; gone != errors.Is(err, ErrNotFound) || terr != nil || gone != (len(tasks) == 0) {
+			t.Errorf("%s: %v, %d tasks, %v", name, err, len(tasks), terr)
+		}
+	}
+	if err := store.Delete(t.Context(), made["running"]); !errors.Is(err, ErrTransition) {
+		t.Errorf("one that runs: %v", err)
+	}
+	if n, err := store.Expire(t.Context(), noon); n != 0 || err != nil {
+		t.Errorf("then %d went, %v", n, err)
+	}
+}
