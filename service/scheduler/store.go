@@ -186,6 +186,9 @@ func (s *Store) watch(ctx context.Context, on func(change), ready func()) error 
 		case <-ctx.Done():
 			return nil
 		case e, ok := <-w.Updates():
+			if ctx.Err() != nil {
+				return nil // which ends the updates, too
+			}
 			if !ok {
 				return errors.New("watch schedules: it ended")
 			}
