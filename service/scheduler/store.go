@@ -231,6 +231,7 @@ func (s *Store) List(ctx context.Context) ([]Listed, error) {
 	states := map[string]State{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	complete := false
 	err := s.watch(ctx, func(c change) {
 		switch {
 		case c.spec != nil && !c.gone:
@@ -238,12 +239,15 @@ func (s *Store) List(ctx context.Context) ([]Listed, error) {
 		case c.state != nil:
 			states[c.name] = *c.state
 		}
-	}, cancel)
+	}, func() {
+		complete = true
+		cancel()
+	})
+	if err == nil && !complete {
+		err = fmt.Errorf("list schedules: %w", context.Cause(ctx))
+	}
 	if err != nil {
 		return nil, err
-	}
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return nil, cause
 	}
 	out := make([]Listed, 0, len(byName))
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
