@@ -76,7 +76,7 @@ demo-stores: tools ## the same with the repository on a real S3 server and on a 
 
 .PHONY: faults
 faults: tools ## disturb the way to real stores a thousand times, and restore all that was called a success
-	$(SUM) -show '^TestFaults' -- -count=1 -timeout 15m -run '^TestFaults' ./contrib/faults -faults 500
+	$(SUM) -show '^TestFaults' -- -count=1 -timeout 30m -run '^TestFaults' ./contrib/faults -faults 500
 
 .PHONY: readme
 readme: tools ## run the commands that the README shows
