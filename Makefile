@@ -78,6 +78,10 @@ demo-stores: tools ## the same with the repository on a real S3 server and on a 
 faults: tools ## disturb the way to real stores a thousand times, and restore all that was called a success
 	$(SUM) -show '^TestFaults' -- -count=1 -timeout 30m -run '^TestFaults' ./contrib/faults -faults 500
 
+.PHONY: chaos
+chaos: tools ## kill, stop, cut off and restart instances and servers during 200 sessions, and see that nothing is lost or done twice
+	$(SUM) -show '^TestChaos$$' -- -count=1 -timeout 20m -run '^TestChaos$$' ./contrib/chaos -sessions 200
+
 .PHONY: readme
 readme: tools ## run the commands that the README shows
 	$(SUM) -- -count=1 -run 'README|Readme' ./cmd/...
@@ -93,7 +97,7 @@ bench-stores: tools ## measure uploads into S3 and Swift against mc and swift
 	$(GO) test -run '^$$' -bench Upload -benchtime 1x -timeout 15m ./contrib/bench
 
 # Measurements and what `test` already ran are not in it.
-CI_STEPS := tools build lint test model faults fuzz readme demo
+CI_STEPS := tools build lint test model faults chaos fuzz readme demo
 
 .PHONY: ci
 ci: ## everything that must pass, with the time of each step

@@ -33,8 +33,12 @@ func StartCluster(t testing.TB, n int, version string, opts ...Option) *Cluster 
 		ports[i] = freePort(t)
 		routes[i] = fmt.Sprintf("\"nats-route://127.0.0.1:%d\"", ports[i])
 	}
+	var o options
+	for _, set := range opts {
+		set(&o)
+	}
 	for i := range n {
-		cluster := fmt.Sprintf("cluster {\n  name: test\n  listen: \"127.0.0.1:%d\"\n  routes: [%s]\n}", ports[i], strings.Join(routes, ", "))
+		cluster := fmt.Sprintf("cluster {\n  name: test\n  no_advertise: %t\n  listen: \"127.0.0.1:%d\"\n  routes: [%s]\n}", o.hidden, ports[i], strings.Join(routes, ", "))
 		with := append([]Option{Name(fmt.Sprintf("n%d", i)), Config(cluster), func(o *options) { o.http = true }}, opts...)
 		c.Nodes = append(c.Nodes, prepare(t, version, with))
 	}

@@ -58,6 +58,7 @@ type options struct {
 	config string
 	plain  bool // without JetStream
 	http   bool // with the monitoring port
+	hidden bool // of a cluster that tells clients nothing of its other nodes
 }
 
 // An Option changes how a server is started.
@@ -78,6 +79,10 @@ func Config(text string) Option { return func(o *options) { o.config += text + "
 
 // WithoutJetStream starts a server that has no JetStream.
 func WithoutJetStream() Option { return func(o *options) { o.plain = true } }
+
+// Hidden keeps a cluster's nodes from telling clients of each other, so that a
+// client uses the addresses that it was given and no others.
+func Hidden() Option { return func(o *options) { o.hidden = true } }
 
 // Server is one server, running or stopped.
 type Server struct {

@@ -1,0 +1,126 @@
+package chaos_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// build builds the command.
+func build(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "jetkeep/cmd/jetkeep")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return filepath.Join(dir, "jetkeep")
+}
+
+// An instance is a process of `jetkeep serve`, which is started again whenever it
+// was killed.
+type instance struct {
+	t       *testing.T
+	command string
+	config  string
+	name    string
+	way     *way
+
+	process *os.Process
+	ended   chan struct{}
+
+	mu  sync.Mutex // guards log
+	log bytes.Buffer
+}
+
+func newInstance(t *testing.T, command, name string, w *way, repository string) *instance {
+	t.Helper()
+	x := &instance{t: t, command: command, name: name, way: w, config: filepath.Join(t.TempDir(), "jetkeep.conf")}
+	text := fmt.Sprintf(`
+instance: %q
+control { url: %q }
+repositories { main { path: %q, create: true } }
+staging { dir: %q }
+replicas: 3
+lease: %q
+max_attempts: 20
+sweep: "1s"
+`, name, w.url(), repository, filepath.Join(t.TempDir(), "staging"), lease)
+	if err := os.WriteFile(x.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		x.kill(syscall.SIGKILL)
+		if t.Failed() {
+			log := x.log.Bytes()
+			t.Logf("end of the log of %s:\n%s", name, log[max(0, len(log)-4000):])
+		}
+	})
+	return x
+}
+
+// Write keeps what the process writes.
+func (x *instance) Write(p []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.log.Write(p)
+}
+
+func (x *instance) start() {
+	cmd := exec.Command(x.command, "serve", "--config", x.config)
+	cmd.Stdout, cmd.Stderr = x, x
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		x.t.Errorf("start %s: %v", x.name, err)
+		return
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	x.process, x.ended = cmd.Process, ended
+}
+
+// signal sends a signal, to a process that may have ended meanwhile.
+func (x *instance) signal(s syscall.Signal) {
+	if x.process != nil {
+		_ = x.process.Signal(s)
+	}
+}
+
+// kill ends the process and waits for that.
+func (x *instance) kill(how syscall.Signal) {
+	if x.process == nil {
+		return
+	}
+	x.signal(how)
+	select {
+	case <-x.ended:
+	case <-time.After(40 * time.Second):
+		x.t.Errorf("%s does not end by %s", x.name, how)
+		x.signal(syscall.SIGKILL)
+		<-x.ended
+	}
+	x.process = nil
+}
+
+// up starts the process again if it ended by itself, as it does when NATS is
+// away at its start, and tells whether it had.
+func (x *instance) up() bool {
+	if x.process != nil {
+		select {
+		case <-x.ended:
+		default:
+			return false
+		}
+	}
+	x.start()
+	return true
+}
