@@ -168,6 +168,9 @@ func (s *Service) sessionEnded(ses *session.Session) {
 }
 
 func (s *Service) taskEnded(t *session.Task) {
+	if t.Hook != "" {
+		return
+	}
 	m := metrics.Task{
 		Kind: t.Kind, State: t.State, Target: t.Target, Stream: t.Stream, Repository: t.Repository,
 		Attempts: t.Attempt - t.Released, Started: t.Started, Ended: t.Ended,

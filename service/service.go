@@ -25,6 +25,7 @@ import (
 
 	"jetkeep/service/api"
 	"jetkeep/service/config"
+	"jetkeep/service/hooks"
 	"jetkeep/service/jsapi"
 	"jetkeep/service/metrics"
 	"jetkeep/service/natsconn"
@@ -84,6 +85,8 @@ type Service struct {
 	vitals       vitals
 	shown        *metrics.Server // nil if nobody shall see
 	pusher       *metrics.Pusher // nil if nothing is pushed
+	hooks        *hooks.Runner
+	notifier     *hooks.Notifier
 	endpoints    []*endpoint
 	slots        chan struct{}
 	requests     sync.WaitGroup
@@ -220,8 +223,15 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 		return err
 	}
 	s.queue = q
+	caller := &hooks.Caller{Control: s.conn, Dial: s.dial}
+	s.hooks = &hooks.Runner{
+		Hooks: s.config.Hooks, Caller: caller, Store: s.store, Instance: s.config.Instance, Log: s.log, Count: s.measures.HookCalled,
+	}
+	s.notifier = &hooks.Notifier{
+		JS: js, Subjects: s.subjects, Notifications: s.config.Notifications, Caller: caller, Log: s.log, Count: s.measures.Notified,
+	}
 	s.worker = worker.New(worker.Deps{
-		Store: s.store, Queue: q, Events: ev, Handlers: handlers, MapError: mapError, Instance: s.config.Instance,
+		Store: s.store, Queue: q, Events: ev, Handlers: handlers, Hooks: s.hooks, MapError: mapError, Instance: s.config.Instance,
 		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency}, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})
@@ -281,6 +291,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.scheduler.Run(ctx) })
 	wg.Go(func() { s.beat(ctx) })
 	wg.Go(func() { s.expire(ctx) })
+	wg.Go(func() { s.notifier.Run(ctx) })
 	serveErr := s.serve(ctx)
 	cancel(serveErr)
 	wg.Wait()

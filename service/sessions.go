@@ -31,6 +31,16 @@ func (s *Service) startSession(ctx context.Context, ses *session.Session, tasks 
 		t.Target, t.Repository = ses.Target, ses.Repository
 	}
 	nameOrigins(tasks)
+	n := len(tasks)
+	for _, when := range []string{session.HookBefore, session.HookAfter} {
+		if names := s.hooks.For(ses, when); len(names) > 0 {
+			ses.Hooks = append(ses.Hooks, when)
+			tasks = append(tasks, &session.Task{
+				ID: session.HookID(ses.ID, when), Session: ses.ID, Kind: ses.Kind, State: api.StatePending,
+				Target: ses.Target, Repository: ses.Repository, Hook: when, Hooks: names,
+			})
+		}
+	}
 	if err := s.store.Create(ctx, ses, tasks); err != nil {
 		return nil, err
 	}
@@ -39,10 +49,10 @@ func (s *Service) startSession(ctx context.Context, ses *session.Session, tasks 
 	if err := s.worker.Conductor.Start(ctx, tasks); err != nil {
 		s.log.Warn("submit tasks", "session", ses.ID, "error", err)
 	}
-	s.log.Info("session accepted", "session", ses.ID, "kind", ses.Kind, "target", ses.Target, "tasks", len(tasks))
+	s.log.Info("session accepted", "session", ses.ID, "kind", ses.Kind, "target", ses.Target, "tasks", n)
 	return &api.Accepted{
 		Session: ses.ID, Kind: ses.Kind, State: ses.State, Backup: ses.Backup,
-		Target: ses.Target, Repository: ses.Repository, Tasks: len(tasks),
+		Target: ses.Target, Repository: ses.Repository, Tasks: n,
 	}, nil
 }
 

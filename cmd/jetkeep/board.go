@@ -17,6 +17,7 @@ type board struct {
 	session api.SessionView
 	order   []string
 	tasks   map[string]api.TaskView
+	hooks   map[string]bool // tasks of hooks that ended
 }
 
 // thing is what a task of a session is about.
@@ -29,7 +30,10 @@ func thing(k api.Kind) string {
 
 // nameOf names what a task is about.
 func nameOf(t api.TaskView) string {
-	if t.Stream == "" {
+	switch {
+	case t.Hook != "":
+		return "hooks " + t.Hook
+	case t.Stream == "":
 		return "repository"
 	}
 	return t.Stream
@@ -38,7 +42,7 @@ func nameOf(t api.TaskView) string {
 // shownTasks bounds how many running streams are drawn at a time.
 const shownTasks = 8
 
-func newBoard() *board { return &board{tasks: map[string]api.TaskView{}} }
+func newBoard() *board { return &board{tasks: map[string]api.TaskView{}, hooks: map[string]bool{}} }
 
 // load takes over an answer of session.info with all its tasks and returns the
 // tasks that are newly ended.
@@ -70,6 +74,11 @@ func (b *board) apply(e api.Event) []api.TaskView {
 // task takes over a task's view and tells whether that ended it. Events may be
 // late: what has ended stays ended.
 func (b *board) task(t api.TaskView) bool {
+	if t.Hook != "" { // no work of the session's: to be told of only if it fails
+		told := b.hooks[t.Task]
+		b.hooks[t.Task] = told || t.State.Final()
+		return !told && t.State == api.StateFailed
+	}
 	old, known := b.tasks[t.Task]
 	if !known {
 		b.order = append(b.order, t.Task)

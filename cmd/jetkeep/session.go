@@ -101,7 +101,11 @@ func (s *sessionCommand) info(ctx context.Context, r *client.Client, std stdio) 
 		if t.Started != nil {
 			duration = taskSeconds(t)
 		}
-		table.Row(t.Task, t.Stream, string(t.State), term.Count(t.Progress.Messages), term.Bytes(t.Progress.Bytes), duration, fault)
+		name := t.Stream
+		if t.Hook != "" {
+			name = nameOf(t)
+		}
+		table.Row(t.Task, name, string(t.State), term.Count(t.Progress.Messages), term.Bytes(t.Progress.Bytes), duration, fault)
 	}
 	if err := table.Write(std.out); err != nil {
 		return err

@@ -275,6 +275,7 @@ type TaskCounts struct {
 type TaskView struct {
 	Task         string     `json:"task" doc:"<session>.<number>; also the id of the restore point that a backup makes."`
 	Stream       string     `json:"stream" doc:"Empty in sessions that concern a repository alone."`
+	Hook         string     `json:"hook,omitempty" doc:"before or after, in the tasks that only run the session's hooks; they are not counted."`
 	State        State      `json:"state"`
 	RestorePoint string     `json:"restore_point,omitempty" doc:"What was made or is restored."`
 	Attempts     int        `json:"attempts" doc:"How often an instance took the task."`

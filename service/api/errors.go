@@ -64,6 +64,8 @@ const (
 	CodeCancelled         ErrCode = "cancelled"
 	CodeTaskAbandoned     ErrCode = "task_abandoned"
 	CodeTasksFailed       ErrCode = "tasks_failed"
+	CodeHookAborted       ErrCode = "hook_aborted"
+	CodeHookFailed        ErrCode = "hook_failed"
 	CodeInternal          ErrCode = "internal"
 )
 
@@ -126,6 +128,8 @@ func ErrorTable() []ErrorInfo {
 		{CodeRestoreRejected, 409, "The server did not accept the restored stream; the description has its reason.", ""},
 		{CodeCancelled, 499, "The session was cancelled.", ""},
 		{CodeTaskAbandoned, 500, "Instances that worked on the task died or lost it, too often to try again.", "Look for the reason in the service's log, such as memory limits."},
+		{CodeHookAborted, 409, "A hook asked for the work not to be done; the description has its reason.", "Ask whoever answers the hook; nothing was touched."},
+		{CodeHookFailed, 502, "A hook that must succeed before the work could not be run, or did not answer in time.", "See whether what the hook calls is there; on_error: \"continue\" goes on without it."},
 		{CodeTasksFailed, 500, "Some or all streams failed; each task has its own error.", "session.info lists the tasks."},
 	}
 }

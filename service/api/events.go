@@ -61,6 +61,8 @@ type Event struct {
 	Repository string    `json:"repository"`
 	Instance   string    `json:"instance,omitempty" doc:"The instance that published the event."`
 
+	Tags map[string]string `json:"tags,omitempty" doc:"The session's; schedule among them if one started it."`
+
 	Task     *TaskView   `json:"task,omitempty" doc:"The task, in progress and task_completed."`
 	Tasks    *TaskCounts `json:"tasks,omitempty" doc:"In started and the final events."`
 	Progress *Progress   `json:"progress,omitempty" doc:"The session's sums, in the final events."`

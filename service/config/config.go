@@ -49,6 +49,10 @@ type Config struct {
 	SessionAge time.Duration `conf:"session_age"`
 	// Metrics are for Prometheus.
 	Metrics Metrics `conf:"metrics"`
+	// Hooks are called before and after sessions and tasks, in this order.
+	Hooks []Hook `conf:"hooks"`
+	// Notifications tell of events.
+	Notifications []Notification `conf:"notifications"`
 }
 
 // Metrics say where an instance shows how it is. What is empty is not done.
@@ -166,6 +170,12 @@ func (c *Config) SetDefaults() {
 	setDefault(&c.Sweep, DefaultSweep)
 	setDefault(&c.SessionAge, DefaultSessionAge)
 	setDefault(&c.Metrics.Streams, metrics.DefaultStreams)
+	for i := range c.Hooks {
+		c.Hooks[i].setDefaults()
+	}
+	for i := range c.Notifications {
+		c.Notifications[i].setDefaults()
+	}
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -208,6 +218,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if err := c.Metrics.validate(); err != nil {
+		return err
+	}
+	if err := c.validateCalls(); err != nil {
 		return err
 	}
 	return c.validateBounds()

@@ -183,7 +183,7 @@ func (e *located) Error() string { return e.text }
 // Unwrap returns the whole error.
 func (e *located) Unwrap() error { return e.err }
 
-var indexed = regexp.MustCompile(`^(targets|repositories)\[(\d+)\]`)
+var indexed = regexp.MustCompile(`^(targets|repositories|hooks|notifications)\[(\d+)\]`)
 
 // named replaces the index of a target or repository by its name.
 func (f *File) named(path string) string {
@@ -196,6 +196,10 @@ func (f *File) named(path string) string {
 			return m[1] + "." + f.Config.Targets[i].Name
 		case m[1] == "repositories" && i < len(f.Config.Repositories):
 			return m[1] + "." + f.Config.Repositories[i].Name
+		case m[1] == "hooks" && i < len(f.Config.Hooks):
+			return m[1] + "." + f.Config.Hooks[i].Name
+		case m[1] == "notifications" && i < len(f.Config.Notifications):
+			return m[1] + "." + f.Config.Notifications[i].Name
 		}
 		return s
 	})
@@ -208,6 +212,20 @@ func (d *decoder) top(tree map[string]any) {
 	special := map[string]func(node){
 		"targets":      func(n node) { c.Targets = named(d, n, "targets", d.target) },
 		"repositories": func(n node) { c.Repositories = named(d, n, "repositories", d.repository) },
+		"hooks": func(n node) {
+			c.Hooks = named(d, n, "hooks", func(name string, n node, at string) (Hook, bool) {
+				h := Hook{Name: name}
+				d.block(n, "hooks."+name, at, nil, &h)
+				return h, false
+			})
+		},
+		"notifications": func(n node) {
+			c.Notifications = named(d, n, "notifications", func(name string, n node, at string) (Notification, bool) {
+				t := Notification{Name: name}
+				d.block(n, "notifications."+name, at, nil, &t)
+				return t, false
+			})
+		},
 	}
 	d.block(root, "", "", special, c)
 }

@@ -128,9 +128,18 @@ max_attempts: 5
 sweep: "2s"
 session_age: "48h"
 metrics { listen: "9464", push_url: "http://gateway:9091", streams: 50 }
+hooks {
+  pause { when: before, of: task, on_error: continue, subject: orders.pause, account: control, timeout: "9s"
+    kinds: [backup, restore], targets: "prod*", schedules: [nightly], streams: [A, "B?"] }
+  freeze { when: after, policy: failure, command: ["/bin/freeze", "--all"] }
+}
+notifications {
+  chat { url: "https://chat/hook-secret", authorization: "Bearer chat-secret", headers { X-Team: data }, kinds: backup
+    body: '{"text":{{.State | json}}}', content_type: "application/json", events: [failed], schedules: "*" }
+}
 `
 
-var secrets = []string{"control-secret", "target-secret", "s3-secret", "session-secret", "customer-secret", "swift-secret", "app-secret", "token-secret"}
+var secrets = []string{"control-secret", "target-secret", "s3-secret", "session-secret", "customer-secret", "swift-secret", "app-secret", "token-secret", "hook-secret", "chat-secret"}
 
 func readWhole(t *testing.T) *File {
 	t.Helper()
@@ -187,6 +196,25 @@ func TestReadFile(t *testing.T) {
 		}, {Name: "dir", Kind: KindLocal, Path: "/srv/repository", IdentityFile: "key.txt", SignSeedFile: "seed"}},
 		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second, SessionAge: 48 * time.Hour,
 		Metrics: Metrics{Listen: "9464", PushURL: "http://gateway:9091", Streams: 50},
+		Hooks: []Hook{
+			{
+				Name: "pause", When: "before", Of: "task", OnError: OnErrorContinue,
+				Call:  Call{Subject: "orders.pause", Account: AccountControl, Timeout: 9 * time.Second},
+				Kinds: []string{"backup", "restore"}, Targets: []string{"prod*"}, Schedules: []string{"nightly"}, Streams: []string{"A", "B?"},
+			},
+			{
+				Name: "freeze", When: "after", Of: "session", Policy: PolicyFailure, Kinds: []string{"backup"},
+				Call: Call{Command: []string{"/bin/freeze", "--all"}, Timeout: DefaultCallTimeout},
+			},
+		},
+		Notifications: []Notification{{
+			Name: "chat", Events: []string{"failed"}, Kinds: []string{"backup"}, Schedules: []string{"*"},
+			Call: Call{
+				URL: "https://chat/hook-secret", Authorization: "Bearer chat-secret", Headers: map[string]string{"X-Team": "data"},
+				Timeout: DefaultCallTimeout,
+			},
+			Body: `{"text":{{.State | json}}}`, ContentType: "application/json",
+		}},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("read\n%#v\nwant\n%#v", c, want)
@@ -262,7 +290,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	for text, want := range map[string]string{
 		"concurency: 3\n" + minimal: ":1: concurency: unknown field, did you mean concurrency?",
 		minimal + "Lease: \"3s\"":   ":3: Lease: unknown field, did you mean lease?",
-		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, instance, lease, max_attempts, metrics, prefix, replicas, repositories, session_age, staging, sweep, targets",
+		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, hooks, instance, lease, max_attempts, metrics, notifications, prefix, replicas, repositories, session_age, staging, sweep, targets",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  endpont: x\n }\n}\nstaging { dir: /s }":             ":5: repositories.r.endpont: unknown field, did you mean endpoint?",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  secretkey: hidden2\n }\n}\nstaging { dir: /s }":     ":5: repositories.r.secretkey: unknown field, did you mean secret_key?",
 		"repositories {\n r {\n  path: /r\n  auth_url: x\n }\n}\nstaging { dir: /s }":                         ":4: repositories.r.auth_url: unknown field, repositories of kind swift have it",

@@ -27,6 +27,12 @@ func (c *Config) Write(w io.Writer) error {
 		}
 		p.named("repositories", r.Name, of...)
 	}
+	for _, h := range c.Hooks {
+		p.named("hooks", h.Name, reflect.ValueOf(&h).Elem())
+	}
+	for _, n := range c.Notifications {
+		p.named("notifications", n.Name, reflect.ValueOf(&n).Elem())
+	}
 	p.open("")
 	_, err := io.WriteString(w, p.b.String())
 	return err //nolint:wrapcheck // the writer's own
@@ -77,7 +83,7 @@ func (p *printer) fields(v reflect.Value) {
 			continue
 		}
 		name := confName(f)
-		if name == "" || v.Field(i).IsZero() || name == "targets" || name == "repositories" {
+		if name == "" || v.Field(i).IsZero() || slices.Contains([]string{"targets", "repositories", "hooks", "notifications"}, name) {
 			continue
 		}
 		p.field(name, v.Field(i))

@@ -27,6 +27,12 @@ const (
 	Other = "_other"
 )
 
+// Results of calls.
+const (
+	resultOK     = "ok"
+	resultFailed = "failed"
+)
+
 // Options of a Metrics.
 type Options struct {
 	Version string
@@ -63,6 +69,8 @@ type Metrics struct {
 	storeBytes    *prometheus.CounterVec
 	late          *prometheus.HistogramVec
 	pushes        *prometheus.CounterVec
+	hooks         *prometheus.CounterVec
+	notifications *prometheus.CounterVec
 	dropped       *prometheus.CounterVec
 	points        *points
 
@@ -95,6 +103,8 @@ func New(o Options) *Metrics {
 	m.late = m.histogram("jetkeep_schedule_lateness_seconds", "From a schedule's slot to its session.",
 		[]float64{0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600}, "schedule")
 	m.pushes = m.counter("jetkeep_pushes_total", "Pushes to the Pushgateway.", "result")
+	m.hooks = m.counter("jetkeep_hooks_total", "Calls of hooks.", "hook", "when", "result")
+	m.notifications = m.counter("jetkeep_notifications_total", "Tries to send an event on.", "notification", "result")
 	m.dropped = m.counter("jetkeep_labels_dropped_total", "Observations that were counted under _other because there are too many names.", "label")
 	m.queued = prometheus.NewGauge(prometheus.GaugeOpts{Name: "jetkeep_queue_tasks", Help: "Tasks in the work queue of all instances, those handed out included."})
 	m.points = newPoints(o.Streams, o.Now)
@@ -186,6 +196,27 @@ func (m *Metrics) Store(repository string, o observe.Operation) {
 
 // StoreRetried counts a try that failed and is made again.
 func (m *Metrics) StoreRetried(repository string) { m.storeRetries.WithLabelValues(repository).Inc() }
+
+// HookCalled counts a call of a hook.
+func (m *Metrics) HookCalled(hook, when string, err error) {
+	result := resultOK
+	switch {
+	case api.HasCode(err, api.CodeHookAborted):
+		result = "aborted"
+	case err != nil:
+		result = resultFailed
+	}
+	m.hooks.WithLabelValues(hook, when, result).Inc()
+}
+
+// Notified counts a try to send an event on.
+func (m *Metrics) Notified(notification string, err error) {
+	result := resultOK
+	if err != nil {
+		result = resultFailed
+	}
+	m.notifications.WithLabelValues(notification, result).Inc()
+}
 
 // Queued sets how many tasks are in the queue.
 func (m *Metrics) Queued(n uint64) { m.queued.Set(float64(n)) }

@@ -40,6 +40,8 @@ func filled(now time.Time) *metrics.Metrics {
 	}
 	m.Store("r", observe.Operation{Op: observe.Put, Result: observe.OK, Bytes: 7, Count: 1, Took: time.Second})
 	m.StoreRetried("r")
+	m.HookCalled("pause", api.HookBefore, api.Errorf(api.CodeHookAborted, "no"))
+	m.Notified("chat", errors.New("away"))
 	m.Queued(5)
 	for i := range 102 {
 		m.ScheduleLate(fmt.Sprint("s", i), time.Second)
@@ -79,6 +81,8 @@ func TestValues(t *testing.T) {
 		`jetkeep_store_operation_duration_seconds_sum{operation="put",repository="r"} 1`,
 		`jetkeep_store_retries_total{repository="r"} 1`,
 		`jetkeep_store_bytes_total{operation="put",repository="r"} 7`,
+		`jetkeep_hooks_total{hook="pause",result="aborted",when="before"} 1`,
+		`jetkeep_notifications_total{notification="chat",result="failed"} 1`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("%s is missing", want)

@@ -58,9 +58,9 @@ func (p *Pusher) once(ctx context.Context, failed func(error)) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pushTimeout)
 	defer cancel()
 	if err := p.push.PushContext(ctx); err != nil {
-		p.m.pushes.WithLabelValues("failed").Inc()
+		p.m.pushes.WithLabelValues(resultFailed).Inc()
 		failed(fmt.Errorf("push metrics: %w", err))
 		return
 	}
-	p.m.pushes.WithLabelValues("ok").Inc()
+	p.m.pushes.WithLabelValues(resultOK).Inc()
 }

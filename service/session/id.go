@@ -34,6 +34,9 @@ func ValidID(id string) bool { return idForm.MatchString(id) }
 // TaskID makes the id of a session's task; numbers start with 1.
 func TaskID(session string, number int) string { return fmt.Sprintf("%s.%04d", session, number) }
 
+// HookID makes the id of the task that runs a session's hooks.
+func HookID(session, hook string) string { return session + "." + hook }
+
 // SessionOf returns the session that a task's id belongs to.
 func SessionOf(task string) (string, bool) {
 	s, n, ok := strings.Cut(task, ".")

@@ -97,7 +97,7 @@ func (t *Task) Succeed(o Owner, r Result, p api.Progress, now time.Time) error {
 	// What was to be done was an estimate, and is known now.
 	p.TotalMessages, p.TotalBytes, p.Remaining = p.Messages, p.Bytes, 0
 	t.State, t.Ended, t.Progress = api.StateSucceeded, now, p
-	t.note(r.Notes...)
+	t.Note(r.Notes...)
 	r.Notes = nil
 	t.Result = &r
 	if t.RestorePoint == "" {
@@ -139,6 +139,15 @@ func (t *Task) Cancel(reason string, now time.Time) error {
 	return nil
 }
 
+// Refuse fails a task that nobody works on.
+func (t *Task) Refuse(e *api.Error, now time.Time) error {
+	if t.State != api.StatePending {
+		return fmt.Errorf("refuse task %s that is %s: %w", t.ID, t.State, ErrTransition)
+	}
+	t.fail(e, now)
+	return nil
+}
+
 func (t *Task) fail(e *api.Error, now time.Time) {
 	t.State, t.Ended = api.StateFailed, now
 	if e.ErrCode == api.CodeCancelled {
@@ -149,7 +158,8 @@ func (t *Task) fail(e *api.Error, now time.Time) {
 	t.Error = &c
 }
 
-func (t *Task) note(notes ...string) {
+// Note adds what is worth knowing, as far as there is room.
+func (t *Task) Note(notes ...string) {
 	for _, n := range notes {
 		if len(t.Notes) == maxNotes {
 			return
@@ -188,7 +198,9 @@ func (s *Session) RequestCancel(reason string) error {
 
 // Actions are what is to be done next about a session. Tasks are named by id.
 type Actions struct {
-	Cancel []string  // pending tasks to cancel
+	Cancel []string // pending tasks to cancel
+	Refuse []string // pending tasks that fail with Why, for the hooks before them failed
+	Why    *api.Error
 	Submit []string  // tasks that the work queue should hold
 	State  api.State // what the session should become; empty for no change
 	Error  *api.Error
@@ -205,22 +217,45 @@ func Advance(s *Session, tasks []*Task) Actions {
 	for _, t := range tasks {
 		byID[t.ID] = t
 	}
+	before := byID[HookID(s.ID, HookBefore)]
 	for _, t := range tasks {
+		pending := t.State == api.StatePending
 		switch {
 		case t.State.Final():
-		case t.State == api.StatePending && s.Cancel:
+		case pending && t.Hook == HookAfter:
+			if final(tasks, t) {
+				a.Submit = append(a.Submit, t.ID)
+			}
+		case pending && s.Cancel:
 			a.Cancel = append(a.Cancel, t.ID)
-		case t.State != api.StatePending || startable(t, byID):
+		case pending && t != before && before != nil && before.State != api.StateSucceeded:
+			if before.State.Final() {
+				a.Refuse, a.Why = append(a.Refuse, t.ID), before.Error
+			}
+		case !pending || startable(t, byID):
 			a.Submit = append(a.Submit, t.ID)
 		}
 	}
 	c := Count(tasks)
 	state := reached(s, tasks, c)
-	if state != s.State && len(a.Cancel) == 0 {
+	if state != s.State && len(a.Cancel)+len(a.Refuse) == 0 {
 		a.State = state
 		a.Error = verdict(s, tasks, c, state)
 	}
 	return a
+}
+
+// final tells whether all tasks but one are.
+func final(tasks []*Task, but *Task) bool {
+	return !slices.ContainsFunc(tasks, func(t *Task) bool { return t != but && !t.State.Final() })
+}
+
+// Outcome returns how a session ends whose tasks, but for that of the hooks after
+// them, have ended.
+func Outcome(s *Session, tasks []*Task) (api.State, *api.Error) {
+	c := Count(tasks)
+	state := ended(s, c)
+	return state, verdict(s, tasks, c, state)
 }
 
 // startable tells whether every task that this one waits for is final. One
@@ -234,16 +269,16 @@ func startable(t *Task, byID map[string]*Task) bool {
 
 // reached returns the state that follows from the tasks' states.
 func reached(s *Session, tasks []*Task, c api.TaskCounts) api.State {
-	if c.Pending+c.Running == 0 {
+	if final(tasks, nil) {
 		return ended(s, c)
 	}
-	begun, committing := false, true
+	begun, committing := false, c.Running > 0
 	for _, t := range tasks {
 		begun = begun || t.State != api.StatePending
-		committing = committing && (t.State.Final() || t.State == api.StateCommitting)
+		committing = committing && (t.Hook != "" || t.State.Final() || t.State == api.StateCommitting)
 	}
 	switch {
-	case committing:
+	case committing || s.State == api.StateCommitting && c.Pending+c.Running == 0:
 		return api.StateCommitting
 	case begun || s.State != api.StatePending:
 		return api.StateRunning
@@ -276,7 +311,10 @@ func verdict(s *Session, tasks []*Task, c api.TaskCounts, state api.State) *api.
 	var first *Task
 	same := true
 	for _, t := range tasks {
-		if t.State != api.StateFailed || t.Error == nil {
+		if t.Hook == HookBefore && t.State == api.StateFailed && t.Error != nil {
+			return t.Error
+		}
+		if t.Hook != "" || t.State != api.StateFailed || t.Error == nil {
 			continue
 		}
 		if first == nil {
@@ -334,10 +372,14 @@ func (s *Session) Abort(e *api.Error, now time.Time) error {
 	return nil
 }
 
-// Count counts tasks by their state.
+// Count counts tasks by their state, without those of hooks.
 func Count(tasks []*Task) api.TaskCounts {
-	c := api.TaskCounts{Total: len(tasks)}
+	var c api.TaskCounts
 	for _, t := range tasks {
+		if t.Hook != "" {
+			continue
+		}
+		c.Total++
 		switch t.State {
 		case api.StatePending:
 			c.Pending++
@@ -358,7 +400,7 @@ func Count(tasks []*Task) api.TaskCounts {
 func Sum(tasks []*Task) api.Progress {
 	var p api.Progress
 	for _, t := range tasks {
-		q := t.Progress
+		q := t.Progress // nothing, in tasks of hooks
 		p.Messages += q.Messages
 		p.Bytes += q.Bytes
 		p.TotalMessages += q.TotalMessages

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -353,4 +354,65 @@ func TestEndKeepsFindingsAndDropsIdentity(t *testing.T) {
 	if err := ses.Abort(api.Errorf(api.CodeInternal, ""), noon); err != nil || ses.IdentitySealed != "" {
 		t.Errorf("aborted session: %+v, %v", ses, err)
 	}
+}
+
+// The hooks before come first and can refuse everything; those after come last,
+// whatever happened; nobody counts them.
+func TestAdvanceHooks(t *testing.T) {
+	t.Parallel()
+	s := &Session{ID: "20260101T000000Z-00000000", Kind: api.KindBackup, State: api.StatePending, Ready: true, Tasks: 2, Hooks: []string{"before", "after"}}
+	task := func(id, hook string) *Task {
+		return &Task{ID: s.ID + "." + id, Session: s.ID, State: api.StatePending, Hook: hook}
+	}
+	before, one, two, after := task("before", "before"), task("0001", ""), task("0002", ""), task("after", "after")
+	tasks := []*Task{one, two, after, before}
+	expect := func(what string, submit, refuse, cancelled []*Task, state api.State) {
+		t.Helper()
+		a := Advance(s, tasks)
+		ids := func(list []*Task) (out []string) {
+			for _, x := range list {
+				out = append(out, x.ID)
+			}
+			return out
+		}
+		if !slices.Equal(a.Submit, ids(submit)) || !slices.Equal(a.Refuse, ids(refuse)) || !slices.Equal(a.Cancel, ids(cancelled)) || a.State != state {
+			t.Errorf("%s: %+v", what, a)
+		}
+		if a.State != "" {
+			s.State = a.State
+		}
+	}
+	expect("new", []*Task{before}, nil, nil, "")
+	before.State = api.StateRunning
+	expect("while the hooks before run", []*Task{before}, nil, nil, api.StateRunning)
+	before.State = api.StateSucceeded
+	expect("after the hooks before", []*Task{one, two}, nil, nil, "")
+	one.State, two.State = api.StateSucceeded, api.StateCommitting
+	expect("one is left", []*Task{two}, nil, nil, api.StateCommitting)
+	two.State = api.StateSucceeded
+	expect("all are done", []*Task{after}, nil, nil, "")
+	if state, err := Outcome(s, tasks); state != api.StateSucceeded || err != nil {
+		t.Errorf("the hooks after are told %s, %v", state, err)
+	}
+	after.State = api.StateFailed
+	expect("the hooks after failed", nil, nil, nil, api.StateSucceeded)
+	if c := Count(tasks); c.Total != 2 || c.Succeeded != 2 {
+		t.Errorf("%+v", c)
+	}
+
+	s.State, after.State, one.State, two.State, before.State = api.StateRunning, api.StatePending, api.StatePending, api.StatePending, api.StateFailed
+	before.Error = api.Errorf(api.CodeHookAborted, "no")
+	expect("refused", nil, []*Task{one, two}, nil, "")
+	one.State, two.State = api.StateFailed, api.StateFailed
+	expect("all are refused", []*Task{after}, nil, nil, "")
+	after.State = api.StateSucceeded
+	expect("the end of a refusal", nil, nil, nil, api.StateFailed)
+	if _, err := Outcome(s, tasks); err == nil || err.ErrCode != api.CodeHookAborted {
+		t.Errorf("%v", err)
+	}
+
+	s.State, s.Cancel, after.State, one.State, two.State, before.State = api.StateRunning, true, api.StatePending, api.StatePending, api.StatePending, api.StatePending
+	expect("cancelled", nil, nil, []*Task{one, two, before}, "")
+	one.State, two.State, before.State = api.StateCancelled, api.StateCancelled, api.StateCancelled
+	expect("all are cancelled", []*Task{after}, nil, nil, "")
 }

@@ -73,7 +73,7 @@ const (
 	subjectPrefix  = "$KV." + api.BucketSessions + "."
 )
 
-// Create writes a session and its tasks and makes it ready. With ErrExists
+// Create writes a session and its tasks, those of hooks last, and makes it ready. With ErrExists
 // nothing was written. After another error the session may be there without
 // being ready; AbortUnready ends it.
 func (s *Store) Create(ctx context.Context, ses *Session, tasks []*Task) error {
@@ -108,10 +108,17 @@ func checkNew(ses *Session, tasks []*Task) error {
 	if !ValidID(ses.ID) {
 		return fmt.Errorf("%q is no id", ses.ID)
 	}
-	if len(tasks) == 0 || len(tasks) > MaxTasks || ses.Tasks != len(tasks) {
-		return fmt.Errorf("it has %d tasks and says %d, 1 to %d are possible", len(tasks), ses.Tasks, MaxTasks)
+	n := len(tasks) - len(ses.Hooks)
+	if n <= 0 || n > MaxTasks || ses.Tasks != n {
+		return fmt.Errorf("it has %d tasks and says %d, 1 to %d are possible", n, ses.Tasks, MaxTasks)
 	}
 	for i, t := range tasks {
+		if i >= n {
+			if t.Hook != ses.Hooks[i-n] || t.ID != HookID(ses.ID, t.Hook) {
+				return fmt.Errorf("its task of the hooks %s has the id %s", ses.Hooks[i-n], t.ID)
+			}
+			continue
+		}
 		if t.ID != TaskID(ses.ID, i+1) {
 			return fmt.Errorf("its task number %d has the id %s", i+1, t.ID)
 		}
@@ -272,9 +279,16 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 	if !ses.State.Final() {
 		return fmt.Errorf("delete session %s, which is %s: %w", id, ses.State, ErrTransition)
 	}
+	var keys []string
 	for n := range ses.Tasks {
-		if err := s.kv.Purge(ctx, TaskID(id, n+1)); err != nil {
-			return fmt.Errorf("delete task %s: %w", TaskID(id, n+1), err)
+		keys = append(keys, TaskID(id, n+1))
+	}
+	for _, h := range ses.Hooks {
+		keys = append(keys, HookID(id, h))
+	}
+	for _, key := range keys {
+		if err := s.kv.Purge(ctx, key); err != nil {
+			return fmt.Errorf("delete task %s: %w", key, err)
 		}
 	}
 	if err := s.kv.Purge(ctx, id, jetstream.LastRevision(ses.Revision)); err != nil {

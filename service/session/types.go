@@ -16,11 +16,13 @@ type Session struct {
 	Backup     string            `json:"backup,omitempty"`
 	Tags       map[string]string `json:"tags,omitempty"`
 	Tasks      int               `json:"tasks"` // how many there are, <id>.0001 and on
-	Created    time.Time         `json:"created"`
-	Started    time.Time         `json:"started,omitzero"`
-	Ended      time.Time         `json:"ended,omitzero"`
-	Cancel     bool              `json:"cancel,omitempty"`
-	Reason     string            `json:"reason,omitempty"`
+	// Hooks are the tasks besides those that run hooks: HookBefore, HookAfter.
+	Hooks   []string  `json:"hooks,omitempty"`
+	Created time.Time `json:"created"`
+	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Cancel  bool      `json:"cancel,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
 	// Ready is set when every task is in KV; before, a session is only a claim
 	// on its id.
 	Ready bool `json:"ready"`
@@ -57,6 +59,11 @@ type Task struct {
 	RestorePoint string `json:"restore_point,omitempty"`
 	// SkipVerify leaves out reading back what was restored.
 	SkipVerify bool `json:"skip_verify,omitempty"`
+	// Hook is HookBefore or HookAfter in a task that only runs hooks, and Hooks
+	// are their names. All others wait for the one before; the one after waits
+	// for all others, and is done even if the session is cancelled.
+	Hook  string   `json:"hook,omitempty"`
+	Hooks []string `json:"hooks,omitempty"`
 	// After names the tasks that must be final before this one starts.
 	After []string `json:"after,omitempty"`
 
@@ -74,6 +81,12 @@ type Task struct {
 	// Revision is the KV revision that was read; it is not part of the value.
 	Revision uint64 `json:"-"`
 }
+
+// What a session's hook tasks are called; their ids end with it.
+const (
+	HookBefore = "before"
+	HookAfter  = "after"
+)
 
 // A Result is what a succeeded task did.
 type Result struct {

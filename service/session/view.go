@@ -26,7 +26,7 @@ func (s *Session) View(tasks []*Task) api.SessionView {
 // View shows the task to others.
 func (t *Task) View() api.TaskView {
 	v := api.TaskView{
-		Task: t.ID, Stream: t.Stream, State: t.State, RestorePoint: t.RestorePoint, Attempts: t.Attempt,
+		Task: t.ID, Hook: t.Hook, Stream: t.Stream, State: t.State, RestorePoint: t.RestorePoint, Attempts: t.Attempt,
 		Instance: t.Instance, Started: timeOf(t.Started), Ended: timeOf(t.Ended),
 		Progress: t.Progress, Notes: t.Notes, Error: t.Error,
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,7 +105,10 @@ func (c *Conductor) Notify(id string) {
 func (c *Conductor) Start(ctx context.Context, tasks []*session.Task) error {
 	var first []*session.Task
 	for _, t := range tasks {
-		if len(t.After) == 0 {
+		switch {
+		case t.Hook == session.HookBefore:
+			return c.submit(ctx, []*session.Task{t})
+		case len(t.After) == 0 && t.Hook == "":
 			first = append(first, t)
 		}
 	}
@@ -123,12 +127,15 @@ func (c *Conductor) submit(ctx context.Context, tasks []*session.Task) error {
 // Advance does what is to be done next about a session and returns it as it is
 // then.
 func (c *Conductor) Advance(ctx context.Context, id string) (*session.Session, error) {
-	return c.advance(ctx, id, func(t *session.Task) bool { return len(t.After) > 0 && t.State == api.StatePending })
+	return c.advance(ctx, id, func(ses *session.Session, t *session.Task) bool {
+		waited := len(t.After) > 0 || t.Hook == session.HookAfter || t.Hook == "" && slices.Contains(ses.Hooks, session.HookBefore)
+		return waited && t.State == api.StatePending
+	})
 }
 
 // advance submits only tasks that pass the filter, and only if the queue does
 // not hold them.
-func (c *Conductor) advance(ctx context.Context, id string, filter func(*session.Task) bool) (*session.Session, error) {
+func (c *Conductor) advance(ctx context.Context, id string, filter func(*session.Session, *session.Task) bool) (*session.Session, error) {
 	for range maxRounds {
 		ses, err := c.store.Session(ctx, id)
 		if err != nil {
@@ -167,7 +174,8 @@ func (c *Conductor) advance(ctx context.Context, id string, filter func(*session
 func (c *Conductor) complete(ses *session.Session, tasks []*session.Task) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(tasks) >= ses.Tasks {
+	all := ses.Tasks + len(ses.Hooks)
+	if len(tasks) >= all {
 		delete(c.missing, ses.ID)
 		return nil
 	}
@@ -177,17 +185,22 @@ func (c *Conductor) complete(ses *session.Session, tasks []*session.Task) error 
 		c.missing[ses.ID] = since
 	}
 	if ses.Ready && time.Since(since) < unreadyPatience {
-		return fmt.Errorf("session %s: KV shows %d of its %d tasks", ses.ID, len(tasks), ses.Tasks)
+		return fmt.Errorf("session %s: KV shows %d of its %d tasks", ses.ID, len(tasks), all)
 	}
 	return nil
 }
 
 // act carries out actions and tells whether to look again.
 func (c *Conductor) act(ctx context.Context, ses *session.Session, tasks []*session.Task, a session.Actions,
-	queued map[string]bool, filter func(*session.Task) bool,
+	queued map[string]bool, filter func(*session.Session, *session.Task) bool,
 ) (bool, error) {
 	for _, id := range a.Cancel {
-		if err := c.cancelTask(ctx, ses, id); err != nil {
+		if err := c.endTask(ctx, ses, id, func(t *session.Task) error { return t.Cancel(ses.Reason, c.now()) }); err != nil {
+			return false, err
+		}
+	}
+	for _, id := range a.Refuse {
+		if err := c.endTask(ctx, ses, id, func(t *session.Task) error { return t.Refuse(a.Why, c.now()) }); err != nil {
 			return false, err
 		}
 	}
@@ -197,14 +210,14 @@ func (c *Conductor) act(ctx context.Context, ses *session.Session, tasks []*sess
 		byID[t.ID] = t
 	}
 	for _, id := range a.Submit {
-		if t := byID[id]; !queued[id] && filter(t) {
+		if t := byID[id]; !queued[id] && filter(ses, t) {
 			lost = append(lost, t)
 		}
 	}
 	if err := c.submit(ctx, lost); err != nil {
 		return false, err
 	}
-	if len(a.Cancel) > 0 {
+	if len(a.Cancel)+len(a.Refuse) > 0 {
 		return true, nil
 	}
 	if a.State == "" {
@@ -232,8 +245,9 @@ func (c *Conductor) act(ctx context.Context, ses *session.Session, tasks []*sess
 	return !ses.State.Final(), nil
 }
 
-func (c *Conductor) cancelTask(ctx context.Context, ses *session.Session, id string) error {
-	t, err := c.store.UpdateTask(ctx, id, func(t *session.Task) error { return t.Cancel(ses.Reason, c.now()) })
+// endTask ends a task that nobody works on.
+func (c *Conductor) endTask(ctx context.Context, ses *session.Session, id string, end func(*session.Task) error) error {
+	t, err := c.store.UpdateTask(ctx, id, end)
 	if errors.Is(err, session.ErrTransition) {
 		return nil // somebody took it meanwhile and sees the cancellation itself
 	}
@@ -271,7 +285,7 @@ func (c *Conductor) event(ses *session.Session, name api.EventName) api.Event {
 	return api.Event{
 		Type: name.Type(), ID: ses.ID + "." + string(name), Timestamp: c.now().UTC(), Event: name,
 		Session: ses.ID, Kind: ses.Kind, State: ses.State, Target: ses.Target, Repository: ses.Repository,
-		Instance: c.instance,
+		Instance: c.instance, Tags: ses.Tags,
 	}
 }
 
@@ -385,8 +399,8 @@ func (c *Conductor) Sweep(ctx context.Context) {
 // stale passes tasks that were not written for longer than a lease. The clock
 // is our own and only measures how long we have seen no change, so that clocks
 // that differ between instances do not matter.
-func (c *Conductor) stale(w *watched) func(*session.Task) bool {
-	return func(t *session.Task) bool {
+func (c *Conductor) stale(w *watched) func(*session.Session, *session.Task) bool {
+	return func(_ *session.Session, t *session.Task) bool {
 		s, ok := w.tasks[t.ID]
 		if !ok || s.revision != t.Revision {
 			w.tasks[t.ID] = seen{t.Revision, time.Now()}

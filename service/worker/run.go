@@ -33,6 +33,8 @@ type running struct {
 
 	mu   sync.Mutex // guards task, and makes its writes follow each other
 	task *session.Task
+
+	notes []string // of hooks
 }
 
 // run lets the handler do the task and writes down how it ended.
@@ -48,17 +50,24 @@ func (w *Worker) run(ctx context.Context, claim *queue.Claim, ses *session.Sessi
 	bctx, still := context.WithCancel(hctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { r.renew(bctx) })
-	wg.Go(func() { r.watch(bctx) })
+	if t.Hook != session.HookAfter { // which a cancellation does not concern
+		wg.Go(func() { r.watch(bctx) })
+	}
 	wg.Go(func() { r.report(bctx) })
 	log.Info("task begins")
 	var result session.Result
 	var err error
-	if ses.Cancel {
+	if ses.Cancel && t.Hook != session.HookAfter {
 		err = errCancelled
 	} else {
 		result, err = r.handle(hctx)
 	}
 	cause := context.Cause(hctx)
+	if t.Hook == "" && !errors.Is(cause, errLost) {
+		end, why := r.ending(ctx, err, cause)
+		r.note(w.Hooks.After(context.WithoutCancel(ctx), ses, r.current(), end, why))
+		cause = context.Cause(hctx) // the claim may have been lost meanwhile
+	}
 	still()
 	wg.Wait()
 	r.finish(ctx, result, err, cause)
@@ -83,15 +92,34 @@ func (r *running) handle(ctx context.Context) (result session.Result, err error)
 			err = fmt.Errorf("handler panics: %v", p)
 		}
 	}()
-	r.mu.Lock()
-	t := *r.task
-	r.mu.Unlock()
+	t := *r.current()
+	if t.Hook != "" {
+		notes, err := r.w.Hooks.Session(ctx, r.ses, &t)
+		r.note(notes)
+		return result, err
+	}
+	notes, err := r.w.Hooks.Before(ctx, r.ses, &t)
+	r.note(notes)
+	if err != nil {
+		return result, err
+	}
 	h := r.w.Handlers[t.Kind]
 	if h == nil {
 		return result, api.Errorf(api.CodeNotSupported, "this instance has no handler of %s tasks", t.Kind)
 	}
 	return h.Run(ctx, t, Run{Session: *r.ses, Progress: r.meter, Fence: r.fence, Log: r.log})
 }
+
+// current returns the task as it is now.
+func (r *running) current() *session.Task {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := *r.task
+	return &t
+}
+
+// note keeps notes for the task's end.
+func (r *running) note(notes []string) { r.notes = append(r.notes, notes...) }
 
 // change applies a change to the task and writes it. A conflict with a write of
 // our own whose answer was lost is no conflict.
@@ -229,27 +257,41 @@ func (r *running) report(ctx context.Context) {
 	})
 }
 
+// ending says how an attempt ends that was not lost.
+func (r *running) ending(ctx context.Context, err, cause error) (api.State, *api.Error) {
+	switch {
+	case err == nil:
+		return api.StateSucceeded, nil
+	case errors.Is(cause, errCancelled) || errors.Is(err, errCancelled):
+		return api.StateCancelled, api.Errorf(api.CodeCancelled, "the session was cancelled")
+	case ctx.Err() != nil:
+		return api.StatePending, nil //nolint:nilerr // it does not fail, but goes on elsewhere
+	}
+	return api.StateFailed, mapped(err, r.w.MapError)
+}
+
 // finish writes the task's end.
 func (r *running) finish(ctx context.Context, result session.Result, err, cause error) {
 	w := r.w
 	p := r.meter.Snapshot()
-	var change func(*session.Task) error
-	switch {
-	case errors.Is(cause, errLost):
+	if errors.Is(cause, errLost) {
 		r.log.Warn("task was lost to another instance")
 		return
-	case err == nil:
-		change = func(t *session.Task) error { return t.Succeed(r.owner, result, p, w.Now()) }
-	case errors.Is(cause, errCancelled) || errors.Is(err, errCancelled):
-		e := api.Errorf(api.CodeCancelled, "the session was cancelled")
-		change = func(t *session.Task) error { return t.Fail(r.owner, e, result, p, w.Now()) }
-	case ctx.Err() != nil:
+	}
+	state, e := r.ending(ctx, err, cause)
+	switch state {
+	case api.StatePending:
 		r.release(ctx)
 		return
-	default:
+	case api.StateFailed:
 		r.log.Error("task failed", "error", err)
-		e := mapped(err, w.MapError)
-		change = func(t *session.Task) error { return t.Fail(r.owner, e, result, p, w.Now()) }
+	}
+	change := func(t *session.Task) error {
+		t.Note(r.notes...)
+		if state == api.StateSucceeded {
+			return t.Succeed(r.owner, result, p, w.Now())
+		}
+		return t.Fail(r.owner, e, result, p, w.Now())
 	}
 	if werr := r.write(ctx, change); werr != nil {
 		r.log.Error("write the end of task", "error", werr)

@@ -52,6 +52,8 @@ type Deps struct {
 	Queue    *queue.Queue
 	Events   Publisher
 	Handlers map[api.Kind]Handler
+	// Hooks may be nil.
+	Hooks Hooks
 	// MapError says what others are shown of a handler's error.
 	MapError func(error) *api.Error
 	Instance string
@@ -95,6 +97,9 @@ func New(d Deps) *Worker {
 	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Hooks == nil {
+		d.Hooks = noHooks{}
 	}
 	if d.MapError == nil {
 		d.MapError = func(error) *api.Error { return api.Errorf(api.CodeInternal, "internal error") }
@@ -209,6 +214,10 @@ func (w *Worker) do(ctx context.Context, claim *queue.Claim) {
 	}
 	if err != nil {
 		log.Error("task failed", "error", err)
+		if t.Hook == "" {
+			// Whoever was told of its beginning is told of its end.
+			w.Hooks.After(context.WithoutCancel(ctx), ses, t, t.State, t.Error)
+		}
 		w.ended(ctx, claim, ses, t, log)
 		return
 	}

@@ -42,7 +42,7 @@ func layer(name string) (level int, peers, known bool) {
 		{false, []string{"service/api"}},
 		{false, []string{"service/archive", "service/embedded", "service/jsapi", "service/metrics", "service/progress"}},
 		{true, []string{"service/client", "service/config", "service/jetsnap", "service/natsconn", "service/queue", "service/session", "service/state"}},
-		{false, []string{"service/backup", "service/restore", "service/scheduler", "service/stores", "service/transfer"}},
+		{false, []string{"service/backup", "service/hooks", "service/restore", "service/scheduler", "service/stores", "service/transfer"}},
 		{false, []string{"service/worker"}},
 		{false, []string{"service"}},
 	}
