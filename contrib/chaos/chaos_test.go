@@ -3,8 +3,10 @@ package chaos_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,11 +42,11 @@ type world struct {
 	all     []*instance
 	nc      *nats.Conn
 	client  *client.Client
+	hooks   *hooks
 	content map[string][]record.Record
 	done    map[string]int // what was done to it
-	down    int            // the server that was killed, -1 if all run
-	stopped *instance      // the one that stands still, nil if none does
-	since   time.Time      // when it was stopped
+	// troubles are what lasts, and how it is mended, by who has it.
+	troubles map[string]func()
 }
 
 func newWorld(t *testing.T) *world {
@@ -54,15 +56,19 @@ func newWorld(t *testing.T) *world {
 		s = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d", s)
-	w := &world{t: t, rng: rand.New(rand.NewPCG(s, 1)), content: map[string][]record.Record{}, done: map[string]int{}, down: -1}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(s, 1)), content: map[string][]record.Record{}, done: map[string]int{}, troubles: map[string]func(){}}
 	command := build(t)
 	w.cluster = natstest.StartCluster(t, 3, natstest.Latest, natstest.Hidden())
 	w.nc = w.cluster.Connect(nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond))
 	for i, name := range []string{"ORDERS", "EVENTS", "LOGINS", "BILLS"} {
-		natstest.MakeStream(t, w.nc, fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":3}`, name, strings.ToLower(name)))
+		config := fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":3}`, name, strings.ToLower(name))
+		w.eventually("make stream "+name, time.Minute, func() error { // a node may have no word of another yet
+			return natstest.Request(w.nc, "STREAM.CREATE."+name, config, nil)
+		})
 		natstest.PublishTo(t, w.nc, strings.ToLower(name)+".x", 100+50*i, 200)
 		w.content[name] = natstest.Records(t, w.nc, name)
 	}
+	w.hooks = newHooks(t, w.nc)
 	repository := filepath.Join(t.TempDir(), "repository")
 	for i := range instances {
 		x := newInstance(t, command, fmt.Sprintf("i%d", i), newWay(t, w.cluster), repository)
@@ -70,7 +76,9 @@ func newWorld(t *testing.T) *world {
 		w.all = append(w.all, x)
 	}
 	var err error
-	if w.client, err = client.New(w.nc, client.Options{Timeout: 20 * time.Second}); err != nil {
+	// An instance that stands still is asked as often as the others, until the
+	// server notices: so wait for none for long.
+	if w.client, err = client.New(w.nc, client.Options{Timeout: 3 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	w.eventually("the service answers", time.Minute, func() error {
@@ -92,83 +100,92 @@ func (w *world) eventually(what string, limit time.Duration, try func() error) {
 	}
 }
 
-// torment does one thing to an instance or a server, and mends it, now or next
-// time.
+// torment does something to an instance or a server, or mends what was done
+// before. An instance has one trouble at a time, one of them has none, and one
+// server is down at most.
 func (w *world) torment() {
-	if w.stopped != nil && w.rng.IntN(2) == 0 {
-		w.proceed()
+	for _, who := range slices.Sorted(maps.Keys(w.troubles)) {
+		if w.rng.IntN(3) == 0 {
+			w.mend(who)
+		}
 	}
-	if w.down >= 0 && w.rng.IntN(3) == 0 {
-		w.restart()
+	if w.rng.IntN(4) == 0 {
+		w.tormentServers(w.rng.IntN(len(w.cluster.Nodes)))
+		return
 	}
 	x := w.all[w.rng.IntN(len(w.all))]
-	i := w.rng.IntN(3)
-	what := w.rng.IntN(8)
-	if x == w.stopped && what < 3 {
-		w.proceed()
+	w.mend(x.name)
+	if others := w.troubled(); len(others) == instances-1 {
+		w.mend(others[w.rng.IntN(len(others))])
 	}
-	switch what {
+	switch w.rng.IntN(5) {
 	case 0, 1:
 		w.done["killed"]++
 		x.kill(syscall.SIGKILL)
-		time.Sleep(time.Duration(w.rng.IntN(1500)) * time.Millisecond)
-		x.start()
+		w.trouble(x.name, x.start)
 	case 2:
 		w.done["terminated"]++
 		x.kill(syscall.SIGTERM)
 		x.start()
 	case 3:
-		if w.stopped == nil {
-			w.done["stopped"]++
-			x.signal(syscall.SIGSTOP)
-			w.stopped, w.since = x, time.Now()
-		}
+		w.done["stopped"]++
+		x.signal(syscall.SIGSTOP)
+		since := time.Now()
+		w.trouble(x.name, func() {
+			if time.Since(since) > lease {
+				w.done["went on after its lease"]++
+			}
+			x.signal(syscall.SIGCONT)
+		})
 	case 4:
-		if w.down < 0 {
-			w.done["servers killed"]++
-			w.cluster.Kill(i)
-			w.down = i
+		if i := w.rng.IntN(len(toxics) + 2); i < len(toxics) {
+			w.done["disturbed"]++
+			x.way.suffer(i)
+		} else {
+			w.done["cut off"]++
+			x.way.cut()
 		}
-	case 5:
-		w.done["leaders stepped down"]++
-		for _, stream := range []string{"KV_JETKEEP_SESSIONS", "KV_JETKEEP_SCHEDULES", "JETKEEP_TASKS"} {
-			_ = natstest.Request(w.nc, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, nil) // there may be none
-		}
-	case 6:
-		w.done["cut off"]++
-		x.way.cut()
-		// For less or for longer than the lease.
-		time.Sleep(time.Duration(500+w.rng.IntN(6000)) * time.Millisecond)
-		x.way.mend()
-	case 7:
-		w.done["connections disturbed"]++
-		x.way.suffer(w.rng.IntN(len(toxics)))
-		time.Sleep(time.Duration(500+w.rng.IntN(6000)) * time.Millisecond)
-		x.way.mend()
+		w.trouble(x.name, x.way.mend)
 	}
 	for _, x := range w.all {
-		if x.up() {
-			w.done["ended by themselves and were started again"]++
+		if w.troubles[x.name] == nil && x.up() {
+			w.done["ended by itself and was started again"]++
 		}
 	}
 }
 
-// proceed lets an instance go on that stood still.
-func (w *world) proceed() {
-	if w.stopped == nil {
-		return
+// troubled returns the instances that have a trouble.
+func (w *world) troubled() []string {
+	var out []string
+	for _, x := range w.all {
+		if w.troubles[x.name] != nil {
+			out = append(out, x.name)
+		}
 	}
-	if time.Since(w.since) > lease {
-		w.done["went on after the end of their lease"]++
-	}
-	w.stopped.signal(syscall.SIGCONT)
-	w.stopped = nil
+	return out
 }
 
-func (w *world) restart() {
-	if w.down >= 0 {
-		w.cluster.Restart(w.down)
-		w.down = -1
+func (w *world) tormentServers(i int) {
+	if w.troubles["server"] == nil && w.rng.IntN(2) == 0 {
+		w.cluster.AwaitReady() // two servers of three must be there
+		w.done["server killed"]++
+		w.cluster.Kill(i)
+		w.trouble("server", w.cluster.Nodes[i].Restart)
+		return
+	}
+	w.done["leaders stepped down"]++
+	for _, stream := range []string{"KV_JETKEEP_SESSIONS", "KV_JETKEEP_SCHEDULES", "JETKEEP_TASKS"} {
+		_ = natstest.Request(w.nc, "STREAM.LEADER.STEPDOWN."+stream, nil, nil) // there may be none
+	}
+}
+
+// trouble remembers how what was done is mended.
+func (w *world) trouble(who string, mend func()) { w.troubles[who] = mend }
+
+func (w *world) mend(who string) {
+	if f := w.troubles[who]; f != nil {
+		delete(w.troubles, who)
+		f()
 	}
 }
 
@@ -186,7 +203,7 @@ func (w *world) ask(stop <-chan struct{}, accepted map[string]bool, mu *sync.Mut
 		select {
 		case <-stop:
 			return
-		case <-time.After(time.Duration(300+rng.IntN(600)) * time.Millisecond):
+		case <-time.After(time.Duration(500+rng.IntN(1000)) * time.Millisecond):
 		}
 	}
 }
@@ -238,8 +255,9 @@ func TestChaos(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
-	w.proceed()
-	w.restart()
+	for who := range w.troubles {
+		w.mend(who)
+	}
 	for _, name := range []string{"often", "seldom"} {
 		w.eventually("pause a schedule", time.Minute, func() error {
 			_, err := w.client.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: name})
@@ -276,6 +294,11 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 		}
 		if s.State != api.StateSucceeded && s.Error == nil && s.Reason == "" {
 			t.Errorf("session %s is %s and does not say why", s.Session, s.State)
+		}
+	}
+	for _, s := range all {
+		if why := w.hooks.judge(s, w.hookFailed); why != "" {
+			t.Errorf("session %s, %s: %s", s.Session, s.State, why)
 		}
 	}
 	for id := range accepted {
@@ -316,11 +339,23 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 		}
 	}
 	w.restore(points)
-	t.Logf("%d sessions in %s: %v; %d slots; %d restore points, %d commits; done: %v",
-		len(all), took.Round(time.Second), states, len(slots), len(points), len(commits), w.done)
+	t.Logf("%d sessions in %s: %v; %d slots; %d restore points, %d commits; %d calls of hooks; done: %v",
+		len(all), took.Round(time.Second), states, len(slots), len(points), len(commits), w.hooks.calls(), w.done)
 	if len(all) < *sessions {
 		t.Errorf("only %d sessions were made", len(all))
 	}
+}
+
+// hookFailed tells whether a session says of itself that a hook after it failed.
+func (w *world) hookFailed(session string) bool {
+	r, err := w.client.SessionTasks(w.t.Context(), session)
+	if err != nil {
+		w.t.Error(err)
+		return false
+	}
+	return slices.ContainsFunc(r.TaskList, func(v api.TaskView) bool {
+		return v.Hook == api.HookAfter && v.State == api.StateFailed && v.Error != nil
+	})
 }
 
 func (w *world) repository() string {

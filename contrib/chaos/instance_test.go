@@ -51,6 +51,10 @@ replicas: 3
 lease: %q
 max_attempts: 20
 sweep: "1s"
+hooks {
+  before { when: before, subject: "chaos.before", timeout: "2s" }
+  after { when: after, subject: "chaos.after", timeout: "2s" }
+}
 `, name, w.url(), repository, filepath.Join(t.TempDir(), "staging"), lease)
 	if err := os.WriteFile(x.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
