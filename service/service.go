@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/nats-io/nkeys"
@@ -43,6 +44,10 @@ var ErrServerTooOld = errors.New("server of the control account is too old")
 
 const (
 	openTimeout = 15 * time.Second
+	// openPatience is how long streams and buckets are tried to be opened: those
+	// of a cluster that has just begun have no leader yet.
+	openPatience = time.Minute
+	openPause    = 500 * time.Millisecond
 	// maxRestarts within restartWindow make Run give up on the micro service.
 	maxRestarts   = 10
 	restartWindow = time.Minute
@@ -143,15 +148,15 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 }
 
 func (s *Service) open(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
 	if s.targets == nil {
 		s.targets = targets{s.config.Targets}
 	}
-	if err := s.connect(ctx); err != nil {
+	cctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := s.connect(cctx); err != nil {
 		return err
 	}
-	if err := s.openKeys(ctx); err != nil {
+	if err := s.patiently(ctx, s.openKeys); err != nil {
 		return err
 	}
 	handlers := d.Handlers
@@ -164,7 +169,36 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 		s.closers = append(s.closers, func() { _ = area.Close() })
 		handlers = s.handlers()
 	}
-	return s.openState(ctx, handlers)
+	return s.patiently(ctx, func(ctx context.Context) error { return s.openState(ctx, handlers) })
+}
+
+// patiently tries again what fails because a cluster is not ready.
+func (s *Service) patiently(ctx context.Context, open func(context.Context) error) error {
+	for begun := time.Now(); ; {
+		octx, cancel := context.WithTimeout(ctx, openTimeout)
+		err := open(octx)
+		cancel()
+		if err == nil || !unready(err) || time.Since(begun) > openPatience {
+			return err
+		}
+		s.log.Warn("JetStream is not ready", "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(openPause):
+		}
+	}
+}
+
+// unready tells whether an error is one of a cluster that has no leader yet, or
+// not enough servers.
+func unready(err error) bool {
+	const noPeers = 10005 // no suitable peers for placement
+	var e *jetstream.APIError
+	if errors.As(err, &e) {
+		return e.Code == 503 || e.ErrorCode == noPeers
+	}
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (s *Service) connect(ctx context.Context) error {
