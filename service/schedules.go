@@ -155,7 +155,11 @@ func (x scheduled) Start(ctx context.Context, id string, d *scheduler.Definition
 		return scheduler.ErrExists
 	}
 	if err != nil {
-		return mapError(err)
+		e := mapError(err)
+		if e.ErrCode == api.CodeInternal {
+			x.s.log.Warn("scheduled session cannot be started", "schedule", d.Name, "session", id, "error", err)
+		}
+		return e
 	}
 	return nil
 }

@@ -156,6 +156,9 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 	if err := s.connect(cctx); err != nil {
 		return err
 	}
+	if err := s.patiently(ctx, s.checkAccount); err != nil {
+		return err
+	}
 	if err := s.patiently(ctx, s.openKeys); err != nil {
 		return err
 	}
@@ -198,7 +201,8 @@ func unready(err error) bool {
 	if errors.As(err, &e) {
 		return e.Code == 503 || e.ErrorCode == noPeers
 	}
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
+		errors.Is(err, jsapi.ErrNoReply) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (s *Service) connect(ctx context.Context) error {
@@ -213,7 +217,12 @@ func (s *Service) connect(ctx context.Context) error {
 	if err := checkVersion(conn.ServerVersion()); err != nil {
 		return err
 	}
-	if _, err := conn.API.AccountInfo(ctx); err != nil {
+	return nil
+}
+
+// checkAccount fails if the control account has no JetStream.
+func (s *Service) checkAccount(ctx context.Context) error {
+	if _, err := s.conn.API.AccountInfo(ctx); err != nil {
 		return fmt.Errorf("control account: %w", err)
 	}
 	return nil
@@ -266,7 +275,8 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	}
 	s.worker = worker.New(worker.Deps{
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, Hooks: s.hooks, MapError: mapError, Instance: s.config.Instance,
-		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency}, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency},
+		Limit: newLimits(s.config).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})
 	return nil

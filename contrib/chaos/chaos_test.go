@@ -248,7 +248,7 @@ func TestChaos(t *testing.T) {
 		w.ask(stop, accepted, &mu)
 	}()
 	begun := time.Now()
-	for made := 0; made < *sessions && time.Since(begun) < 5*time.Minute; {
+	for made := 0; made < *sessions && time.Since(begun) < 10*time.Minute; {
 		time.Sleep(time.Duration(200+w.rng.IntN(1000)) * time.Millisecond)
 		w.torment()
 		made = len(w.list())
@@ -294,6 +294,9 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 		}
 		if s.State != api.StateSucceeded && s.Error == nil && s.Reason == "" {
 			t.Errorf("session %s is %s and does not say why", s.Session, s.State)
+		}
+		if s.State == api.StateFailed && s.Error != nil {
+			t.Logf("session %s failed: %v", s.Session, s.Error)
 		}
 	}
 	for _, s := range all {

@@ -92,6 +92,9 @@ func (m *Metrics) validate() error {
 type Target struct {
 	Name string
 	natsconn.Options
+	// Concurrency bounds the tasks of this target that the instance does at
+	// once, of all kinds together; 0 for no bound of its own.
+	Concurrency int `conf:"concurrency"`
 }
 
 // A Repository is a place for backups. Of Path, S3 and Swift it has the one
@@ -126,6 +129,9 @@ type Repository struct {
 	TrustedKeys []string `conf:"trusted_keys"`
 	// Keep is the policy of a prune that names none.
 	Keep *api.Keep `conf:"keep"`
+	// Concurrency bounds the tasks of this repository that the instance does at
+	// once, of all kinds together; 0 for no bound of its own.
+	Concurrency int `conf:"concurrency"`
 }
 
 // Staging is the directory between server and store.
@@ -239,6 +245,9 @@ func (c *Config) validateTargets() error {
 		if err := t.Validate(); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
+		if t.Concurrency < 0 || t.Concurrency > 256 {
+			return fmt.Errorf("%s.concurrency: must be between 1 and 256, or 0 for no bound of its own", at)
+		}
 	}
 	return nil
 }
@@ -263,6 +272,9 @@ func (c *Config) validateRepositories() error {
 		paths[place] = r.Name
 		if err := r.validateKeys(); err != nil {
 			return fmt.Errorf("%s.%w", at, err)
+		}
+		if r.Concurrency < 0 || r.Concurrency > 256 {
+			return fmt.Errorf("%s.concurrency: must be between 1 and 256, or 0 for no bound of its own", at)
 		}
 	}
 	return nil

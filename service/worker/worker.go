@@ -11,7 +11,7 @@
 //
 // Run returns when its context has ended and all handlers have returned; it
 // fails if one does not return within the drain timeout, and if the queue
-// cannot be used at all.
+// cannot be used for a minute.
 package worker
 
 import (
@@ -44,6 +44,8 @@ const (
 	// for again: a replica may lag behind its leader.
 	missingRedeliveries = 5
 	retryDelay          = time.Second
+	// bindPatience is how long consumers are tried to be bound at the start.
+	bindPatience = time.Minute
 )
 
 // Deps is what a worker works with.
@@ -59,8 +61,12 @@ type Deps struct {
 	Instance string
 	// Concurrency is how many tasks of one kind are done at once, Slots where it
 	// is another number.
-	Concurrency   int
-	Slots         map[api.Kind]int
+	Concurrency int
+	Slots       map[api.Kind]int
+	// Limit waits for a while until a task may be done, besides the slots; if it
+	// is not to be done yet, the task is given back and comes again. It may be
+	// nil.
+	Limit         func(ctx context.Context, t *session.Task) (release func(), ok bool)
 	MaxAttempts   int
 	SweepInterval time.Duration
 	Now           func() time.Time
@@ -107,6 +113,9 @@ func New(d Deps) *Worker {
 	if d.SessionEnded == nil {
 		d.SessionEnded = func(*session.Session) {}
 	}
+	if d.Limit == nil {
+		d.Limit = func(context.Context, *session.Task) (func(), bool) { return func() {}, true }
+	}
 	if d.TaskEnded == nil {
 		d.TaskEnded = func(*session.Task) {}
 	}
@@ -124,7 +133,7 @@ func (w *Worker) Running() int {
 func (w *Worker) Run(ctx context.Context) error {
 	consumers := map[api.Kind]*queue.Consumer{}
 	for kind := range w.Handlers {
-		c, err := w.Queue.Consumer(ctx, kind)
+		c, err := w.consumer(ctx, kind)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -153,6 +162,21 @@ func (w *Worker) Run(ctx context.Context) error {
 		return nil
 	case <-t.C:
 		return fmt.Errorf("stop worker: %d tasks did not stop within %s", w.Running(), drainTimeout)
+	}
+}
+
+// consumer binds the consumer of one kind. A cluster between two leaders is
+// waited for, for a while.
+func (w *Worker) consumer(ctx context.Context, kind api.Kind) (*queue.Consumer, error) {
+	for begun := time.Now(); ; {
+		c, err := w.Queue.Consumer(ctx, kind)
+		if err == nil || time.Since(begun) > bindPatience {
+			return c, err
+		}
+		w.Log.Warn("bind consumer", "kind", kind, "error", err)
+		if !pause(ctx, retryDelay) {
+			return nil, err
+		}
 	}
 }
 
@@ -199,6 +223,12 @@ func (w *Worker) do(ctx context.Context, claim *queue.Claim) {
 		w.Conductor.Notify(ses.ID)
 		return
 	}
+	release, ok := w.Limit(ctx, t)
+	if !ok {
+		w.giveBack(claim, retryDelay, log)
+		return
+	}
+	defer release()
 	err = t.Claim(w.Instance, w.MaxAttempts, w.Now())
 	if err != nil && !errors.Is(err, session.ErrAbandoned) {
 		log.Error("claim task", "error", err)
