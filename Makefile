@@ -96,6 +96,11 @@ bench: tools build ## measure against nats and restic; installs restic if it is 
 bench-stores: tools ## measure uploads into S3 and Swift against mc and swift
 	$(GO) test -run '^$$' -bench Upload -benchtime 1x -timeout 15m ./contrib/bench
 
+.PHONY: bench-instances
+bench-instances: tools ## measure 1,000 streams over one to three instances, and 2,000 schedules
+	$(GO) test -run '^$$' -bench Instances -benchtime 1x -timeout 15m ./contrib/bench
+	$(GO) test -run '^$$' -bench Schedules -benchtime 1x -timeout 15m ./service/scheduler
+
 # Measurements and what `test` already ran are not in it.
 CI_STEPS := tools build lint test model faults chaos fuzz readme demo
 

@@ -44,8 +44,8 @@ func BenchmarkInstances(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			dir := b.TempDir()
 			for i := range n {
-				text := fmt.Sprintf("instance: i%d\ncontrol { url: %q }\nrepositories { main { path: %q, create: true } }\nstaging { dir: %q }\n",
-					i, server.URL(), filepath.Join(dir, "repository"), filepath.Join(dir, fmt.Sprint("staging", i)))
+				text := fmt.Sprintf("instance: i%d\ncontrol { url: %q }\nrepositories { of-%d { path: %q, create: true } }\nstaging { dir: %q }\n",
+					i, server.URL(), n, filepath.Join(dir, "repository"), filepath.Join(dir, fmt.Sprint("staging", i)))
 				conf := filepath.Join(dir, fmt.Sprint("conf", i))
 				if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 					b.Fatal(err)
