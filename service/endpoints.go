@@ -76,6 +76,7 @@ func (s *Service) makeEndpoints() []*endpoint {
 		api.BackupPin:        on(s.backupPin),
 		api.BackupUnpin:      on(s.backupUnpin),
 		api.BackupVerify:     on(s.backupVerify),
+		api.BackupDrill:      on(s.backupDrill),
 		api.RestorePlan:      on(s.restorePlan),
 		api.RestoreCreate:    on(s.restoreCreate),
 		api.SessionList:      on(s.sessionList),

@@ -20,6 +20,7 @@ func (s *Service) handlers() map[api.Kind]worker.Handler {
 		api.KindRestore: restoreHandler{s},
 		api.KindVerify:  verifyHandler{s},
 		api.KindPrune:   pruneHandler{s},
+		api.KindDrill:   drillHandler{s},
 	}
 }
 

@@ -146,6 +146,8 @@ func (x scheduled) Start(ctx context.Context, id string, d *scheduler.Definition
 	switch run.Stage {
 	case scheduler.StageVerify:
 		err = x.verify(ctx, id, d, run)
+	case scheduler.StageDrill:
+		err = x.drill(ctx, id, d, run)
 	case scheduler.StagePrune:
 		err = x.prune(ctx, id, d)
 	default:
@@ -226,7 +228,21 @@ func (x scheduled) verify(ctx context.Context, id string, d *scheduler.Definitio
 	}
 	_, err := x.s.startSession(ctx, &session.Session{
 		ID: id, Kind: api.KindVerify, Repository: d.Repository, Backup: run.Session, Verify: &session.Verify{Level: d.Verify},
+		Tags: map[string]string{"schedule": d.Name},
 	}, []*session.Task{{}})
+	return err
+}
+
+func (x scheduled) drill(ctx context.Context, id string, d *scheduler.Definition, run api.ScheduleRun) error {
+	if _, err := x.s.store.Session(ctx, id); err == nil {
+		return session.ErrExists
+	}
+	ses, tasks, err := x.s.prepareDrill(ctx, d.Repository, &api.BackupDrillRequest{Backup: run.Session})
+	if err != nil {
+		return err
+	}
+	ses.ID, ses.Tags = id, map[string]string{"schedule": d.Name}
+	_, err = x.s.startSession(ctx, ses, tasks)
 	return err
 }
 
@@ -242,6 +258,7 @@ func (x scheduled) prune(ctx context.Context, id string, d *scheduler.Definition
 	}
 	_, err := x.s.startSession(ctx, &session.Session{
 		ID: id, Kind: api.KindPrune, Repository: d.Repository, Prune: &session.Prune{Keep: d.Keep},
+		Tags: map[string]string{"schedule": d.Name},
 	}, []*session.Task{{}})
 	return err
 }

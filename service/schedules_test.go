@@ -44,7 +44,7 @@ func TestSchedules(t *testing.T) {
 	cl := connect(t, server)
 	put, err := cl.SchedulePut(t.Context(), api.Schedule{
 		Name: "often", Cron: "@every 2s", Streams: []string{"ORD*"}, Tags: map[string]string{"a": "b"},
-		Verify: api.LevelStructure, Keep: &api.Keep{Last: 2}, History: 5,
+		Verify: api.LevelStructure, Drill: true, Keep: &api.Keep{Last: 2}, History: 5,
 	})
 	if err != nil || !put.Created || len(put.Next) != 5 || put.Next[1].Time.Sub(put.Next[0].Time) != 2*time.Second {
 		t.Fatalf("%+v, %v", put, err)
@@ -61,7 +61,7 @@ func TestSchedules(t *testing.T) {
 	}
 	slots := map[time.Time]bool{}
 	for _, r := range info.Recent {
-		if slots[r.Slot] || r.State != api.StateSucceeded || len(r.Follow) != 2 || r.Late > 2 || r.Slot.Second()%2 != 0 {
+		if slots[r.Slot] || r.State != api.StateSucceeded || len(r.Follow) != 3 || r.Late > 2 || r.Slot.Second()%2 != 0 {
 			t.Errorf("%+v", r)
 		}
 		slots[r.Slot] = true

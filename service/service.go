@@ -96,6 +96,7 @@ type Service struct {
 	slots        chan struct{}
 	requests     sync.WaitGroup
 	turns        turns
+	drilling     chan struct{} // holds one while a drill is under way
 	room         room
 	// register registers the micro service; the channel closes when it stops.
 	register func(context.Context) (registration, <-chan struct{}, error)
@@ -129,6 +130,7 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		config: c, version: d.Version, log: d.Log.With("instance", c.Instance), subjects: subjects,
 		targets: d.Targets, repositories: d.Repositories,
 		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
+		drilling: make(chan struct{}, 1),
 	}
 	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
 	err = s.open(ctx, d)
@@ -169,6 +171,7 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 			return fmt.Errorf("open staging: %w", err)
 		}
 		s.staging = area
+		s.clearScratch() // staging is locked, so that no other process is here
 		s.closers = append(s.closers, func() { _ = area.Close() })
 		handlers = s.handlers()
 	}

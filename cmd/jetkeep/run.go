@@ -119,7 +119,7 @@ func newCLI(std stdio) (*cli, *bool) {
 	app.HelpFlag.Short('h')
 	c := &cli{app: app, commands: map[string]command{}}
 	for _, add := range []func(*cli){
-		addDemo, addServe, addBackup, addRestore, addList, addVerify, addForget, addPin, addPrune, addExport, addImport, addRepository, addSession, addSchedule, addStatus,
+		addDemo, addServe, addBackup, addRestore, addList, addVerify, addDrill, addForget, addPin, addPrune, addExport, addImport, addRepository, addSession, addSchedule, addStatus,
 	} {
 		add(c)
 	}

@@ -42,6 +42,7 @@ func addSchedule(c *cli) {
 		s.clause.Flag("overlap", "When the predecessor still runs: skip, queue or cancel").PlaceHolder("WHAT").StringVar(&s.put.Overlap)
 		s.clause.Flag("timeout", "Cancel a session that takes longer").PlaceHolder("DURATION").StringVar(&s.put.Timeout)
 		s.clause.Flag("verify", "Verify each backup: structure, data or records").PlaceHolder("LEVEL").StringVar((*string)(&s.put.Verify))
+		s.clause.Flag("drill", "Then restore each backup into a scratch server and compare").UnNegatableBoolVar(&s.put.Drill)
 		s.keep.flags(s.clause)
 		s.clause.Flag("file", "All of it as JSON, as schedule.put takes it, from a file").PlaceHolder("FILE").StringVar(&s.file)
 	}, (*scheduleCommand).doPut)

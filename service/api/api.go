@@ -62,6 +62,7 @@ const (
 	BackupPin        = "backup.pin"
 	BackupUnpin      = "backup.unpin"
 	BackupVerify     = "backup.verify"
+	BackupDrill      = "backup.drill"
 	RestorePlan      = "restore.plan"
 	RestoreCreate    = "restore.create"
 	SessionList      = "session.list"
@@ -101,6 +102,7 @@ func Endpoints() []Endpoint {
 		{BackupPin, "Keep a backup or restore points from being forgotten", BackupPinRequest{}, BackupPinResponse{}},
 		{BackupUnpin, "Take pins away", BackupUnpinRequest{}, BackupPinResponse{}},
 		{BackupVerify, "Verify a backup or single restore points", BackupVerifyRequest{}, Accepted{}},
+		{BackupDrill, "Restore a backup into a scratch server and compare", BackupDrillRequest{}, Accepted{}},
 		{RestorePlan, "Say what a restore would do, and do nothing", RestoreRequest{}, RestorePlanResponse{}},
 		{RestoreCreate, "Restore streams from a repository into a target", RestoreRequest{}, Accepted{}},
 		{SessionList, "List sessions", SessionListRequest{}, SessionListResponse{}},
@@ -194,10 +196,11 @@ const (
 	KindRestore Kind = "restore"
 	KindVerify  Kind = "verify"
 	KindPrune   Kind = "prune"
+	KindDrill   Kind = "drill"
 )
 
 // Kinds returns all kinds.
-func Kinds() []Kind { return []Kind{KindBackup, KindRestore, KindVerify, KindPrune} }
+func Kinds() []Kind { return []Kind{KindBackup, KindRestore, KindVerify, KindPrune, KindDrill} }
 
 // State is the state of a session or of a task.
 type State string
@@ -287,6 +290,7 @@ type TaskView struct {
 	Digest       string     `json:"digest,omitempty" doc:"Digest over the messages."`
 	Notes        []string   `json:"notes,omitempty" doc:"What was repaired or is different, for people."`
 
+	Drilled      *Drilled      `json:"drilled,omitempty" doc:"What a drill measured."`
 	Verification *Verification `json:"verification,omitempty" doc:"What a verification found."`
 	Pruned       *Pruned       `json:"pruned,omitempty" doc:"What a prune did."`
 

@@ -74,6 +74,23 @@ type BackupVerifyRequest struct {
 	Identity   string   `json:"identity_sealed,omitempty" doc:"An age identity that opens the repository, sealed to the service's xkey; for level records."`
 }
 
+// BackupDrillRequest asks to restore a backup into a scratch server and to compare
+// what comes out.
+type BackupDrillRequest struct {
+	Backup     string   `json:"backup,omitempty" doc:"Default: the newest one."`
+	Repository string   `json:"repository,omitempty"`
+	Streams    []string `json:"streams,omitempty" doc:"Names, or patterns with * and ?; default: every stream of the backup."`
+	Exclude    []string `json:"exclude,omitempty" doc:"Names or patterns to leave out."`
+	Identity   string   `json:"identity_sealed,omitempty" doc:"An age identity that opens the repository, sealed to the service's xkey."`
+}
+
+// Drilled is what a drill of one restore point measured.
+type Drilled struct {
+	Seconds   float64 `json:"seconds" doc:"From the first request to the server until all was compared."`
+	Consumers int     `json:"consumers" doc:"That were restored."`
+	Server    string  `json:"server" doc:"Version of the scratch server."`
+}
+
 // RepositoryVerifyRequest asks to verify all restore points of a repository.
 type RepositoryVerifyRequest struct {
 	Repository string `json:"repository,omitempty"`

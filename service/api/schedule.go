@@ -40,6 +40,7 @@ type Schedule struct {
 	Timeout    string            `json:"timeout,omitempty" doc:"A session that takes longer is cancelled."`
 	Retry      *ScheduleRetry    `json:"retry,omitempty" doc:"What to do when a session fails; default: nothing until the next slot."`
 	Verify     Level             `json:"verify,omitempty" doc:"Verify each backup at this level when it has been made."`
+	Drill      bool              `json:"drill,omitempty" doc:"Then restore it into a scratch server and compare."`
 	Keep       *Keep             `json:"keep,omitempty" doc:"Then forget what this policy does not keep, and prune."`
 	History    int               `json:"history,omitempty" doc:"Sessions that are remembered, default 10, at most 100."`
 }
@@ -107,12 +108,12 @@ type ScheduleRun struct {
 	Manual  bool       `json:"manual,omitempty" doc:"It was triggered by hand; its slot is the moment of that."`
 	Attempt int        `json:"attempt"`
 	Session string     `json:"session,omitempty" doc:"Of the backup; empty if none could be started."`
-	Stage   string     `json:"stage,omitempty" doc:"Of a run that goes on: backup, verify or prune."`
-	Follow  []string   `json:"follow,omitempty" doc:"Sessions that verify and prune after it."`
+	Stage   string     `json:"stage,omitempty" doc:"Of a run that goes on: backup, verify, drill or prune."`
+	Follow  []string   `json:"follow,omitempty" doc:"Sessions that verify, drill and prune after it."`
 	Started time.Time  `json:"started"`
 	Late    float64    `json:"late_seconds" doc:"How long after its time it was started."`
 	Ended   *time.Time `json:"ended,omitempty"`
-	State   State      `json:"state,omitempty" doc:"How it ended; failed, too, if the backup could not be verified."`
+	State   State      `json:"state,omitempty" doc:"How it ended; failed, too, if the backup could not be verified or its drill failed."`
 	Reason  string     `json:"reason,omitempty" doc:"Why it did not succeed, or why what follows did not."`
 	RetryAt *time.Time `json:"retry_at,omitempty" doc:"When it is tried again."`
 }

@@ -84,6 +84,17 @@ func (r *BackupVerifyRequest) Validate() error {
 	)
 }
 
+// Validate checks what the types do not say.
+func (r *BackupDrillRequest) Validate() error {
+	return first(
+		checkID("backup", r.Backup, false),
+		checkName("repository", r.Repository),
+		checkPatterns("streams", r.Streams),
+		checkPatterns("exclude", r.Exclude),
+		checkSealed("identity_sealed", r.Identity),
+	)
+}
+
 // Validate checks what the types do not say and fills in the level.
 func (r *RepositoryVerifyRequest) Validate() error {
 	return first(

@@ -197,6 +197,11 @@ func (c *Client) RepositoryInfo(ctx context.Context, q api.RepositoryInfoRequest
 	return do[api.RepositoryInfoResponse](ctx, c, api.RepositoryInfo, q)
 }
 
+// BackupDrill starts a drill.
+func (c *Client) BackupDrill(ctx context.Context, q api.BackupDrillRequest) (*api.Accepted, error) {
+	return do[api.Accepted](ctx, c, api.BackupDrill, q)
+}
+
 // RepositoryVerify starts a verification of a repository.
 func (c *Client) RepositoryVerify(ctx context.Context, q api.RepositoryVerifyRequest) (*api.Accepted, error) {
 	return do[api.Accepted](ctx, c, api.RepositoryVerify, q)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,6 +34,7 @@ type Config struct {
 	Targets      []Target     `conf:"targets"`
 	Repositories []Repository `conf:"repositories"`
 	Staging      Staging      `conf:"staging"`
+	Drill        Drill        `conf:"drill"`
 	// Concurrency is how many tasks of one kind run at once; of backups so many
 	// of large streams, and more of small ones.
 	Concurrency int `conf:"concurrency"`
@@ -140,11 +142,18 @@ type Staging struct {
 	Limit int64  `conf:"limit"` // bytes
 }
 
+// Drill is where backups are restored to be compared.
+type Drill struct {
+	Dir   string `conf:"dir"`   // default: beside staging
+	Limit int64  `conf:"limit"` // bytes
+}
+
 // Defaults of what is left out.
 const (
 	DefaultName         = "default"
 	DefaultConcurrency  = 2
 	DefaultStagingLimit = 2 << 30
+	DefaultDrillLimit   = 10 << 30
 	DefaultLease        = 20 * time.Second
 	DefaultMaxAttempts  = 3
 	DefaultSweep        = 5 * time.Second
@@ -169,6 +178,10 @@ func (c *Config) SetDefaults() {
 		}
 	}
 	setDefault(&c.Staging.Limit, DefaultStagingLimit)
+	setDefault(&c.Drill.Limit, DefaultDrillLimit)
+	if c.Staging.Dir != "" {
+		setDefault(&c.Drill.Dir, filepath.Clean(c.Staging.Dir)+".drill")
+	}
 	setDefault(&c.Concurrency, DefaultConcurrency)
 	setDefault(&c.Replicas, 1)
 	setDefault(&c.Lease, DefaultLease)
@@ -345,6 +358,8 @@ func (c *Config) validateBounds() error {
 		return fmt.Errorf("staging.dir: is required")
 	case c.Staging.Limit < 64<<20:
 		return fmt.Errorf("staging.limit: %d bytes are too few, at least 64 MiB are needed", c.Staging.Limit)
+	case c.Drill.Limit < 128<<20:
+		return fmt.Errorf("drill.limit: %d bytes are too few, at least 128 MiB are needed", c.Drill.Limit)
 	case c.Concurrency < 1 || c.Concurrency > 256:
 		return fmt.Errorf("concurrency: must be between 1 and 256")
 	case c.Replicas < 1 || c.Replicas > 5:

@@ -121,6 +121,7 @@ repositories {
   dir { path: /srv/repository, identity_file: key.txt, sign_seed_file: seed }
 }
 staging { dir: /var/tmp/staging, limit: 4GB }
+drill { dir: /var/tmp/drill, limit: 3GB }
 concurrency: 3
 replicas: 3
 lease: "30s"
@@ -194,7 +195,7 @@ func TestReadFile(t *testing.T) {
 				UploadRate: 6 << 20, DownloadRate: 7 << 20, RetryFor: 5 * time.Minute,
 			},
 		}, {Name: "dir", Kind: KindLocal, Path: "/srv/repository", IdentityFile: "key.txt", SignSeedFile: "seed"}},
-		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second, SessionAge: 48 * time.Hour,
+		Staging: Staging{Dir: "/var/tmp/staging", Limit: 4 << 30}, Drill: Drill{Dir: "/var/tmp/drill", Limit: 3 << 30}, Concurrency: 3, Replicas: 3, Lease: 30 * time.Second, MaxAttempts: 5, Sweep: 2 * time.Second, SessionAge: 48 * time.Hour,
 		Metrics: Metrics{Listen: "9464", PushURL: "http://gateway:9091", Streams: 50},
 		Hooks: []Hook{
 			{
@@ -290,7 +291,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	for text, want := range map[string]string{
 		"concurency: 3\n" + minimal: ":1: concurency: unknown field, did you mean concurrency?",
 		minimal + "Lease: \"3s\"":   ":3: Lease: unknown field, did you mean lease?",
-		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, hooks, instance, lease, max_attempts, metrics, notifications, prefix, replicas, repositories, session_age, staging, sweep, targets",
+		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, drill, hooks, instance, lease, max_attempts, metrics, notifications, prefix, replicas, repositories, session_age, staging, sweep, targets",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  endpont: x\n }\n}\nstaging { dir: /s }":             ":5: repositories.r.endpont: unknown field, did you mean endpoint?",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  secretkey: hidden2\n }\n}\nstaging { dir: /s }":     ":5: repositories.r.secretkey: unknown field, did you mean secret_key?",
 		"repositories {\n r {\n  path: /r\n  auth_url: x\n }\n}\nstaging { dir: /s }":                         ":4: repositories.r.auth_url: unknown field, repositories of kind swift have it",

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 var (
@@ -56,6 +57,13 @@ type Options struct {
 	Port int    // default DefaultPort, RandomPort for any free one
 	Name string // server name, default "jetkeep"
 
+	// Hidden lets nobody connect but this process, by InProcess. Host and Port
+	// do not matter then.
+	Hidden bool
+	// MaxStore bounds what JetStream keeps on disk, in bytes; 0 for
+	// nats-server's own bound.
+	MaxStore int64
+
 	MaxPayload int32        // largest message, default that of nats-server
 	Log        *slog.Logger // what the server says; nothing if nil
 }
@@ -78,8 +86,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("start embedded server: %w", err)
 	}
 	o = o.withDefaults()
-	if err := checkAddress(ctx, o.Host, o.Port); err != nil {
-		return nil, err
+	if !o.Hidden {
+		if err := checkAddress(ctx, o.Host, o.Port); err != nil {
+			return nil, err
+		}
 	}
 	lock, err := prepareDir(o.Dir)
 	if err != nil {
@@ -144,6 +154,9 @@ func start(ctx context.Context, o Options) (*server.Server, error) {
 		MaxPayload: o.MaxPayload,
 		JetStream:  true,
 		StoreDir:   o.Dir,
+		DontListen: o.Hidden,
+
+		JetStreamMaxStore: o.MaxStore,
 
 		DisableJetStreamBanner: true,
 		NoSigs:                 true,
@@ -197,6 +210,9 @@ func awaitReady(ctx context.Context, s *server.Server, started <-chan struct{}, 
 
 // URL returns the address that clients connect to.
 func (s *Server) URL() string { return s.server.ClientURL() }
+
+// InProcess makes connections without the network.
+func (s *Server) InProcess() nats.InProcessConnProvider { return s.server }
 
 // Dir returns the directory of the server's data.
 func (s *Server) Dir() string { return s.dir }

@@ -11,6 +11,7 @@ import (
 const (
 	StageBackup = "backup"
 	StageVerify = "verify"
+	StageDrill  = "drill"
 	StagePrune  = "prune"
 )
 
@@ -195,7 +196,7 @@ func (d *Definition) stageEnded(s State, now time.Time, v *View) (State, Action)
 // unfollowed says why a stage after the backup did not succeed. A backup that is
 // not proven is no success.
 func unfollowed(r api.ScheduleRun, why string) api.ScheduleRun {
-	if r.Reason = r.Stage + ": " + why; r.Stage == StageVerify {
+	if r.Reason = r.Stage + ": " + why; r.Stage != StagePrune {
 		r.State = api.StateFailed
 	}
 	return r
@@ -206,6 +207,8 @@ func (d *Definition) after(stage string) string {
 	switch {
 	case stage == StageBackup && d.Verify != "":
 		return StageVerify
+	case (stage == StageBackup || stage == StageVerify) && d.Drill:
+		return StageDrill
 	case stage != StagePrune && d.Keep != nil:
 		return StagePrune
 	}

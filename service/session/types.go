@@ -99,6 +99,7 @@ type Result struct {
 	Verified     bool     `json:"verified,omitempty"`
 	Notes        []string `json:"notes,omitempty"`
 
+	Drilled      *api.Drilled      `json:"drilled,omitempty"`
 	Verification *api.Verification `json:"verification,omitempty"`
 	Pruned       *api.Pruned       `json:"pruned,omitempty"`
 }

@@ -32,6 +32,7 @@ func (t *Task) View() api.TaskView {
 	}
 	if t.Result != nil {
 		v.Verified, v.Digest = t.Result.Verified, t.Result.Digest
+		v.Drilled = t.Result.Drilled
 		v.Verification, v.Pruned = t.Result.Verification, t.Result.Pruned
 	}
 	return v
