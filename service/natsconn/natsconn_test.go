@@ -2,17 +2,10 @@ package natsconn_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -223,7 +216,7 @@ func TestSecret(t *testing.T) {
 // the raw one that reads streams.
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
-	ca, cert, key := certificates(t, dir)
+	ca, cert, key := natstest.Certificates(t, dir)
 	for name, extra := range map[string]string{"after greeting": "", "first": `handshake_first: "300ms"`} {
 		conf := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true\n%s }", cert, key, ca, extra)
 		port := natstest.StartVersion(t, natstest.Latest, natstest.Config(conf)).Port()
@@ -244,48 +237,4 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%s: connected without a certificate", name)
 		}
 	}
-}
-
-// certificates makes one authority and one certificate for both sides.
-func certificates(t *testing.T, dir string) (ca, cert, key string) {
-	t.Helper()
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	write := func(name, kind string, der []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	der, err := x509.CreateCertificate(rand.Reader, root, root, &caKey.PublicKey, caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca = write("ca.pem", "CERTIFICATE", der)
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{"localhost"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:   root.NotBefore, NotAfter: root.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if der, err = x509.CreateCertificate(rand.Reader, leaf, root, &leafKey.PublicKey, caKey); err != nil {
-		t.Fatal(err)
-	}
-	cert = write("cert.pem", "CERTIFICATE", der)
-	if der, err = x509.MarshalECPrivateKey(leafKey); err != nil {
-		t.Fatal(err)
-	}
-	return ca, cert, write("key.pem", "EC PRIVATE KEY", der)
 }
