@@ -20,6 +20,7 @@ func (s *Service) beat(ctx context.Context) {
 	tick := time.NewTicker(state.BeatEvery)
 	defer tick.Stop()
 	for {
+		s.vitals.tick(&s.vitals.beat)
 		b.Running = s.worker.Running()
 		if s.staging != nil {
 			b.StagingUsed = s.staging.Used()

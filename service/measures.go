@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"jetkeep/service/metrics"
@@ -17,25 +16,10 @@ const (
 	vitalsEvery = 5 * time.Second
 	// vitalsTimeout bounds one look.
 	vitalsTimeout = 4 * time.Second
-	// vitalsAge is how old a look may be: a loop that is later is stuck.
-	vitalsAge = 30 * time.Second
 )
-
-// vitals is what was seen last. Times are in nanoseconds since begun, on the
-// monotonic clock, and 0 for never.
-type vitals struct {
-	begun     time.Time
-	ticked    atomic.Int64 // the loop came around
-	reachable atomic.Int64 // KV and queue answered
-}
-
-func (v *vitals) since(at *atomic.Int64) time.Duration {
-	return time.Since(v.begun) - time.Duration(at.Load())
-}
 
 // openMetrics binds the listener, so that a service without one does not start.
 func (s *Service) openMetrics(ctx context.Context) error {
-	s.vitals.begun = time.Now()
 	g := metrics.Gauges{
 		Running:      func() float64 { return float64(s.worker.Running()) },
 		StagingUsed:  func() float64 { return 0 },
@@ -80,6 +64,9 @@ func (s *Service) runMetrics(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { s.lookAfter(ctx) })
+	if s.shown != nil || s.pusher != nil {
+		wg.Go(func() { s.age(ctx) })
+	}
 	if s.shown != nil {
 		wg.Go(func() {
 			if err := s.shown.Run(ctx); err != nil {
@@ -101,7 +88,7 @@ func (s *Service) lookAfter(ctx context.Context) {
 	tick := time.NewTicker(vitalsEvery)
 	defer tick.Stop()
 	for {
-		s.vitals.ticked.Store(int64(time.Since(s.vitals.begun)))
+		s.vitals.tick(&s.vitals.look)
 		if err := s.look(ctx); err == nil {
 			s.vitals.reachable.Store(int64(time.Since(s.vitals.begun)))
 		} else if ctx.Err() == nil {
@@ -131,8 +118,8 @@ func (s *Service) look(ctx context.Context) error {
 // healthy says whether the process is of any use; if not, it is to be started
 // again. NATS being away is no reason.
 func (s *Service) healthy() error {
-	if d := s.vitals.since(&s.vitals.ticked); d > vitalsAge {
-		return fmt.Errorf("the service stands still since %s", d.Round(time.Second))
+	if err := s.vitals.stuck(); err != nil {
+		return err
 	}
 	if s.conn.NC.IsClosed() {
 		return errors.New("the connection to NATS is closed")

@@ -3,6 +3,8 @@ package service_test
 import (
 	"io"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +87,31 @@ func TestMetrics(t *testing.T) {
 		`jetkeep_store_operations_total{operation="put",repository="default",result="ok"}`,
 		`jetkeep_staging_limit_bytes 2.147483648e+09`)
 	soon(t, gateway.URL+"/metrics", 200, `jetkeep_sessions_total{instance="test",job="jetkeep",kind="backup",result="succeeded"} 1`)
+	// Another instance shows what this one made, before it began and after.
+	other := c
+	other.Instance, other.Staging.Dir, other.Metrics.PushURL = "other", t.TempDir(), ""
+	elsewhere := "http://" + run(t, other, service.Deps{}).svc.MetricsAddr()
+	age := regexp.MustCompile(`jetkeep_restore_point_age_seconds\{repository="default",stream="ORDERS",target="default"\} ([0-9.e-]+)`)
+	seconds := func(at string) float64 {
+		soon(t, at+"/metrics", 200, `jetkeep_restore_point_age_seconds{repository="default",stream="ORDERS",target="default"}`)
+		_, text := fetch(t, at+"/metrics")
+		s, err := strconv.ParseFloat(age.FindStringSubmatch(text)[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	time.Sleep(2 * time.Second)
+	if a, b := seconds(at), seconds(elsewhere); a < 2 || b < 2 || a > 60 || b > 60 {
+		t.Errorf("ages are %v and %v s", a, b)
+	}
+	if r, err = cl.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"ORDERS"}}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, cl, r.Session, api.StateSucceeded)
+	for _, at := range []string{at, elsewhere} {
+		eventually(t, "the age is that of the new restore point", func() bool { return seconds(at) < 2 })
+	}
 	answer, err := js.Conn().Request("$SRV.STATS.jetkeep", nil, 5*time.Second)
 	if err != nil || !strings.Contains(string(answer.Data), `"running_tasks":0,"staging_used":0`) {
 		t.Errorf("stats lack what the instance does: %v", err)

@@ -132,6 +132,7 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
 		drilling: make(chan struct{}, 1),
 	}
+	s.vitals.begin(c.Sweep)
 	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
 	err = s.open(ctx, d)
 	if r, ok := s.repositories.(*repositories); ok && err == nil {
@@ -280,6 +281,7 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, Hooks: s.hooks, MapError: mapError, Instance: s.config.Instance,
 		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency},
 		Limit: newLimits(s.config).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		Swept:        func() { s.vitals.tick(&s.vitals.sweep) },
 		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})
 	return nil
@@ -300,7 +302,9 @@ func (s *Service) openKeys(ctx context.Context) error {
 	if s.schedules, err = scheduler.Open(ctx, js, s.config.Replicas); err != nil {
 		return err
 	}
-	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{Log: s.log, Late: s.measures.ScheduleLate})
+	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{
+		Log: s.log, Late: s.measures.ScheduleLate, Alive: func() { s.vitals.tick(&s.vitals.scheduler) },
+	})
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)
 		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)

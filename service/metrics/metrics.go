@@ -182,8 +182,8 @@ func (m *Metrics) TaskEnded(t Task) {
 	m.read.WithLabelValues(kind).Add(float64(t.Read))
 	m.stored.WithLabelValues(kind).Add(float64(t.Stored))
 	m.uploaded.WithLabelValues(kind).Add(float64(t.Uploaded))
-	if t.Kind == api.KindBackup && t.State == api.StateSucceeded && !m.points.note(t) {
-		m.dropped.WithLabelValues("stream").Inc()
+	if t.Kind == api.KindBackup && t.State == api.StateSucceeded {
+		m.Point(Point{Target: t.Target, Stream: t.Stream, Repository: t.Repository, Begun: t.Started, Ended: t.Ended})
 	}
 }
 

@@ -199,3 +199,26 @@ func TestServer(t *testing.T) {
 		t.Error("it still listens")
 	}
 }
+
+// Restore points that a repository has not any more are forgotten, those that
+// were made since it was asked are not.
+func TestSurveyed(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	m := metrics.New(metrics.Options{Streams: 5, Now: func() time.Time { return now }})
+	point := func(stream, repository string, ago time.Duration) metrics.Point {
+		return metrics.Point{Target: "t", Stream: stream, Repository: repository, Begun: now.Add(-ago), Ended: now.Add(-ago)}
+	}
+	m.Point(point("GONE", "r", time.Hour))
+	m.Point(point("GONE", "other", time.Hour))
+	m.Point(point("NEW", "r", time.Second))
+	m.Point(point("KEPT", "r", time.Hour))
+	m.Surveyed("r", now.Add(-time.Minute), []metrics.Point{point("KEPT", "r", 2*time.Hour), point("OLD", "r", 3*time.Hour), point("OLD", "r", 30*time.Minute), point("OLD", "r", 4*time.Hour)})
+	text := scrape(t, m.Handler())
+	for series, want := range map[string]string{"GONE/r": "", "GONE/other": "3600", "NEW/r": "1", "KEPT/r": "3600", "OLD/r": "1800"} {
+		stream, repository, _ := strings.Cut(series, "/")
+		got := regexp.MustCompile(`jetkeep_restore_point_age_seconds\{repository="` + repository + `",stream="` + stream + `",target="t"\} (.*)`).FindStringSubmatch(text)
+		if want == "" && got != nil || want != "" && (got == nil || got[1] != want) {
+			t.Errorf("%s: %q, should be %s", series, got, want)
+		}
+	}
+}

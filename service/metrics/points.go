@@ -7,8 +7,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// points remembers the newest restore point that this instance made of each
-// stream. It collects by itself, so that ages are those of the moment.
+// A Point is a restore point that exists.
+type Point struct {
+	Target, Stream, Repository string
+	// Begun is the moment that it shows, Ended when it was complete, or as near
+	// to it as is known.
+	Begun, Ended time.Time
+}
+
+// Point remembers a restore point, if it is the newest one of its stream.
+func (m *Metrics) Point(p Point) {
+	if !m.points.note(p) {
+		m.dropped.WithLabelValues("stream").Inc()
+	}
+}
+
+// Surveyed takes all restore points that a repository had at a moment. Streams
+// that have none any more are forgotten.
+func (m *Metrics) Surveyed(repository string, at time.Time, all []Point) {
+	m.points.forget(repository, at, all)
+	for _, p := range all {
+		m.points.note(p)
+	}
+}
+
+// points remembers the newest restore point of each stream. It collects by itself, so that ages are those of the moment.
 type points struct {
 	max       int
 	now       func() time.Time
@@ -28,15 +51,31 @@ func newPoints(limit int, now func() time.Time) *points {
 	return &points{
 		max: limit, now: now, all: map[stream]point{},
 		succeeded: prometheus.NewDesc("jetkeep_last_success_timestamp_seconds",
-			"When the last backup of a stream that this instance did succeeded.", labels, nil),
+			"When the newest restore point of a stream was complete.", labels, nil),
 		age: prometheus.NewDesc("jetkeep_restore_point_age_seconds",
-			"Time since the newest restore point that this instance made of a stream was begun.", labels, nil),
+			"Time since the newest restore point of a stream was begun.", labels, nil),
 	}
 }
 
-// note remembers a task, and returns false if it got no labels of its own. What
-// is above the bound shares one series, of the newest.
-func (p *points) note(t Task) bool {
+// forget forgets the streams of a repository of which nothing is left that was
+// there before a moment.
+func (p *points) forget(repository string, at time.Time, all []Point) {
+	left := map[stream]bool{}
+	for _, x := range all {
+		left[stream{x.Target, x.Stream, x.Repository}] = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, v := range p.all {
+		if k.repository == repository && !left[k] && v.ended.Before(at) {
+			delete(p.all, k)
+		}
+	}
+}
+
+// note remembers a restore point, and returns false if it got no labels of its
+// own. What is above the bound shares one series, of the newest.
+func (p *points) note(t Point) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := stream{t.Target, t.Stream, t.Repository}
@@ -46,7 +85,7 @@ func (p *points) note(t Task) bool {
 		key = stream{Other, Other, Other}
 	}
 	if t.Ended.After(p.all[key].ended) {
-		p.all[key] = point{t.Started, t.Ended}
+		p.all[key] = point{t.Begun, t.Ended}
 	}
 	return own
 }

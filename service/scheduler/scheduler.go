@@ -58,6 +58,9 @@ type Options struct {
 	Log *slog.Logger
 	// Late, if set, is told how long after its time each run was started here.
 	Late func(schedule string, late time.Duration)
+	// Alive, if set, is called whenever the loop comes around, at the latest
+	// after some minutes.
+	Alive func()
 }
 
 // A Scheduler starts what is due.
@@ -205,6 +208,9 @@ func (s *Scheduler) loop(ctx context.Context) {
 		case <-s.changed:
 		case <-again.C:
 			s.lookAtAll()
+		}
+		if s.opt.Alive != nil {
+			s.opt.Alive()
 		}
 		due, next := s.due(time.Now())
 		for _, def := range due {

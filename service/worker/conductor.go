@@ -59,6 +59,7 @@ type Conductor struct {
 	now      func() time.Time
 	log      *slog.Logger
 	ended    func(*session.Session)
+	swept    func()
 
 	mu     sync.Mutex
 	dirty  map[string]bool
@@ -84,7 +85,7 @@ type seen struct {
 func newConductor(d Deps) *Conductor {
 	return &Conductor{
 		store: d.Store, queue: d.Queue, events: d.Events, instance: d.Instance,
-		lease: d.Queue.Lease(), sweep: d.SweepInterval, now: d.Now, log: d.Log, ended: d.SessionEnded,
+		lease: d.Queue.Lease(), sweep: d.SweepInterval, now: d.Now, log: d.Log, ended: d.SessionEnded, swept: d.Swept,
 		dirty: map[string]bool{}, wake: make(chan struct{}, 1), active: map[string]*watched{},
 		missing: map[string]time.Time{},
 	}
@@ -312,6 +313,7 @@ func (c *Conductor) Run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-tick.C:
 			c.Sweep(ctx)
+			c.swept()
 		}
 	}
 	wg.Wait()
@@ -382,6 +384,7 @@ func (c *Conductor) Sweep(ctx context.Context) {
 	}
 	c.mu.Unlock()
 	for id, w := range active {
+		c.swept()
 		var err error
 		if w.ready {
 			_, err = c.advance(ctx, id, c.stale(w))

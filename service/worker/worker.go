@@ -71,6 +71,9 @@ type Deps struct {
 	SweepInterval time.Duration
 	Now           func() time.Time
 	Log           *slog.Logger
+	// Swept is called while sessions are swept, and after each sweep. It may be
+	// nil.
+	Swept func()
 	// SessionEnded is told of each session whose end this instance announced:
 	// one of all instances is. TaskEnded is told of each task that ended here.
 	// Neither may block, and either may be nil.
@@ -109,6 +112,9 @@ func New(d Deps) *Worker {
 	}
 	if d.MapError == nil {
 		d.MapError = func(error) *api.Error { return api.Errorf(api.CodeInternal, "internal error") }
+	}
+	if d.Swept == nil {
+		d.Swept = func() {}
 	}
 	if d.SessionEnded == nil {
 		d.SessionEnded = func(*session.Session) {}

@@ -1,0 +1,81 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"jetkeep/service/api"
+	"jetkeep/service/metrics"
+)
+
+const (
+	// surveyEvery is how often repositories are asked for their restore points,
+	// which tells what this instance has not heard of: what was made before it
+	// began, and what was forgotten.
+	surveyEvery = 15 * time.Minute
+	// surveyTimeout bounds one look into one repository.
+	surveyTimeout = 5 * time.Minute
+)
+
+// age keeps the ages of the newest restore points, whichever instance made them,
+// until ctx ends.
+func (s *Service) age(ctx context.Context) {
+	sub, err := s.conn.NC.Subscribe(s.subjects.Event(api.KindBackup, "*", api.EventTaskCompleted), s.heard)
+	if err != nil {
+		s.log.Warn("other instances' backups are seen late only", "error", err)
+	} else {
+		defer sub.Unsubscribe() //nolint:errcheck // the connection ends soon
+	}
+	tick := time.NewTicker(surveyEvery)
+	defer tick.Stop()
+	for {
+		for _, v := range s.repositories.List() {
+			s.survey(ctx, v.Repository)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// heard takes an event of a task that ended somewhere.
+func (s *Service) heard(m *nats.Msg) {
+	var e api.Event
+	if json.Unmarshal(m.Data, &e) != nil || e.State != api.StateSucceeded || e.Task == nil || e.Task.Started == nil || e.Task.Ended == nil || e.Task.Stream == "" {
+		return
+	}
+	s.measures.Point(metrics.Point{
+		Target: e.Target, Stream: e.Task.Stream, Repository: e.Repository, Begun: *e.Task.Started, Ended: *e.Task.Ended,
+	})
+}
+
+// survey looks into one repository. One that cannot be opened keeps what is known
+// of it: ages go on, and that is what whoever watches them must see.
+func (s *Service) survey(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
+	defer cancel()
+	begun := time.Now()
+	repo, err := s.repositories.Open(ctx, name)
+	if err != nil {
+		s.log.Info("ages of restore points are not known", "repository", name, "error", err)
+		return
+	}
+	listed, err := repo.Points(ctx)
+	if err != nil {
+		s.log.Warn("ages of restore points are not known", "repository", name, "error", err)
+		return
+	}
+	var all []metrics.Point
+	for _, l := range listed {
+		if l.Err == nil || isLocked(l.Err) {
+			p := l.Point
+			all = append(all, metrics.Point{Target: p.Target, Stream: p.Stream, Repository: name, Begun: p.Time, Ended: p.Time})
+		}
+	}
+	s.measures.Surveyed(name, begun, all)
+}
