@@ -24,7 +24,7 @@ help: ## list the targets
 .PHONY: tools
 tools: ## build the old nats-servers, the stores, the nats and age commands and the linter, once; install what is missing of Debian's packages
 	@$(GO) run ./contrib/tools/install
-	@bash contrib/tools/packages.sh zstd python3 memcached swift-proxy swift-object swift-container swift-account keystone \
+	@bash contrib/tools/packages.sh curl zstd python3 memcached swift-proxy swift-object swift-container swift-account keystone \
 		python3-keystonemiddleware python3-swiftclient prometheus prometheus-pushgateway
 
 .PHONY: build

@@ -3,9 +3,11 @@ package service_test
 import (
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -152,7 +154,7 @@ func TestEveryLogin(t *testing.T) {
 		server := natstest.StartVersion(t, natstest.Latest, natstest.Config(l.server))
 		url := server.URL()
 		if l.host != "" {
-			url = fmt.Sprintf("nats://%s:%d", l.host, server.Port())
+			url = "nats://" + net.JoinHostPort(l.host, strconv.Itoa(server.Port()))
 		}
 		nc := natstest.Connect(t, url, l.connect...)
 		natstest.MakeStream(t, nc, `{"name":"S","subjects":["s"],"storage":"file","retention":"limits","num_replicas":1}`)

@@ -24,6 +24,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\b\d+m\d\ds\b|\b\d+(\.\d+)?(ns|µs|ms|s)\b`), "DURATION"},
 	{regexp.MustCompile(`"(id|instance|digest|server_id)":\s*"[^"]*"`), `"$1":"X"`},
 	{regexp.MustCompile(`"([a-z_]*(bytes|seconds|second|ms|storage|memory))":\s*[0-9.e+-]+`), `"$1":0`},
+	{regexp.MustCompile(`(?m)^(jetkeep_[a-z_]+_seconds\{.*\}) [0-9.e+-]+$`), "$1 0"},
 	{regexp.MustCompile(`[─━]+`), "─"},
 	{regexp.MustCompile(`[ \t]+`), " "},
 }

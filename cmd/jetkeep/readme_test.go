@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,7 @@ type reader struct {
 	path  string            // of the command under test
 	ids   map[string]string // of the README, and what they are here
 	serve *served
+	ports *strings.Replacer // of the README, to those here
 }
 
 // TestReadme runs every command of the README and compares what it writes with
@@ -128,11 +130,20 @@ func (r *reader) run(c shown) []string {
 	r.t.Helper()
 	command := r.here(c.command)
 	if data, ok := strings.CutPrefix(command, "jetkeep serve --embedded --data "); ok {
-		r.serve = startServe(r.t, r.path, filepath.Join(r.dir, data))
+		data, shown, _ := strings.Cut(data, " --metrics ")
+		port, err := freePort()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.ports = strings.NewReplacer("127.0.0.1:"+shown, fmt.Sprintf("127.0.0.1:%d", port))
+		r.serve = startServe(r.t, r.path, filepath.Join(r.dir, data), "--metrics", strconv.Itoa(port))
 		r.env = append(r.env, "NATS_URL="+r.serve.url)
 		// The README's directory and port are those of a usual machine.
-		shown := strings.ReplaceAll(r.serve.first, r.dir, "/srv")
-		return []string{strings.ReplaceAll(shown, r.serve.url, "nats://127.0.0.1:4222")}
+		first := strings.ReplaceAll(r.serve.first, r.dir, "/srv")
+		return []string{strings.ReplaceAll(first, r.serve.url, "nats://127.0.0.1:4222")}
+	}
+	if r.ports != nil {
+		command = r.ports.Replace(command)
 	}
 	cmd := exec.Command("bash", "-c", command)
 	cmd.Dir, cmd.Env = r.dir, r.env
@@ -195,7 +206,7 @@ func (r *reader) compare(c shown, got []string) {
 	}
 }
 
-var progressLine = regexp.MustCompile(`^(backup|restore|verify|prune) \d+% `)
+var progressLine = regexp.MustCompile(`^(backup|restore|verify|drill|prune) \d+% `)
 
 // learn finds out which id of this run stands for which of the README.
 func (r *reader) learn(want, got []string) {
