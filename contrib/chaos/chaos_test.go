@@ -69,9 +69,15 @@ func newWorld(t *testing.T) *world {
 		w.content[name] = natstest.Records(t, w.nc, name)
 	}
 	w.hooks = newHooks(t, w.nc)
-	repository := filepath.Join(t.TempDir(), "repository")
+	rest := fmt.Sprintf(`
+repositories { main { path: %q, create: true } }
+hooks {
+  before { when: before, subject: "chaos.before", timeout: "2s" }
+  after { when: after, subject: "chaos.after", timeout: "2s" }
+}
+`, filepath.Join(t.TempDir(), "repository"))
 	for i := range instances {
-		x := newInstance(t, command, fmt.Sprintf("i%d", i), newWay(t, w.cluster), repository)
+		x := newInstance(t, command, fmt.Sprintf("i%d", i), newWay(t, w.cluster), rest)
 		x.start()
 		w.all = append(w.all, x)
 	}

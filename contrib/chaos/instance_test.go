@@ -39,23 +39,19 @@ type instance struct {
 	log bytes.Buffer
 }
 
-func newInstance(t *testing.T, command, name string, w *way, repository string) *instance {
+// newInstance configures one; rest is the configuration of what is not its own.
+func newInstance(t *testing.T, command, name string, w *way, rest string) *instance {
 	t.Helper()
 	x := &instance{t: t, command: command, name: name, way: w, config: filepath.Join(t.TempDir(), "jetkeep.conf")}
 	text := fmt.Sprintf(`
 instance: %q
 control { url: %q }
-repositories { main { path: %q, create: true } }
 staging { dir: %q }
 replicas: 3
 lease: %q
 max_attempts: 20
 sweep: "1s"
-hooks {
-  before { when: before, subject: "chaos.before", timeout: "2s" }
-  after { when: after, subject: "chaos.after", timeout: "2s" }
-}
-`, name, w.url(), repository, filepath.Join(t.TempDir(), "staging"), lease)
+%s`, name, w.url(), filepath.Join(t.TempDir(), "staging"), lease, rest)
 	if err := os.WriteFile(x.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -183,6 +183,19 @@ func (c *Cluster) Leader(nc *nats.Conn, stream string) int {
 	return leader
 }
 
+// MetaLeader returns the index of the node that leads JetStream as a whole.
+func (c *Cluster) MetaLeader() int {
+	c.t.Helper()
+	c.AwaitReady()
+	for i, s := range c.Nodes {
+		if meta, err := s.meta(); err == nil && meta.Leader == s.options.name {
+			return i
+		}
+	}
+	c.t.Fatal("no node leads JetStream")
+	return -1
+}
+
 // StepDown makes the leader of the stream hand over and returns the new one.
 func (c *Cluster) StepDown(nc *nats.Conn, stream string) int {
 	c.t.Helper()

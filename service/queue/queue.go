@@ -34,8 +34,10 @@ const (
 	// to another. Shorter makes failover quicker and stalls more often mistaken
 	// for deaths.
 	DefaultLease = 20 * time.Second
-	// fetchWait is how long the server keeps a request for a task.
-	fetchWait = 30 * time.Second
+	// fetchWait is how long the server keeps a request for a task. It hands tasks
+	// to the requests of an instance that stands still, too, and each is then
+	// lost for a lease: so it must not keep them for long.
+	fetchWait = 5 * time.Second
 	// duplicates is how long the server remembers message ids. The bound of one
 	// message a task does the same for as long as the message is there.
 	duplicates = 2 * time.Minute

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"jetkeep/service/api"
@@ -34,6 +35,9 @@ type running struct {
 	mu   sync.Mutex // guards task, and makes its writes follow each other
 	task *session.Task
 
+	// renewed is when the last renewal that succeeded was begun.
+	renewed atomic.Pointer[time.Time]
+
 	notes []string // of hooks
 }
 
@@ -47,6 +51,8 @@ func (w *Worker) run(ctx context.Context, claim *queue.Claim, ses *session.Sessi
 		w: w, claim: claim, ses: ses, owner: t.Owner(), meter: progress.New(w.Now),
 		log: log, stop: stop, task: t,
 	}
+	begun := time.Now()
+	r.renewed.Store(&begun)
 	bctx, still := context.WithCancel(hctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { r.renew(bctx) })
@@ -190,7 +196,6 @@ func (r *running) renew(ctx context.Context) {
 	lease := r.w.Queue.Lease()
 	tick := time.NewTicker(lease / 5)
 	defer tick.Stop()
-	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -206,19 +211,23 @@ func (r *running) renew(ctx context.Context) {
 		cancel()
 		switch {
 		case err == nil:
-			last = begin
+			r.renewed.Store(&begin)
 		case isLost(err):
 			r.stop(errLost)
 			return
 		case ctx.Err() != nil:
 			return
-		case time.Since(last) > lease*7/10:
+		case !r.held():
 			r.log.Warn("lease is over", "error", err)
 			r.stop(errLost)
 			return
 		}
 	}
 }
+
+// held tells whether the lease is not over yet. A process that stood still finds
+// out by it before it says anything.
+func (r *running) held() bool { return time.Since(*r.renewed.Load()) <= r.w.Queue.Lease()*7/10 }
 
 // watch ends the handler when the session is cancelled.
 func (r *running) watch(ctx context.Context) {
@@ -245,7 +254,7 @@ func (r *running) report(ctx context.Context) {
 		r.mu.Lock()
 		v, state := r.task.View(), r.task.State
 		r.mu.Unlock()
-		if state.Final() {
+		if state.Final() || !r.held() {
 			return
 		}
 		n++
