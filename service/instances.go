@@ -54,6 +54,9 @@ func (s *Service) expire(ctx context.Context) {
 	for {
 		ectx, cancel := context.WithTimeout(ctx, expireEvery/2)
 		n, err := s.store.Expire(ectx, time.Now().Add(-s.config.SessionAge))
+		if err == nil {
+			err = s.state.Tidy(ectx)
+		}
 		cancel()
 		switch {
 		case ctx.Err() != nil:

@@ -280,7 +280,7 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	s.worker = worker.New(worker.Deps{
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, Hooks: s.hooks, MapError: mapError, Instance: s.config.Instance,
 		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency},
-		Limit: newLimits(s.config).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		Limit: newLimits(s.config, s.state, s.log).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 		Swept:        func() { s.vitals.tick(&s.vitals.sweep) },
 		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})

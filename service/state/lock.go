@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -42,9 +43,20 @@ func (s *Store) Lock(ctx context.Context, name string) (locked context.Context, 
 	return s.lock(ctx, name, DefaultLease)
 }
 
+// LockAs is Lock for an owner of that name, who takes the lock over at once if it
+// is his already: somebody who went on elsewhere, after he himself has seen to it
+// that nobody else acts in his name.
+func (s *Store) LockAs(ctx context.Context, name, owner string) (locked context.Context, unlock func(), err error) {
+	return s.lockAs(ctx, name, owner, DefaultLease)
+}
+
 func (s *Store) lock(ctx context.Context, name string, lease time.Duration) (context.Context, func(), error) {
+	return s.lockAs(ctx, name, rand.Text(), lease)
+}
+
+func (s *Store) lockAs(ctx context.Context, name, owner string, lease time.Duration) (context.Context, func(), error) {
 	h := sha256.Sum256([]byte(name))
-	l := &lock{kv: s.kv, key: keyLocks + hex.EncodeToString(h[:16]), lease: lease, owner: rand.Text()}
+	l := &lock{kv: s.kv, key: keyLocks + hex.EncodeToString(h[:16]), lease: lease, owner: owner}
 	if err := l.acquire(ctx); err != nil {
 		return nil, nil, fmt.Errorf("lock %s: %w", name, err)
 	}
@@ -66,6 +78,17 @@ func (s *Store) lock(ctx context.Context, name string, lease time.Duration) (con
 	}, nil
 }
 
+// markersKept is how long the mark of a deleted key stays.
+const markersKept = 24 * time.Hour
+
+// Tidy removes what is left of keys that were deleted long ago, such as locks.
+func (s *Store) Tidy(ctx context.Context) error {
+	if err := s.kv.PurgeDeletes(ctx, jetstream.DeleteMarkersOlderThan(markersKept)); err != nil {
+		return fmt.Errorf("tidy state: %w", err)
+	}
+	return nil
+}
+
 // A lock is one that is wanted or held.
 type lock struct {
 	kv       jetstream.KeyValue
@@ -81,6 +104,14 @@ type lock struct {
 func (l *lock) value() []byte {
 	l.writes++
 	return fmt.Appendf(nil, `{"owner":%q,"writes":%d}`, l.owner, l.writes)
+}
+
+// owns tells whether a value is one of the same owner.
+func (l *lock) owns(value []byte) bool {
+	var v struct {
+		Owner string `json:"owner"`
+	}
+	return json.Unmarshal(value, &v) == nil && v.Owner == l.owner
 }
 
 // acquire waits until the lock is free or its holder is silent for a lease.
@@ -99,6 +130,9 @@ func (l *lock) acquire(ctx context.Context) error {
 			continue
 		case err != nil:
 			return err
+		case l.owns(e.Value()):
+			seen, since = e.Revision(), time.Time{}
+			continue
 		case e.Revision() != seen:
 			seen, since = e.Revision(), time.Now()
 		}

@@ -123,3 +123,27 @@ func TestALockOfOneWhoIsCutOff(t *testing.T) {
 		t.Error("two have it")
 	}
 }
+
+// Who comes back under the same name has the lock at once; everybody else waits.
+func TestLockIsTakenOverByItsOwner(t *testing.T) {
+	connect := open(t)
+	_, _, err := connect().LockAs(t.Context(), "stream", "task 1") // and dies
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, _, err := connect().LockAs(ctx, "stream", "task 2"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("another one: %v", err)
+	}
+	begun := time.Now()
+	_, unlock, err := connect().LockAs(t.Context(), "stream", "task 1")
+	if err != nil || time.Since(begun) > DefaultLease/2 {
+		t.Fatalf("the same one after %s: %v", time.Since(begun), err)
+	}
+	unlock()
+	if _, unlock, err = connect().LockAs(t.Context(), "stream", "task 2"); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}
