@@ -69,6 +69,10 @@ func TestDrill(t *testing.T) {
 		t.Errorf("what a process that died left is there: %v", left)
 	}
 	cl := clientOf(t, nc)
+	eventually(t, "the other servers know of the service", func() bool {
+		_, err := cl.TargetList(t.Context())
+		return err == nil
+	})
 	if _, err := cl.BackupDrill(t.Context(), api.BackupDrillRequest{}); !api.HasCode(err, api.CodeBackupNotFound) {
 		t.Errorf("a drill of nothing: %v", err)
 	}

@@ -50,10 +50,10 @@ func TestStartTogether(t *testing.T) {
 		<-s.Ready()
 	}
 	cl := clientOf(t, cluster.Connect())
-	l, err := cl.TargetList(t.Context())
-	if err != nil || len(l.Targets) != 1 {
-		t.Errorf("%+v, %v", l, err)
-	}
+	eventually(t, "every server knows of the service", func() bool {
+		l, err := cl.TargetList(t.Context())
+		return err == nil && len(l.Targets) == 1
+	})
 	for _, stream := range []string{api.StreamTasks, api.StreamEvents, "KV_" + api.BucketSessions} {
 		var info struct {
 			Config struct {

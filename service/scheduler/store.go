@@ -31,7 +31,10 @@ var (
 
 // A Store keeps schedules in the bucket JETKEEP_SCHEDULES: what somebody put
 // there, and apart from that what became of it.
-type Store struct{ kv jetstream.KeyValue }
+type Store struct {
+	kv     jetstream.KeyValue
+	stream jetstream.Stream // the one behind the bucket
+}
 
 // Open binds the bucket and makes it if it is not there.
 func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Store, error) {
@@ -42,7 +45,22 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Store, er
 	if err != nil {
 		return nil, err
 	}
-	return &Store{kv: kv}, nil
+	stream, err := js.Stream(ctx, "KV_"+api.BucketSchedules)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", api.BucketSchedules, err)
+	}
+	return &Store{kv: kv, stream: stream}, nil
+}
+
+// notAhead returns the server's time if the given one is later: slots between
+// the two are still to come, and an instance whose clock is ahead must not take
+// them for settled.
+func (s *Store) notAhead(ctx context.Context, now time.Time) time.Time {
+	info, err := s.stream.Info(ctx)
+	if err != nil || info.TimeStamp.IsZero() || !info.TimeStamp.Before(now) {
+		return now
+	}
+	return info.TimeStamp
 }
 
 // Spec reads a schedule.
@@ -78,7 +96,8 @@ func (s *Store) get(ctx context.Context, key string, v any) (uint64, error) {
 }
 
 // Put writes a schedule. If it is due at other times than before, or is no
-// longer paused, only slots after now are due.
+// longer paused, only slots after now are due, or after the server's time, if
+// that is earlier.
 func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (created bool, err error) {
 	old, err := s.Spec(ctx, v.Name)
 	created = errors.Is(err, ErrNotFound)
@@ -86,6 +105,7 @@ func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (create
 		return false, err
 	}
 	if created || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused {
+		now = s.notAhead(ctx, now)
 		// First: who sees the schedule before this would run slots of the past.
 		err = s.update(ctx, v.Name, func(st *State) error {
 			if st.Settled.Before(now) {
