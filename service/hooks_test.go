@@ -322,3 +322,35 @@ func TestHooksAfter(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A service that stops does not wait for a hook for ever, and gives the task back.
+func TestHooksAtTheEnd(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	nc := server.Connect()
+	shop(t, nc)
+	called, err := nc.SubscribeSync("silent")
+	if err != nil || nc.Flush() != nil {
+		t.Fatal(err)
+	}
+	c := setup(t, server)
+	c.Hooks = []config.Hook{hook("silent", "after", "task", config.Call{Subject: "silent", Timeout: 5 * time.Minute})}
+	c.Hooks[0].Streams = []string{"A"}
+	first := run(t, c, service.Deps{})
+	cl := connect(t, server)
+	a, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := called.NextMsg(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	first.end()
+	if took := time.Since(begun); took > 20*time.Second {
+		t.Errorf("the service took %s to end", took)
+	}
+	c.Hooks, c.Instance = nil, "second"
+	run(t, c, service.Deps{})
+	wait(t, cl, a.Session, api.StateSucceeded)
+}

@@ -71,12 +71,31 @@ func (w *Worker) run(ctx context.Context, claim *queue.Claim, ses *session.Sessi
 	cause := context.Cause(hctx)
 	if t.Hook == "" && !errors.Is(cause, errLost) {
 		end, why := r.ending(ctx, err, cause)
-		r.note(w.Hooks.After(context.WithoutCancel(ctx), ses, r.current(), end, why))
+		actx, done := lingering(ctx)
+		r.note(w.Hooks.After(actx, ses, r.current(), end, why))
+		done()
 		cause = context.Cause(hctx) // the claim may have been lost meanwhile
 	}
 	still()
 	wg.Wait()
 	r.finish(ctx, result, err, cause)
+}
+
+// lingering returns a context that ends a while after another: so long hooks may
+// take when the service stops.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(drainTimeout / 3):
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() {
+		stop()
+		cancel()
+	}
 }
 
 func (w *Worker) mark(task string, on bool) {

@@ -252,7 +252,9 @@ func (w *Worker) do(ctx context.Context, claim *queue.Claim) {
 		log.Error("task failed", "error", err)
 		if t.Hook == "" {
 			// Whoever was told of its beginning is told of its end.
-			w.Hooks.After(context.WithoutCancel(ctx), ses, t, t.State, t.Error)
+			actx, done := lingering(ctx)
+			w.Hooks.After(actx, ses, t, t.State, t.Error)
+			done()
 		}
 		w.ended(ctx, claim, ses, t, log)
 		return
