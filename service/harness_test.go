@@ -22,7 +22,7 @@ import (
 	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 // an instance of the service, running in the test.
 type instance struct {

@@ -19,7 +19,7 @@ import (
 	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 func start(t *testing.T) *natstest.Server {
 	t.Helper()

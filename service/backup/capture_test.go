@@ -18,7 +18,7 @@ import (
 	"jetkeep/store/record"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 // A collection keeps what a capture gives, for comparison.
 type collection struct {

@@ -59,3 +59,30 @@ func TestReference(t *testing.T) {
 		}
 	}
 }
+
+// TestExamples: the hooks and notifications that documents show are accepted.
+func TestExamples(t *testing.T) {
+	secret := write(t, t.TempDir(), "chat-url", "https://chat.example.net/secret")
+	found := 0
+	for _, document := range []string{"CONFIG.md", "../../README.md"} {
+		b, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?s)```\n(hooks \\{.*?)```").FindAllStringSubmatch(string(b), -1) {
+			found++
+			text := minimal + strings.ReplaceAll(m[1], "/etc/jetkeep/chat-url", secret)
+			f, err := ReadFile(write(t, t.TempDir(), "x.conf", text))
+			if err != nil {
+				t.Errorf("%s: %v", document, err)
+				continue
+			}
+			if len(f.Config.Hooks) < 2 || len(f.Config.Notifications) < 1 {
+				t.Errorf("%s: %+v", document, f.Config)
+			}
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d examples were found", found)
+	}
+}

@@ -17,7 +17,7 @@ import (
 	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 // client connects with the options of a transfer.
 func client(t *testing.T, o natsconn.Options) (*jetsnap.Client, *natsconn.Conn) {

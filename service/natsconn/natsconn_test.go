@@ -22,7 +22,7 @@ import (
 	"jetkeep/store/record"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 // Dial ends in time whatever is at the other end, and leaves nothing running.
 func TestDialEnds(t *testing.T) {

@@ -346,8 +346,12 @@ func freePort(t testing.TB) int {
 }
 
 // LibraryLeaks are goroutines that the client's library leaves behind, to be
-// passed over by goleak: an object store that is closed at once after a Put
-// takes away the channel that one of them is about to wait on.
-func LibraryLeaks() goleak.Option {
-	return goleak.IgnoreTopFunction("github.com/nats-io/nats%2ego.(*js).resetPendingAcksOnReconnect")
+// passed over by goleak: an object store that is closed at once after a Put, or a
+// publisher that is cleaned up, takes away the channel that one of them is about
+// to wait on.
+func LibraryLeaks() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreTopFunction("github.com/nats-io/nats%2ego.(*js).resetPendingAcksOnReconnect"),
+		goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"),
+	}
 }

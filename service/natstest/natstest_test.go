@@ -12,7 +12,7 @@ import (
 	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 func TestEmbeddedKeepsItsDataOverARestart(t *testing.T) {
 	s := natstest.Start(t)

@@ -13,7 +13,7 @@ import (
 	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 const (
 	session = "20260101T000000Z-aaaaaaaa"

@@ -16,7 +16,7 @@ import (
 	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 func openStore(t *testing.T, nc *nats.Conn, o Options) *Store {
 	t.Helper()

@@ -25,7 +25,7 @@ import (
 	"jetkeep/store/staging"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 func newRepo(t *testing.T) *store.Repository {
 	t.Helper()

@@ -19,7 +19,7 @@ import (
 	"jetkeep/service/session"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 // lease of the tests: short, so that failover is quick, and long enough for a
 // loaded machine.

@@ -19,9 +19,10 @@ import (
 
 	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/embedded"
+	"jetkeep/service/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 type world struct {
 	*testing.T
