@@ -48,7 +48,7 @@ func TestNotifications(t *testing.T) {
 	c := setup(t, server)
 	c.Notifications = []config.Notification{
 		{Name: "chat", Call: config.Call{URL: config.Secret(web.URL + "/hook/secret")}, Targets: []string{"def*"}},
-		{Name: "bus", Call: config.Call{Subject: "ops.{{.Kind}}.{{.Event}}"}, Events: []string{"started", "task_completed", "completed"}, Kinds: []string{"backup"}},
+		{Name: "bus", Call: config.Call{Subject: "ops.{{.Kind}}.{{.Event}}"}, Events: []string{"started", "task_completed", "completed", "started"}, Kinds: []string{"backup"}},
 		{Name: "elsewhere", Call: config.Call{Subject: "ops.wrong"}, Targets: []string{"other"}},
 		{Name: "scheduled", Call: config.Call{Subject: "ops.wrong"}, Schedules: []string{"*"}},
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,6 +72,8 @@ func (n *Notifier) consumer(ctx context.Context, to *config.Notification) (jetst
 			filters = append(filters, n.Subjects.Event(api.Kind(kind), "*", api.EventName(e)))
 		}
 	}
+	// The server refuses one that is there twice.
+	filters = slices.Compact(slices.Sorted(slices.Values(filters)))
 	c, err := n.JS.CreateOrUpdateConsumer(ctx, api.StreamEvents, jetstream.ConsumerConfig{
 		Durable: Consumer(to.Name), Description: "jetkeep: notification " + to.Name, FilterSubjects: filters,
 		DeliverPolicy: jetstream.DeliverNewPolicy, AckPolicy: jetstream.AckExplicitPolicy,
