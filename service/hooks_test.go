@@ -168,20 +168,20 @@ func TestHooksAbort(t *testing.T) {
 		state     api.State
 		code      api.ErrCode
 		says      string
-		reply     string
 		continued bool
 	}{
-		{"asks for it", hook("h", "before", "session", config.Call{Subject: "abort"}), api.StateFailed, api.CodeHookAborted, "hook h: the month is being closed", "", false},
-		{"of one task", hook("h", "before", "task", config.Call{Subject: "abort"}), api.StatePartial, api.CodeHookAborted, "the month is being closed", "", false},
-		{"nobody", hook("h", "before", "session", config.Call{Subject: "nobody"}), api.StateFailed, api.CodeHookFailed, "nobody answers on subject nobody", "", false},
-		{"silence", hook("h", "before", "session", config.Call{Subject: "silent", Timeout: time.Second}), api.StateFailed, api.CodeHookFailed, "no answer within 1s", "", false},
-		{"micro error", hook("h", "before", "session", config.Call{Subject: "broken"}), api.StateFailed, api.CodeHookFailed, "503 overloaded", "", false},
-		{"half an answer", hook("h", "before", "session", config.Call{Subject: "half"}), api.StateFailed, api.CodeHookFailed, "no JSON", "", false},
-		{"status", hook("h", "before", "session", config.Call{URL: "URL"}), api.StateFailed, api.CodeHookFailed, "answers 409 Conflict: come back later", "", false},
-		{"exit", hook("h", "before", "session", config.Call{Command: []string{"/bin/sh", "-c", "echo no disk >&2; exit 3"}}), api.StateFailed, api.CodeHookFailed, "exit status 3: no disk", "", false},
-		{"hangs", hook("h", "before", "session", config.Call{Command: []string{"/bin/sh", "-c", "sleep 77 & sleep 77"}, Timeout: time.Second}), api.StateFailed, api.CodeHookFailed, "no answer within 1s", "", false},
-		{"continues", hook("h", "before", "session", config.Call{Subject: "nobody"}), api.StateSucceeded, "", "", "", true},
-		{"aborts all the same", hook("h", "before", "session", config.Call{Subject: "abort"}), api.StateFailed, api.CodeHookAborted, "closed", "", true},
+		{"asks for it", hook("h", "before", "session", config.Call{Subject: "abort"}), api.StateFailed, api.CodeHookAborted, "hook h: the month is being closed", false},
+		{"of one task", hook("h", "before", "task", config.Call{Subject: "abort"}), api.StatePartial, api.CodeHookAborted, "the month is being closed", false},
+		{"nobody", hook("h", "before", "session", config.Call{Subject: "nobody"}), api.StateFailed, api.CodeHookFailed, "nobody answers on subject nobody", false},
+		{"silence", hook("h", "before", "session", config.Call{Subject: "silent", Timeout: time.Second}), api.StateFailed, api.CodeHookFailed, "no answer within 1s", false},
+		{"micro error", hook("h", "before", "session", config.Call{Subject: "broken"}), api.StateFailed, api.CodeHookFailed, "503 overloaded", false},
+		{"half an answer", hook("h", "before", "session", config.Call{Subject: "half"}), api.StateFailed, api.CodeHookFailed, "no JSON", false},
+		{"status", hook("h", "before", "session", config.Call{URL: "URL"}), api.StateFailed, api.CodeHookFailed, "answers 409 Conflict: come back later", false},
+		{"exit", hook("h", "before", "session", config.Call{Command: []string{"/bin/sh", "-c", "echo no disk >&2; exit 3"}}), api.StateFailed, api.CodeHookFailed, "exit status 3: no disk", false},
+		{"hangs", hook("h", "before", "session", config.Call{Command: []string{"/bin/sh", "-c", "sleep 77 & sleep 77"}, Timeout: time.Second}), api.StateFailed, api.CodeHookFailed, "no answer within 1s", false},
+		{"leaves something", hook("h", "before", "session", config.Call{Command: []string{"/bin/sh", "-c", "sleep 4 & exit 0"}}), api.StateSucceeded, "", "", false},
+		{"continues", hook("h", "before", "session", config.Call{Subject: "nobody"}), api.StateSucceeded, "", "", true},
+		{"aborts all the same", hook("h", "before", "session", config.Call{Subject: "abort"}), api.StateFailed, api.CodeHookAborted, "closed", true},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()

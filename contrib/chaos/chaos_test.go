@@ -196,8 +196,7 @@ func (w *world) mend(who string) {
 }
 
 // ask makes backups by request, as long as others do what they do.
-func (w *world) ask(stop <-chan struct{}, accepted map[string]bool, mu *sync.Mutex) {
-	rng := rand.New(rand.NewPCG(w.rng.Uint64(), 2))
+func (w *world) ask(rng *rand.Rand, stop <-chan struct{}, accepted map[string]bool, mu *sync.Mutex) {
 	names := []string{"ORDERS", "EVENTS", "LOGINS", "BILLS"}
 	for {
 		a, err := w.client.BackupCreate(w.t.Context(), api.BackupCreateRequest{Streams: names[:1+rng.IntN(len(names))]})
@@ -249,9 +248,10 @@ func TestChaos(t *testing.T) {
 	accepted := map[string]bool{}
 	var mu sync.Mutex
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	rng := rand.New(rand.NewPCG(w.rng.Uint64(), 2))
 	go func() {
 		defer close(stopped)
-		w.ask(stop, accepted, &mu)
+		w.ask(rng, stop, accepted, &mu)
 	}()
 	begun := time.Now()
 	for made := 0; made < *sessions && time.Since(begun) < 10*time.Minute; {

@@ -211,7 +211,9 @@ func run(ctx context.Context, command []string, kind string, body []byte) ([]byt
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = killWait
-	if err := cmd.Run(); err != nil {
+	// Of a command that ends well and leaves something running, which holds its
+	// output open, the answer is what was said until then.
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if text := strings.TrimSpace(said.String()); text != "" {
 			return nil, fmt.Errorf("%s: %w: %s", command[0], err, clip(text))
 		}
