@@ -54,10 +54,17 @@ func (s *Store) lock(ctx context.Context, name string, lease time.Duration) (con
 	return s.lockAs(ctx, name, rand.Text(), lease)
 }
 
-func (s *Store) lockAs(ctx context.Context, name, owner string, lease time.Duration) (context.Context, func(), error) {
+// keyOf returns the key of a lock, whatever its name consists of.
+func keyOf(name string) string {
 	h := sha256.Sum256([]byte(name))
-	l := &lock{kv: s.kv, key: keyLocks + hex.EncodeToString(h[:16]), lease: lease, owner: owner}
-	if err := l.acquire(ctx); err != nil {
+	return keyLocks + hex.EncodeToString(h[:16])
+}
+
+func (s *Store) lockAs(ctx context.Context, name, owner string, lease time.Duration) (context.Context, func(), error) {
+	l := &lock{kv: s.kv, key: keyOf(name), lease: lease, owner: owner}
+	o, err := l.acquire(ctx, s.observed.get(l.key))
+	s.observed.put(l.key, o)
+	if err != nil {
 		return nil, nil, fmt.Errorf("lock %s: %w", name, err)
 	}
 	locked, lose := context.WithCancelCause(ctx)
@@ -114,33 +121,68 @@ func (l *lock) owns(value []byte) bool {
 	return json.Unmarshal(value, &v) == nil && v.Owner == l.owner
 }
 
-// acquire waits until the lock is free or its holder is silent for a lease.
-func (l *lock) acquire(ctx context.Context) error {
-	var seen uint64
-	var since time.Time
+// An observation is since when a lock has not changed.
+type observation struct {
+	revision uint64
+	since    time.Time
+}
+
+// observations are those of locks that were waited for in vain, by their keys: who
+// waits several times, each for less than a lease, finds out all the same that
+// the holder is silent.
+type observations struct {
+	mu  sync.Mutex
+	all map[string]observation
+}
+
+func (o *observations) get(key string) observation {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all[key]
+}
+
+func (o *observations) put(key string, v observation) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case v.revision == 0 || v.since.IsZero():
+		delete(o.all, key)
+	case o.all == nil:
+		o.all = map[string]observation{key: v}
+	default:
+		o.all[key] = v
+	}
+}
+
+// acquire waits until the lock is free or its holder is silent for a lease, and
+// returns what was seen of it if that did not come to be.
+func (l *lock) acquire(ctx context.Context, o observation) (observation, error) {
 	for {
-		took, err := l.take(ctx, seen, since)
-		if took || err != nil {
-			return err
+		took, err := l.take(ctx, o.revision, o.since)
+		if took {
+			return observation{}, nil
+		}
+		if err != nil {
+			return o, err
 		}
 		e, err := l.kv.Get(ctx, l.key)
 		switch {
 		case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted):
-			seen = 0
+			o = observation{}
 			continue
 		case err != nil:
-			return err
+			return o, err
 		case l.owns(e.Value()):
-			seen, since = e.Revision(), time.Time{}
+			o = observation{e.Revision(), time.Time{}}
 			continue
-		case e.Revision() != seen:
-			seen, since = e.Revision(), time.Now()
+		case e.Revision() != o.revision:
+			o = observation{e.Revision(), time.Now()}
 		}
 		t := time.NewTimer(lockPoll)
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return ctx.Err()
+			return o, ctx.Err()
 		case <-t.C:
 		}
 	}

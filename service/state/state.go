@@ -65,7 +65,10 @@ type Options struct {
 }
 
 // A Store is the bucket.
-type Store struct{ kv jetstream.KeyValue }
+type Store struct {
+	kv       jetstream.KeyValue
+	observed observations // of locks
+}
 
 // Open binds the bucket and makes it if it is not there. One that is there is
 // taken as it is.
