@@ -100,6 +100,25 @@ type login struct {
 	host         string // default 127.0.0.1
 }
 
+// blamed is what the error of a wrong login says of the field that is wrong.
+func blamed(name string) string {
+	switch name {
+	case "user", "file":
+		return "(user, password: "
+	case "tls-user", "nobody":
+		return "set user and password"
+	case "tls":
+		return "(tls.ca: "
+	case "mutual":
+		return "(tls.cert, tls.key: "
+	case "context-mutual":
+		return "(tls.cert, tls.key, or those of context context-mutual-wrong: "
+	case "token", "nkey", "creds":
+		return "(" + name + ": "
+	}
+	return "(context: "
+}
+
 // Every way to log in, each with a server that lets nobody in otherwise, all of
 // them targets of one service, from one file.
 func TestEveryLogin(t *testing.T) {
@@ -195,6 +214,9 @@ func TestEveryLogin(t *testing.T) {
 		_, err = cl.BackupCreate(t.Context(), api.BackupCreateRequest{Target: name + "-wrong"})
 		if !api.HasCode(err, api.CodeTargetUnavailable) || !strings.Contains(err.Error(), name+"-wrong") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s with a wrong login: %v", name, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), blamed(name)) {
+			t.Errorf("%s with a wrong login: it lacks %q: %v", name, blamed(name), err)
 		}
 		if took := time.Since(begun); took > 8*time.Second {
 			t.Errorf("%s with a wrong login: it took %s", name, took)

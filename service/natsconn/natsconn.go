@@ -61,7 +61,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("connect to %s: %w", WithoutLogin(s.url), context.Cause(ctx))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", WithoutLogin(s.url), err)
+		return nil, fmt.Errorf("connect to %s: %w", WithoutLogin(s.url), o.advise(err))
 	}
 	c.NC = nc
 	c.API = jsapi.New(nc, jsapi.Options{

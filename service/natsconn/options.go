@@ -197,13 +197,13 @@ func (s *settings) auth(o *Options) error {
 	switch {
 	case o.Creds != "":
 		if _, err := os.Stat(o.Creds); err != nil {
-			return fmt.Errorf("read credentials: %w", err)
+			return fmt.Errorf("creds: read credentials: %w", err)
 		}
 		s.opts = append(s.opts, nats.UserCredentials(o.Creds))
 	case o.NKeySeedFile != "":
 		opt, err := nats.NkeyOptionFromSeed(o.NKeySeedFile)
 		if err != nil {
-			return fmt.Errorf("read nkey seed %s: %w", o.NKeySeedFile, err)
+			return fmt.Errorf("nkey: read seed %s: %w", o.NKeySeedFile, err)
 		}
 		s.opts = append(s.opts, opt)
 	case o.User != "":
