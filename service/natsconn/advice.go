@@ -4,7 +4,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"syscall"
 )
 
 // advise adds to an error of connecting the field that is to blame, and what to do
@@ -20,6 +22,10 @@ func (o *Options) advise(err error) error {
 	case strings.Contains(text, "tls: certificate required"), strings.Contains(text, "tls: bad certificate"),
 		strings.Contains(text, "after TLS handshake"): // with TLS 1.3 the refusal may be overtaken by the end of the connection
 		return fmt.Errorf("%w (%s: name a certificate that the server accepts, and its key)", err, o.field("tls.cert, tls.key"))
+	case (o.TLS.CA != "" || o.Context != "") && o.TLS.Cert == "" &&
+		(errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
+		return fmt.Errorf("%w (%s: the server closed the connection, as one does that demands a certificate; name one that it accepts, and its key)",
+			err, o.field("tls.cert, tls.key"))
 	}
 	return err
 }
