@@ -127,7 +127,10 @@ func TestSecondBackupOfBucket(t *testing.T) {
 			// end so that the second one kept less than a sixteenth of its pack, which
 			// is too little to keep a pack for, that once more.
 			v.increment(first, third, 0.03+1.0/16)
-			v.restore(first, second, third)
+			put(0, keys/100, 4)
+			fourth := v.backup(srv.URL(), "KV_B")
+			v.increment(first, fourth, 0.03) // that happens once
+			v.restore(first, second, third, fourth)
 		})
 	}
 }
