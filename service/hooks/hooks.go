@@ -79,7 +79,7 @@ func (r *Runner) find(name string) *config.Hook {
 
 // Session implements worker.Hooks.
 func (r *Runner) Session(ctx context.Context, ses *session.Session, t *session.Task) ([]string, error) {
-	tasks, err := r.Store.Tasks(ctx, ses.ID)
+	tasks, err := r.tasks(ctx, ses.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +115,27 @@ func (r *Runner) Session(ctx context.Context, ses *session.Session, t *session.T
 		}
 	}
 	return notes, first
+}
+
+const (
+	// readTries is how often a session's tasks are tried to be read: a bucket
+	// between two leaders must not fail a session.
+	readTries = 6
+	readPause = time.Second
+)
+
+func (r *Runner) tasks(ctx context.Context, id string) (tasks []*session.Task, err error) {
+	for range readTries {
+		if tasks, err = r.Store.Tasks(ctx, id); err == nil || ctx.Err() != nil {
+			return tasks, err
+		}
+		r.Log.Warn("read tasks for hooks", "session", id, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(readPause):
+		}
+	}
+	return nil, err
 }
 
 // Before implements worker.Hooks.
