@@ -366,7 +366,7 @@ func TestIncludes(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	write(t, dir, "store.conf", "kind: s3\nbucket: b\npassword: 888888888888888888888\n")
-	if _, err = ReadFile(main); err == nil || strings.Contains(err.Error(), "888") {
+	if _, err = ReadFile(main); err == nil || strings.Contains(err.Error(), "88888888") {
 		t.Errorf("%v", err)
 	}
 }
