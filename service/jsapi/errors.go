@@ -34,6 +34,10 @@ var (
 	// ErrNoReply means that no reply came before the deadline of the call,
 	// while the caller's own context was still good.
 	ErrNoReply = errors.New("no reply from the server")
+	// ErrNotReady means that the cluster did nothing of what was asked because
+	// it has no leader now, or not enough servers that it hears of. It passes
+	// within seconds when servers come back.
+	ErrNotReady = errors.New("cluster is not ready")
 	// ErrConnectionLost means that the connection broke while something was
 	// under way on it.
 	ErrConnectionLost = errors.New("connection to the server was lost")
@@ -54,6 +58,9 @@ func (e *APIError) Error() string {
 
 // The error codes of the server that this package gives a meaning.
 const (
+	codeNoPeers              = 10005
+	codeNotAvailable         = 10008
+	codeNotLeader            = 10009
 	codeConsumerNotFound     = 10014
 	codeNoMessage            = 10037
 	codeNotEnabledForAccount = 10039
@@ -77,6 +84,10 @@ func (e *APIError) Is(target error) bool {
 		return e.ErrCode == codeNoMessage
 	case ErrNoJetStream:
 		return e.ErrCode == codeNotEnabled || e.ErrCode == codeNotEnabledForAccount
+	case ErrNotReady:
+		// No peers may also mean that none is fit, which does not pass.
+		return e.ErrCode == codeNotAvailable || e.ErrCode == codeNotLeader ||
+			e.ErrCode == codeNoPeers && strings.Contains(e.Description, "offline")
 	case ErrNoSnapshot:
 		// One code for all failures of a snapshot: only the words differ.
 		return e.ErrCode == codeSnapshot && strings.Contains(e.Description, "no impl")

@@ -61,6 +61,39 @@ func clusterOrders(t *testing.T, c *natstest.Cluster, conn *natsconn.Conn, stora
 	drop(t, nc, "ORDERS")
 }
 
+// TestClusterServerBack: a cluster that has not enough servers when a restore
+// begins is waited for. Servers before 2.12 place no stream on one that is down;
+// later ones only on none that they have not heard of since they started, which
+// takes a moment that no test can hold.
+func TestClusterServerBack(t *testing.T) {
+	t.Parallel()
+	c := natstest.StartCluster(t, 3, "2.11.12")
+	leader := c.MetaLeader()
+	down := (leader + 1) % len(c.Nodes)
+	nc := c.Nodes[leader].Connect()
+	conn := dial(t, c.Nodes[leader].URL())
+	makeOrders(t, nc, `{"name":"ORDERS","subjects":["orders.*"],"num_replicas":3}`)
+	k := newKept()
+	p := k.capture(t, conn, "ORDERS")
+	drop(t, nc, "ORDERS")
+	c.Nodes[down].Stop() // by which it tells the others
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		t.Fatal("it ended before the server was back:", err)
+	case <-time.After(3 * time.Second):
+	}
+	c.Restart(down)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	wantRecords(t, nc, "ORDERS", k.records[p.ID])
+}
+
 // clusterFailure checks that a restore which fails leaves the name free.
 func clusterFailure(t *testing.T, c *natstest.Cluster, storage string, replicas int) {
 	t.Helper()

@@ -42,8 +42,16 @@ func (x *execution) bring(ctx context.Context) error {
 // listened to when the first comes.
 const uploads = 3
 
+// A cluster one of whose servers was just started again, or that elects a
+// leader, refuses what it takes a moment later.
+const (
+	readyPatience = 30 * time.Second
+	readyPause    = time.Second
+)
+
 // tryUpload uploads and cleans up after a failure.
 func (x *execution) tryUpload(ctx context.Context, stream string, config json.RawMessage, m Method) (*jsapi.StreamInfo, error) {
+	ready := time.Now().Add(readyPatience)
 	for n := 1; ; n++ {
 		info, err := x.upload(ctx, stream, config, m)
 		if err == nil {
@@ -51,6 +59,14 @@ func (x *execution) tryUpload(ctx context.Context, stream string, config json.Ra
 		}
 		left := x.cleanUp(ctx, stream, err)
 		same := left == err //nolint:errorlint // the clean-up had nothing to add
+		if same && errors.Is(err, jsapi.ErrNotReady) && time.Now().Before(ready) {
+			x.Log.Info("the cluster is not ready, the upload is repeated", "reason", err)
+			if sleep(ctx, readyPause) != nil {
+				return nil, left
+			}
+			n--
+			continue
+		}
 		if n == uploads || !same || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
 			return nil, left
 		}
