@@ -121,6 +121,9 @@ func (s *Service) healthy() error {
 	if err := s.vitals.stuck(); err != nil {
 		return err
 	}
+	if kind, d := s.worker.Looking(); d > s.vitals.slots {
+		return fmt.Errorf("the service stands still: one that does %s tasks looks for one since %s", kind, d.Round(time.Second))
+	}
 	if s.conn.NC.IsClosed() {
 		return errors.New("the connection to NATS is closed")
 	}

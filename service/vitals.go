@@ -13,6 +13,7 @@ const (
 	schedulerAge = 5 * time.Minute
 	sweepAge     = 3 * time.Minute // and the time between two sweeps
 	beatAge      = time.Minute
+	slotAge      = time.Minute
 )
 
 // A loop is one of those that the service consists of.
@@ -30,6 +31,7 @@ type vitals struct {
 	reachable atomic.Int64 // when KV and queue answered, as ticked; 0 for never
 
 	look, scheduler, sweep, beat loop
+	slots                        time.Duration // how long one may look for a task
 }
 
 func (v *vitals) begin(sweep time.Duration) {
@@ -37,6 +39,7 @@ func (v *vitals) begin(sweep time.Duration) {
 	v.look.name, v.look.most = "look at the state in NATS", vitalsAge
 	v.scheduler.name, v.scheduler.most = "scheduler", schedulerAge
 	v.sweep.name, v.sweep.most = "sweep of sessions", sweepAge+sweep
+	v.slots = slotAge
 	v.beat.name, v.beat.most = "heartbeat", beatAge
 }
 

@@ -70,6 +70,10 @@ func TestHealthOfLoops(t *testing.T) {
 			t.Errorf("%s: %d %s", l.name, code, text)
 		}
 	}
+	s.vitals.slots = -1
+	if code, text := health(); code != 503 || !strings.Contains(text, " tasks looks for one since") {
+		t.Errorf("slots: %d %s", code, text)
+	}
 }
 
 type errorOf string

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"jetkeep/service/api"
@@ -88,6 +89,35 @@ type Worker struct {
 
 	mu      sync.Mutex
 	running map[string]time.Time
+	slots   []*slot
+}
+
+// A slot does one task of its kind after the other.
+type slot struct {
+	kind api.Kind
+	// since is when it began to look for a task, nil while it does one.
+	since atomic.Pointer[time.Time]
+}
+
+func (s *slot) look() {
+	now := time.Now()
+	s.since.Store(&now)
+}
+
+func (s *slot) work() { s.since.Store(nil) }
+
+// Looking returns the slot that looks for a task for longest, and how long it
+// does. With nothing to do a slot begins anew every few seconds, so that one
+// which looks for a minute is stuck.
+func (w *Worker) Looking() (kind api.Kind, longest time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.slots {
+		if since := s.since.Load(); since != nil && time.Since(*since) > longest {
+			kind, longest = s.kind, time.Since(*since)
+		}
+	}
+	return kind, longest
 }
 
 // New makes a worker; Run starts it.
@@ -152,7 +182,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	wg.Go(func() { w.Conductor.Run(ctx) })
 	for kind, c := range consumers {
 		for range cmp.Or(w.Slots[kind], w.Concurrency) {
-			wg.Go(func() { w.slot(ctx, kind, c) })
+			s := &slot{kind: kind}
+			s.look()
+			w.mu.Lock()
+			w.slots = append(w.slots, s)
+			w.mu.Unlock()
+			wg.Go(func() { w.serve(ctx, s, c) })
 		}
 	}
 	<-ctx.Done()
@@ -186,9 +221,10 @@ func (w *Worker) consumer(ctx context.Context, kind api.Kind) (*queue.Consumer, 
 	}
 }
 
-// slot does one task after the other.
-func (w *Worker) slot(ctx context.Context, kind api.Kind, c *queue.Consumer) {
+// serve does one task after the other.
+func (w *Worker) serve(ctx context.Context, s *slot, c *queue.Consumer) {
 	for ctx.Err() == nil {
+		s.look()
 		claim, err := c.Next(ctx)
 		if errors.Is(err, queue.ErrNone) {
 			continue
@@ -197,22 +233,22 @@ func (w *Worker) slot(ctx context.Context, kind api.Kind, c *queue.Consumer) {
 			if ctx.Err() != nil {
 				return
 			}
-			w.Log.Warn("claim task", "kind", kind, "error", err)
+			w.Log.Warn("claim task", "kind", s.kind, "error", err)
 			if !pause(ctx, retryDelay) {
 				return
 			}
 			// The consumer or its stream may have been deleted.
-			if again, err := w.Queue.Consumer(ctx, kind); err == nil {
+			if again, err := w.Queue.Consumer(ctx, s.kind); err == nil {
 				c = again
 			}
 			continue
 		}
-		w.do(ctx, claim)
+		w.do(ctx, s, claim)
 	}
 }
 
 // do decides what a message means, and does the task if it is one to be done.
-func (w *Worker) do(ctx context.Context, claim *queue.Claim) {
+func (w *Worker) do(ctx context.Context, s *slot, claim *queue.Claim) {
 	log := w.Log.With("task", claim.Task)
 	t, ses, err := w.load(ctx, claim.Task)
 	switch {
@@ -248,6 +284,7 @@ func (w *Worker) do(ctx context.Context, claim *queue.Claim) {
 		w.giveBack(claim, retryDelay, log)
 		return
 	}
+	s.work()
 	if err != nil {
 		log.Error("task failed", "error", err)
 		if t.Hook == "" {

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -393,6 +394,37 @@ func TestStopHandsOver(t *testing.T) {
 	b.await(s.ID, api.StateSucceeded)
 	if took := time.Since(at); took > lease {
 		t.Errorf("the new instance got it after %s only, not at once", took)
+	}
+}
+
+// TestLooking: a slot that does a task does not look for one, however long the
+// task takes.
+func TestLooking(t *testing.T) {
+	b := newBench(t)
+	begun, end := make(chan struct{}), make(chan struct{})
+	w, _ := b.start("a", b.server.Connect(), handlerFunc(func(context.Context, session.Task, Run) (session.Result, error) {
+		begun <- struct{}{}
+		<-end
+		return session.Result{}, nil
+	}))
+	streams := []string{"A", "B", "C", "D", "E", "F"}[:w.Concurrency]
+	s, tasks := b.create(nil, streams...)
+	b.submit(tasks)
+	for range streams {
+		<-begun
+	}
+	if kind, d := w.Looking(); d != 0 {
+		t.Errorf("a slot of %s looks since %s, all are at work", kind, d)
+	}
+	close(end)
+	b.await(s.ID, api.StateSucceeded)
+	if err := natstest.Eventually(5*time.Second, func() error {
+		if kind, d := w.Looking(); d == 0 || kind != api.KindBackup {
+			return fmt.Errorf("looking: %q since %s", kind, d)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }
 
