@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"jetkeep/service/api"
+	"jetkeep/service/natsconn"
 )
 
 const (
@@ -37,20 +37,14 @@ type events struct {
 // openEvents makes the stream of events if it is not there, and otherwise
 // takes it as it is, if only it takes our subjects.
 func openEvents(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, subjects api.Subjects, replicas int, log *slog.Logger) (*events, error) {
-	stream, err := js.Stream(ctx, api.StreamEvents)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: api.StreamEvents, Description: "jetkeep: events of sessions", Subjects: []string{subjects.Events()},
-			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
-			MaxAge: eventAge, MaxBytes: eventBytes, Discard: jetstream.DiscardOld, Duplicates: eventDuplicates,
-			AllowDirect: true,
-		})
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			stream, err = js.Stream(ctx, api.StreamEvents)
-		}
-	}
+	stream, err := natsconn.Stream(ctx, js, jetstream.StreamConfig{
+		Name: api.StreamEvents, Description: "jetkeep: events of sessions", Subjects: []string{subjects.Events()},
+		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: replicas,
+		MaxAge: eventAge, MaxBytes: eventBytes, Discard: jetstream.DiscardOld, Duplicates: eventDuplicates,
+		AllowDirect: true,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open stream %s: %w", api.StreamEvents, err)
+		return nil, err
 	}
 	if has := stream.CachedInfo().Config.Subjects; !slices.Contains(has, subjects.Events()) {
 		return nil, fmt.Errorf("open stream %s: it takes %s and not %s; is the prefix right?",

@@ -176,7 +176,28 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 		s.closers = append(s.closers, func() { _ = area.Close() })
 		handlers = s.handlers()
 	}
-	return s.patiently(ctx, func(ctx context.Context) error { return s.openState(ctx, handlers) })
+	if err := s.patiently(ctx, func(ctx context.Context) error { return s.openState(ctx, handlers) }); err != nil {
+		return err
+	}
+	s.warnOfReplicas(cctx)
+	return nil
+}
+
+// warnOfReplicas names what of ours a lost server of the cluster would take
+// away, if nobody asked for that.
+func (s *Service) warnOfReplicas(ctx context.Context) {
+	if s.config.Replicas > 0 || s.conn.NC.ConnectedClusterName() == "" {
+		return
+	}
+	js, err := s.jetStream()
+	if err != nil {
+		return // it worked a moment ago
+	}
+	for _, name := range []string{api.StreamTasks, api.StreamEvents, "KV_" + api.BucketSessions, "KV_" + api.BucketSchedules, "KV_" + api.BucketState} {
+		if stream, err := js.Stream(ctx, name); err == nil && stream.CachedInfo().Config.Replicas == 1 {
+			s.log.Warn("one replica only, in a cluster: while its server is away nothing is backed up; nats stream edit --replicas 3 makes more", "stream", name)
+		}
+	}
 }
 
 // patiently tries again what fails because a cluster is not ready.

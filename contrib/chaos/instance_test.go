@@ -47,7 +47,6 @@ func newInstance(t *testing.T, command, name string, w *way, rest string) *insta
 instance: %q
 control { url: %q }
 staging { dir: %q }
-replicas: 3
 lease: %q
 max_attempts: 20
 sweep: "1s"

@@ -38,7 +38,8 @@ type Config struct {
 	// Concurrency is how many tasks of one kind run at once; of backups so many
 	// of large streams, and more of small ones.
 	Concurrency int `conf:"concurrency"`
-	// Replicas of jetkeep's own streams and buckets when it makes them.
+	// Replicas of jetkeep's own streams and buckets when it makes them, by default
+	// three if the servers and the account allow it and else one.
 	Replicas int `conf:"replicas"`
 	// Lease is how long an instance may be silent before its tasks go to
 	// another.
@@ -183,7 +184,6 @@ func (c *Config) SetDefaults() {
 		setDefault(&c.Drill.Dir, filepath.Clean(c.Staging.Dir)+".drill")
 	}
 	setDefault(&c.Concurrency, DefaultConcurrency)
-	setDefault(&c.Replicas, 1)
 	setDefault(&c.Lease, DefaultLease)
 	setDefault(&c.MaxAttempts, DefaultMaxAttempts)
 	setDefault(&c.Sweep, DefaultSweep)
@@ -362,7 +362,7 @@ func (c *Config) validateBounds() error {
 		return fmt.Errorf("drill.limit: %d bytes are too few, at least 128 MiB are needed", c.Drill.Limit)
 	case c.Concurrency < 1 || c.Concurrency > 256:
 		return fmt.Errorf("concurrency: must be between 1 and 256")
-	case c.Replicas < 1 || c.Replicas > 5:
+	case c.Replicas < 0 || c.Replicas > 5:
 		return fmt.Errorf("replicas: must be between 1 and 5")
 	case c.Lease < time.Second || c.Lease > 10*time.Minute:
 		return fmt.Errorf("lease: must be between 1s and 10m")

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"jetkeep/service/api"
+	"jetkeep/service/natsconn"
 )
 
 // ErrSubjects means that the stream belongs to another prefix.
@@ -49,7 +50,7 @@ const (
 
 // Options of the stream and its consumers, used when they are made.
 type Options struct {
-	Replicas int
+	Replicas int // 0 for as many as natsconn.Stream finds possible
 	Lease    time.Duration
 }
 
@@ -67,19 +68,13 @@ func Open(ctx context.Context, js jetstream.JetStream, subjects api.Subjects, o 
 	if o.Lease <= 0 {
 		o.Lease = DefaultLease
 	}
-	stream, err := js.Stream(ctx, api.StreamTasks)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: api.StreamTasks, Description: "jetkeep: tasks to be done", Subjects: []string{subjects.Tasks()},
-			Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
-			Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, Duplicates: duplicates,
-		})
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			stream, err = js.Stream(ctx, api.StreamTasks) // another instance was quicker
-		}
-	}
+	stream, err := natsconn.Stream(ctx, js, jetstream.StreamConfig{
+		Name: api.StreamTasks, Description: "jetkeep: tasks to be done", Subjects: []string{subjects.Tasks()},
+		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Replicas: o.Replicas,
+		Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, Duplicates: duplicates,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open stream %s: %w", api.StreamTasks, err)
+		return nil, err
 	}
 	if has := stream.CachedInfo().Config.Subjects; !slices.Contains(has, subjects.Tasks()) {
 		return nil, fmt.Errorf("open stream %s: it takes %s and not %s; is the prefix right? %w",

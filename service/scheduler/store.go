@@ -40,7 +40,7 @@ type Store struct {
 func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Store, error) {
 	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: api.BucketSchedules, Description: "jetkeep: schedules, and how they go",
-		History: 1, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
+		History: 1, Storage: jetstream.FileStorage, Replicas: replicas,
 	})
 	if err != nil {
 		return nil, err

@@ -75,7 +75,7 @@ type Store struct {
 func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error) {
 	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: api.BucketState, Description: "jetkeep: keys and what is known of repositories",
-		History: 1, Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
+		History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas,
 	})
 	if err != nil {
 		return nil, err
