@@ -17,7 +17,7 @@ func TestStartTogether(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.StartCluster(t, 3, natstest.Latest)
 	c := setup(t, cluster.Nodes[0])
-	c.Control.URL, c.Replicas = cluster.URL(), 3
+	c.Control.URL = cluster.URL()
 	// A server that is away when they start: what is made needs all three.
 	cluster.Kill(2)
 	back := time.AfterFunc(8*time.Second, cluster.Nodes[2].Restart)
