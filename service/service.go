@@ -132,6 +132,11 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
 		drilling: make(chan struct{}, 1),
 	}
+	for _, at := range c.Connections() {
+		for _, err := range at.Options.Exposed() {
+			s.log.Warn("a secret is exposed", "of", at.Path, "error", err)
+		}
+	}
 	s.vitals.begin(c.Sweep)
 	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
 	err = s.open(ctx, d)

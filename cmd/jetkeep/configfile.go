@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -45,11 +46,15 @@ func (f *configFile) serve(ctx context.Context, o instanceOptions, level string,
 	case !o.Embedded && o.Data != "":
 		return usagef("--data: with --config it is the embedded server's directory, give --embedded or leave it out")
 	}
-	c, err := f.read(o)
+	file, err := f.read(o)
 	if err != nil {
 		return err
 	}
+	c := &file.Config
 	if f.check {
+		if err := checkFiles(file, std.err); err != nil {
+			return err
+		}
 		if _, err := fmt.Fprintf(std.out, "# %s is valid. In effect:\n", f.name); err != nil {
 			return err
 		}
@@ -66,7 +71,7 @@ func (f *configFile) serve(ctx context.Context, o instanceOptions, level string,
 }
 
 // read reads the file. What is wrong with it is the user's to mend.
-func (f *configFile) read(o instanceOptions) (*config.Config, error) {
+func (f *configFile) read(o instanceOptions) (*config.File, error) {
 	file, err := config.ReadFile(f.name)
 	if err != nil {
 		return nil, &usageError{err}
@@ -86,5 +91,21 @@ func (f *configFile) read(o instanceOptions) (*config.Config, error) {
 	if o.Embedded && c.Control.URL+c.Control.Context != "" {
 		return nil, usagef("--embedded: %s names another server in control", f.name)
 	}
-	return c, nil
+	return file, nil
+}
+
+// checkFiles reads the files that connections name, and warns of secrets that
+// others can read.
+func checkFiles(file *config.File, warnings io.Writer) error {
+	for _, at := range file.Config.Connections() {
+		if err := at.Options.CheckFiles(); err != nil {
+			return &usageError{file.Locate(fmt.Errorf("%s.%w", at.Path, err))}
+		}
+		for _, err := range at.Options.Exposed() {
+			if _, err := fmt.Fprintf(warnings, "warning: %v\n", file.Locate(fmt.Errorf("%s.%w", at.Path, err))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

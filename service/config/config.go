@@ -245,6 +245,24 @@ func (c *Config) Validate() error {
 	return c.validateBounds()
 }
 
+// A Connection is one that the configuration has, and the path of its field.
+type Connection struct {
+	Path    string
+	Options *natsconn.Options
+}
+
+// Connections returns that to the control account and those to targets that are
+// others.
+func (c *Config) Connections() []Connection {
+	out := []Connection{{"control", &c.Control}}
+	for i := range c.Targets {
+		if t := &c.Targets[i]; t.Options != c.Control {
+			out = append(out, Connection{fmt.Sprintf("targets[%d]", i), &t.Options})
+		}
+	}
+	return out
+}
+
 func (c *Config) validateTargets() error {
 	if len(c.Targets) == 0 {
 		return fmt.Errorf("targets: there is none")

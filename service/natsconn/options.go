@@ -128,6 +128,9 @@ func (o *Options) settings() (*settings, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	if err := o.CheckFiles(); err != nil {
+		return nil, err
+	}
 	s := &settings{url: o.URL, domain: o.Domain, prefix: o.APIPrefix}
 	if o.Context != "" {
 		if err := s.fromContext(o); err != nil {
@@ -196,9 +199,6 @@ func noLogin(o *nats.Options) error {
 func (s *settings) auth(o *Options) error {
 	switch {
 	case o.Creds != "":
-		if _, err := os.Stat(o.Creds); err != nil {
-			return fmt.Errorf("creds: read credentials: %w", err)
-		}
 		s.opts = append(s.opts, nats.UserCredentials(o.Creds))
 	case o.NKeySeedFile != "":
 		opt, err := nats.NkeyOptionFromSeed(o.NKeySeedFile)
