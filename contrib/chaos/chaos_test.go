@@ -81,12 +81,9 @@ hooks {
 		x.start()
 		w.all = append(w.all, x)
 	}
-	var err error
 	// An instance that stands still is asked as often as the others, until the
 	// server notices: so wait for none for long.
-	if w.client, err = client.New(w.nc, client.Options{Timeout: 3 * time.Second}); err != nil {
-		t.Fatal(err)
-	}
+	w.patience(3 * time.Second)
 	w.eventually("the service answers", time.Minute, func() error {
 		_, err := w.client.TargetList(t.Context())
 		return err
@@ -97,6 +94,15 @@ hooks {
 		}
 	})
 	return w
+}
+
+// patience sets how long an answer of the service is waited for.
+func (w *world) patience(d time.Duration) {
+	w.t.Helper()
+	var err error
+	if w.client, err = client.New(w.nc, client.Options{Timeout: d}); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) eventually(what string, limit time.Duration, try func() error) {
@@ -264,6 +270,7 @@ func TestChaos(t *testing.T) {
 	for who := range w.troubles {
 		w.mend(who)
 	}
+	w.patience(10 * time.Second) // nobody stands still any more
 	for _, name := range []string{"often", "seldom"} {
 		w.eventually("pause a schedule", time.Minute, func() error {
 			_, err := w.client.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: name})
