@@ -32,18 +32,21 @@ func TestDrill(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.StartCluster(t, 3, natstest.Latest)
 	nc := cluster.Connect()
-	for _, config := range []string{
-		`{"name":"HEADERS","subjects":["h.>"],"storage":"file","retention":"limits","num_replicas":3,"allow_direct":true,"republish":{"src":"h.>","dest":"copy.>"}}`,
-		`{"name":"QUEUE","subjects":["q.>"],"storage":"memory","retention":"workqueue","num_replicas":1}`,
-		`{"name":"AGED","subjects":["a.>"],"storage":"file","retention":"limits","num_replicas":1,"max_age":3600000000000,"placement":{"cluster":"test"}}`,
-		`{"name":"EMPTY","subjects":["e.>"],"storage":"file","retention":"limits","num_replicas":1}`,
-		`{"name":"MIRROR","mirror":{"name":"HEADERS"},"mirror_direct":true,"storage":"file","retention":"limits","num_replicas":1}`,
-	} {
+	create := func(config string) {
+		t.Helper()
 		if err := natstest.Eventually(30*time.Second, func() error {
 			return natstest.Request(nc, "STREAM.CREATE."+strings.Split(config, `"`)[3], config, nil)
 		}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, config := range []string{
+		`{"name":"HEADERS","subjects":["h.>"],"storage":"file","retention":"limits","num_replicas":3,"allow_direct":true,"republish":{"src":"h.>","dest":"copy.>"}}`,
+		`{"name":"QUEUE","subjects":["q.>"],"storage":"memory","retention":"workqueue","num_replicas":1}`,
+		`{"name":"AGED","subjects":["a.>"],"storage":"file","retention":"limits","num_replicas":1,"max_age":3600000000000,"placement":{"cluster":"test"}}`,
+		`{"name":"EMPTY","subjects":["e.>"],"storage":"file","retention":"limits","num_replicas":1}`,
+	} {
+		create(config)
 	}
 	natstest.Publish(t, nc, 300, func(i int) *nats.Msg {
 		m := nats.NewMsg(fmt.Sprint("h.", i%7))
@@ -56,6 +59,16 @@ func TestDrill(t *testing.T) {
 	for _, seq := range []int{1, 7, 100, 101, 300} {
 		natstest.MustRequest(t, nc, "STREAM.MSG.DELETE.HEADERS", fmt.Sprintf(`{"seq":%d}`, seq), nil)
 	}
+	// Now, for a mirror keeps what it has when its origin loses it.
+	create(`{"name":"MIRROR","mirror":{"name":"HEADERS"},"mirror_direct":true,"storage":"file","retention":"limits","num_replicas":1}`)
+	eventually(t, "the mirror has everything", func() bool {
+		var info struct {
+			State struct {
+				Messages uint64 `json:"messages"`
+			} `json:"state"`
+		}
+		return natstest.Request(nc, "STREAM.INFO.MIRROR", nil, &info) == nil && info.State.Messages == 295
+	})
 	natstest.MustRequest(t, nc, "CONSUMER.DURABLE.CREATE.HEADERS.worker",
 		`{"stream_name":"HEADERS","config":{"durable_name":"worker","ack_policy":"explicit","deliver_policy":"all","num_replicas":3}}`, nil)
 	c := setup(t, cluster.Nodes[0])

@@ -22,7 +22,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -326,23 +325,6 @@ func Eventually(limit time.Duration, try func() error) error {
 		}
 		time.Sleep(pause)
 	}
-}
-
-// freePort returns a port that nobody listens on. It lies below the range from
-// which systems take the ports of outgoing connections, so that it is still
-// free when a server is started on it again.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 200 {
-		port := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("find a free port: none in 200 tries")
-	return 0
 }
 
 // LibraryLeaks are goroutines that the client's library leaves behind, to be
