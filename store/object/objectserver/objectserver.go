@@ -263,7 +263,7 @@ func freePorts(n int) ([]int, error) {
 		if len(ports) == n {
 			return ports, nil
 		}
-		port := 12000 + rand.IntN(20000)
+		port := 10000 + rand.IntN(1900)
 		l, err := net.Listen("tcp", address(port))
 		if err != nil {
 			continue
