@@ -272,7 +272,7 @@ func (x scheduled) View(ctx context.Context, id string) (*scheduler.View, error)
 	if err != nil {
 		return nil, err
 	}
-	v := &scheduler.View{State: ses.State, Ended: ses.Ended, Reason: ses.Reason}
+	v := &scheduler.View{State: ses.State, Ended: ses.Ended, Reason: ses.Reason, Unready: !ses.Ready}
 	if ses.Error != nil {
 		v.Reason = ses.Error.Error()
 	}

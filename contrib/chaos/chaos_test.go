@@ -278,9 +278,15 @@ func TestChaos(t *testing.T) {
 		})
 	}
 	w.eventually("all sessions end", 3*time.Minute, func() error {
-		for _, s := range w.list() {
+		all := w.list()
+		for _, s := range all {
 			if !s.State.Final() {
 				return fmt.Errorf("session %s is %s", s.Session, s.State)
+			}
+		}
+		for slot, n := range slotsOf(all).replaced {
+			if len(slotsOf(all).made[slot]) == 0 {
+				return fmt.Errorf("slot %s has %d sessions whose makers died, and none that took their place", slot, n)
 			}
 		}
 		return nil
@@ -292,24 +298,22 @@ func TestChaos(t *testing.T) {
 func (w *world) judge(accepted map[string]bool, took time.Duration) {
 	t := w.t
 	states := map[string]int{}
-	slots := map[string]string{}
 	known := map[string]bool{}
 	all := w.list()
 	for _, s := range all {
 		known[s.Session] = true
 		states[string(s.Kind)+" "+string(s.State)]++
-		if name := s.Tags["schedule"]; name != "" {
-			slot := name + " " + s.Session[:16]
-			if other := slots[slot]; other != "" {
-				t.Errorf("slot %s has the sessions %s and %s", slot, other, s.Session)
-			}
-			slots[slot] = s.Session
-		}
 		if s.State != api.StateSucceeded && s.Error == nil && s.Reason == "" {
 			t.Errorf("session %s is %s and does not say why", s.Session, s.State)
 		}
 		if s.State == api.StateFailed && s.Error != nil {
 			t.Logf("session %s failed: %v", s.Session, s.Error)
+		}
+	}
+	slots := slotsOf(all)
+	for slot, ids := range slots.made {
+		if len(ids) > 1 {
+			t.Errorf("slot %s has the sessions %v", slot, ids)
 		}
 	}
 	for _, s := range all {
@@ -355,11 +359,40 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 		}
 	}
 	w.restore(points)
-	t.Logf("%d sessions in %s: %v; %d slots; %d restore points, %d commits; %d calls of hooks; done: %v",
-		len(all), took.Round(time.Second), states, len(slots), len(points), len(commits), w.hooks.calls(), w.done)
+	t.Logf("%d sessions in %s: %v; %d slots, %d sessions of them replaced; %d restore points, %d commits; %d calls of hooks; done: %v",
+		len(all), took.Round(time.Second), states, len(slots.made), len(slots.replaced), len(points), len(commits), w.hooks.calls(), w.done)
 	if len(all) < *sessions {
 		t.Errorf("only %d sessions were made", len(all))
 	}
+}
+
+// slots are those of all schedules, with the sessions of each that were made, and
+// how many were replaced because their makers died.
+type slots struct {
+	made     map[string][]string
+	replaced map[string]int
+}
+
+func slotsOf(all []api.SessionView) slots {
+	x := slots{map[string][]string{}, map[string]int{}}
+	for _, s := range all {
+		name := s.Tags["schedule"]
+		slot := name + " " + s.Session[:16]
+		switch {
+		case name == "":
+		case unready(&s):
+			x.replaced[slot]++
+		default:
+			x.made[slot] = append(x.made[slot], s.Session)
+		}
+	}
+	return x
+}
+
+// unready tells whether the instance that made a session died before it was
+// complete, so that nothing was begun.
+func unready(s *api.SessionView) bool {
+	return s.Error != nil && s.Error.ErrCode == api.CodeTaskAbandoned && strings.Contains(s.Error.Description, "before it was complete")
 }
 
 // hookFailed tells whether a session says of itself that a hook after it failed.

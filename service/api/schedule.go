@@ -104,18 +104,20 @@ type ScheduleInfoResponse struct {
 
 // ScheduleRun is what a slot became.
 type ScheduleRun struct {
-	Slot    time.Time  `json:"slot"`
-	Manual  bool       `json:"manual,omitempty" doc:"It was triggered by hand; its slot is the moment of that."`
-	Attempt int        `json:"attempt"`
-	Session string     `json:"session,omitempty" doc:"Of the backup; empty if none could be started."`
-	Stage   string     `json:"stage,omitempty" doc:"Of a run that goes on: backup, verify, drill or prune."`
-	Follow  []string   `json:"follow,omitempty" doc:"Sessions that verify, drill and prune after it."`
-	Started time.Time  `json:"started"`
-	Late    float64    `json:"late_seconds" doc:"How long after its time it was started."`
-	Ended   *time.Time `json:"ended,omitempty"`
-	State   State      `json:"state,omitempty" doc:"How it ended; failed, too, if the backup could not be verified or its drill failed."`
-	Reason  string     `json:"reason,omitempty" doc:"Why it did not succeed, or why what follows did not."`
-	RetryAt *time.Time `json:"retry_at,omitempty" doc:"When it is tried again."`
+	Slot    time.Time `json:"slot"`
+	Manual  bool      `json:"manual,omitempty" doc:"It was triggered by hand; its slot is the moment of that."`
+	Attempt int       `json:"attempt"`
+	Session string    `json:"session,omitempty" doc:"Of the backup; empty if none could be started."`
+	Stage   string    `json:"stage,omitempty" doc:"Of a run that goes on: backup, verify, drill or prune."`
+	Follow  []string  `json:"follow,omitempty" doc:"Sessions that verify, drill and prune after it."`
+	// Replaced sessions count as no attempt: nothing was begun.
+	Replaced int        `json:"replaced,omitempty" doc:"Sessions of it that others replaced: the instance that made them died before their tasks were written."`
+	Started  time.Time  `json:"started"`
+	Late     float64    `json:"late_seconds" doc:"How long after its time it was started."`
+	Ended    *time.Time `json:"ended,omitempty"`
+	State    State      `json:"state,omitempty" doc:"How it ended; failed, too, if the backup could not be verified or its drill failed."`
+	Reason   string     `json:"reason,omitempty" doc:"Why it did not succeed, or why what follows did not."`
+	RetryAt  *time.Time `json:"retry_at,omitempty" doc:"When it is tried again."`
 }
 
 // ScheduleSkip tells of slots that were left out.

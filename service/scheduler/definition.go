@@ -199,6 +199,15 @@ func (d *Definition) retryDelay(attempt int) time.Duration {
 
 const idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 
+// sessionOf returns the id of the session of a run's stage.
+func sessionOf(name string, r api.ScheduleRun) string {
+	stage := r.Stage
+	if r.Replaced > 0 {
+		stage += " again " + strconv.Itoa(r.Replaced)
+	}
+	return SessionID(name, r.Slot, stage, r.Attempt)
+}
+
 // SessionID derives the id of a session: the same for all who would start it.
 func SessionID(name string, slot time.Time, stage string, attempt int) string {
 	h := sha256.Sum256([]byte(name + "\x00" + slot.UTC().Format(time.RFC3339) + "\x00" + stage + "\x00" + strconv.Itoa(attempt)))

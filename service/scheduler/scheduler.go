@@ -303,7 +303,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 				return time.Time{}, err
 			}
 			if first && a.Run.Stage == StageBackup {
-				mine = SessionID(def.Name, a.Run.Slot, a.Run.Stage, a.Run.Attempt)
+				mine = sessionOf(def.Name, a.Run)
 			}
 			a.Forget = append(a.Forget, forget...)
 		}
@@ -350,7 +350,7 @@ func current(r *api.ScheduleRun) string {
 // started ends the attempt.
 func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run api.ScheduleRun) (_ State, forget []string, first bool, err error) {
 	now := time.Now()
-	id := SessionID(def.Name, run.Slot, run.Stage, run.Attempt)
+	id := sessionOf(def.Name, run)
 	err = s.sessions.Start(ctx, id, def, run)
 	first = err == nil
 	if errors.Is(err, ErrExists) {

@@ -108,6 +108,8 @@ type sessions struct {
 	refuse  func(name string) error
 	outcome func(m *made) api.State // how it ends; succeeded if nil
 	takes   time.Duration
+	// unready says which sessions were left before their tasks were written.
+	unready func(m *made) bool
 }
 
 type made struct {
@@ -146,6 +148,8 @@ func (s *sessions) View(_ context.Context, id string) (*View, error) {
 		return &View{State: api.StateCancelled, Reason: m.cancelled}, nil
 	case time.Since(m.at) < s.takes:
 		return &View{State: api.StateRunning}, nil
+	case s.unready != nil && s.unready(m):
+		return &View{State: api.StateFailed, Unready: true, Reason: "its maker died"}, nil
 	case s.outcome == nil:
 		return &View{State: api.StateSucceeded}, nil
 	}
@@ -344,92 +348,6 @@ func TestMissed(t *testing.T) {
 					t.Errorf("then %s", got)
 				}
 				stop()
-			})
-		})
-	}
-}
-
-func TestRetry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m, s := newMemory(), newSessions()
-		s.outcome = func(x *made) api.State {
-			if x.attempt < 3 {
-				return api.StateFailed
-			}
-			return api.StateSucceeded
-		}
-		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Retry: &api.ScheduleRetry{Count: 5, Delay: "1m", Backoff: 3}})
-		defer run(t, m, s, 2)()
-		time.Sleep(time.Hour + 30*time.Second)
-		if st := m.state(t, "x"); st.Running == nil || st.Running.RetryAt == nil || st.Running.Reason != "as the test wants it" {
-			t.Errorf("after the first attempt %+v", st.Running)
-		}
-		time.Sleep(minutes(5))
-		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1, backup 01:00:00 2, backup 01:00:00 3" {
-			t.Errorf("started %s", got)
-		}
-		time.Sleep(minutes(30))
-		st := m.state(t, "x")
-		if st.Running != nil || st.LastSuccess == nil || st.LastSuccess.Attempt != 3 || len(st.Recent) != 1 {
-			t.Errorf("%+v", st)
-		}
-	})
-}
-
-// A run that keeps failing gives way to the next slot.
-func TestRetriesGiveWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m, s := newMemory(), newSessions()
-		s.outcome = func(*made) api.State { return api.StateFailed }
-		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Retry: &api.ScheduleRetry{Count: 20, Delay: "40m", Backoff: 1}})
-		defer run(t, m, s, 1)()
-		time.Sleep(2*time.Hour + minutes(5))
-		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1, backup 01:00:00 2, backup 02:00:00 1" {
-			t.Errorf("started %s", got)
-		}
-	})
-}
-
-// Verification and pruning follow a backup that succeeded, each if the one
-// before did.
-func TestFollow(t *testing.T) {
-	keep := &api.Keep{Last: 3}
-	for name, c := range map[string]struct {
-		verify  api.Level
-		keep    *api.Keep
-		outcome map[string]api.State
-		want    string
-		reason  string
-	}{
-		"all":           {api.LevelData, keep, nil, "backup 01:00:00 1, verify 01:00:00 1, prune 01:00:00 1", ""},
-		"prune":         {"", keep, nil, "backup 01:00:00 1, prune 01:00:00 1", ""},
-		"failed backup": {api.LevelData, keep, map[string]api.State{StageBackup: api.StatePartial}, "backup 01:00:00 1", "as the test"},
-		"failed verify": {api.LevelData, keep, map[string]api.State{StageVerify: api.StateFailed}, "backup 01:00:00 1, verify 01:00:00 1", "verify: as the test"},
-		"failed prune":  {"", keep, map[string]api.State{StagePrune: api.StateFailed}, "backup 01:00:00 1, prune 01:00:00 1", "prune: as the test"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				m, s := newMemory(), newSessions()
-				s.takes = time.Minute
-				s.outcome = func(x *made) api.State {
-					if o, ok := c.outcome[x.stage]; ok {
-						return o
-					}
-					return api.StateSucceeded
-				}
-				m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Verify: c.verify, Keep: c.keep})
-				defer run(t, m, s, 3)()
-				time.Sleep(time.Hour + minutes(10))
-				if got := strings.Join(s.started("x"), ", "); got != c.want {
-					t.Errorf("started %s", got)
-				}
-				st := m.state(t, "x")
-				if proven := name == "all" || strings.HasSuffix(name, "prune"); proven != (st.LastSuccess != nil) {
-					t.Errorf("the last success is %+v", st.LastSuccess)
-				}
-				if st.Running != nil || len(st.Recent) != 1 || !strings.HasPrefix(st.Recent[0].Reason, c.reason) || (c.reason == "") != (st.Recent[0].Reason == "") {
-					t.Errorf("%+v", st)
-				}
 			})
 		})
 	}

@@ -34,6 +34,9 @@ type View struct {
 	State  api.State
 	Ended  time.Time
 	Reason string // why it did not succeed
+	// Unready means that it ended before its tasks were written, so that nothing
+	// was begun.
+	Unready bool
 }
 
 // Kinds of actions.
@@ -55,6 +58,9 @@ type Action struct {
 	// Forget are sessions that fell out of the history.
 	Forget []string
 }
+
+// maxReplaced bounds how many sessions of a run are replaced whose makers died.
+const maxReplaced = 3
 
 // poll is how often a session that runs is looked at without a cause.
 const poll = 5 * time.Second
@@ -80,7 +86,7 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 		case now.Before(*r.RetryAt):
 			return s, Action{Wake: d.earliest(s, *r.RetryAt)}
 		}
-		again := api.ScheduleRun{Slot: r.Slot, Manual: r.Manual, Attempt: r.Attempt + 1, Stage: StageBackup}
+		again := api.ScheduleRun{Slot: r.Slot, Manual: r.Manual, Attempt: r.Attempt + 1, Replaced: r.Replaced, Stage: StageBackup}
 		return s, Action{Kind: actStart, Run: again, Wake: now.Add(poll)}
 	}
 	return d.begin(s, now)
@@ -167,6 +173,10 @@ func (d *Definition) whileRunning(s State, now time.Time) (State, Action) {
 func (d *Definition) stageEnded(s State, now time.Time, v *View) (State, Action) {
 	r := *s.Running
 	s.Running = &r
+	if v != nil && v.Unready && v.State == api.StateFailed && r.Replaced < maxReplaced {
+		r.Replaced++
+		return s, Action{Kind: actStart, Run: r, Wake: now.Add(poll)}
+	}
 	ok := v != nil && v.State == api.StateSucceeded
 	why := "its session is not remembered any more"
 	if v != nil {
