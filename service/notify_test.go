@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +105,57 @@ func TestNotifications(t *testing.T) {
 	defer mu.Unlock()
 	if len(got) != 1 || got[want] != 1 {
 		t.Errorf("the chat was told %v", got)
+	}
+}
+
+// A message that the server refuses is no message that was sent, and one that it
+// takes later is sent once.
+func TestNotificationRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	users := filepath.Join(dir, "users.conf")
+	permit := func(deny string) {
+		t.Helper()
+		text := fmt.Sprintf("authorization { users: [{user: jetkeep, password: p, permissions: {publish: {deny: %q}}}, {user: ops, password: p}] }", deny)
+		if err := os.WriteFile(users, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	permit("ops.>")
+	server := natstest.Start(t, natstest.Config(fmt.Sprintf("include '../%s/users.conf'", filepath.Base(dir)))) // beside its own directory
+	nc := server.Connect(nats.UserInfo("ops", "p"))
+	shop(t, nc)
+	alerts, err := nc.SubscribeSync("ops.>")
+	if err != nil || nc.Flush() != nil {
+		t.Fatal(err)
+	}
+	c := setup(t, server)
+	c.Control.User, c.Control.Password = "jetkeep", "p"
+	c.Notifications = []config.Notification{{Name: "bus", Call: config.Call{Subject: "ops.{{.Kind}}"}}}
+	log := new(lockedBuffer)
+	run(t, c, service.Deps{Log: slog.New(slog.NewTextHandler(log, nil))})
+	cl := clientOf(t, nc)
+	a, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, cl, a.Session, api.StateSucceeded)
+	eventually(t, "the refusal is in the log", func() bool {
+		return strings.Contains(log.String(), `no permission to publish to \"ops.backup\"`)
+	})
+	if m, err := alerts.NextMsg(100 * time.Millisecond); err == nil {
+		t.Fatalf("published though it is refused: %s", m.Data)
+	}
+	permit("else.>")
+	if err := server.Embedded().Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alerts.NextMsg(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	// After the second refusal it would be sent again within 5 s.
+	if m, err := alerts.NextMsg(8 * time.Second); err == nil {
+		t.Errorf("published again: %s", m.Data)
 	}
 }
 

@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,15 +116,15 @@ func (c *Caller) request(ctx context.Context, to *config.Call, target string, bo
 
 // publish sends a message that nobody answers, and waits until the server has
 // it. What is published again within a stream's window of duplicates is not
-// kept twice, by its id.
+// kept twice, by its id. It has a connection of its own, whose last error is that
+// of the message: one that others use, or that has refused the subject before,
+// would not tell whether this message was refused.
 func (c *Caller) publish(ctx context.Context, to *config.Call, target, subject, contentType, kind, id string, body []byte) error {
-	conn, done, err := c.conn(ctx, to, target)
+	conn, err := c.own(ctx, to, target)
 	if err != nil {
 		return err
 	}
-	defer done()
-	ctx, cancel := refusal(ctx, conn, subject)
-	defer cancel()
+	defer conn.Close()
 	m := nats.NewMsg(subject)
 	m.Data = body
 	m.Header.Set("Content-Type", contentType)
@@ -135,12 +134,20 @@ func (c *Caller) publish(ctx context.Context, to *config.Call, target, subject, 
 		return fmt.Errorf("publish on subject %s: %w", subject, err)
 	}
 	if err := conn.NC.FlushWithContext(ctx); err != nil {
-		return fmt.Errorf("publish on subject %s: %w", subject, cmp.Or(context.Cause(ctx), err))
+		return fmt.Errorf("publish on subject %s: %w", subject, err)
 	}
-	if p := conn.API.Violations().Refused(func(p *jsapi.PermissionError) bool { return p.Op == jsapi.OpPublish && p.Subject == subject }); p != nil {
+	if p, refused := jsapi.ParseViolation(conn.NC.LastError()); refused {
 		return p
 	}
 	return nil
+}
+
+// own dials a connection to the account of a call.
+func (c *Caller) own(ctx context.Context, to *config.Call, target string) (*natsconn.Conn, error) {
+	if to.Account == config.AccountControl || target == "" {
+		return c.Control.Another(ctx, "jetkeep notification")
+	}
+	return c.Dial(ctx, target)
 }
 
 // post sends a body to the URL, which no error shows.

@@ -28,6 +28,8 @@ const (
 	consumerAge = 8 * 24 * time.Hour
 	// retryWait is how long to wait when events cannot be had.
 	retryWait = 2 * time.Second
+	// stopWait is how long sending goes on when the service stops.
+	stopWait = 3 * time.Second
 	// maxTries is how often an event is sent; with the delays below for a day and
 	// a half.
 	maxTries = 40
@@ -132,7 +134,10 @@ func (n *Notifier) handle(ctx context.Context, to *config.Notification, m jetstr
 	if meta, err := m.Metadata(); err == nil {
 		tries = meta.NumDelivered
 	}
-	err := n.send(ctx, to, &e)
+	// What is on its way when the service stops would be sent again otherwise.
+	sctx, done := lingering(ctx)
+	defer done()
+	err := n.send(sctx, to, &e)
 	if ctx.Err() != nil && err != nil {
 		_ = m.Nak() // another instance, or this one when it runs again
 		return
@@ -141,7 +146,7 @@ func (n *Notifier) handle(ctx context.Context, to *config.Notification, m jetstr
 	switch {
 	case err == nil:
 		log.Info("notification was sent")
-		if err := m.DoubleAck(ctx); err != nil {
+		if err := m.DoubleAck(sctx); err != nil {
 			log.Warn("acknowledge event; it may be sent again", "error", err)
 		}
 	case tries >= maxTries:
@@ -151,6 +156,16 @@ func (n *Notifier) handle(ctx context.Context, to *config.Notification, m jetstr
 		delay := delays[min(int(tries), len(delays))-1] //nolint:gosec // few
 		log.Warn("notification was not sent", "tries", tries, "again_in", delay.String(), "error", err)
 		_ = m.NakWithDelay(delay)
+	}
+}
+
+// lingering returns a context that ends a while after another.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopWait, cancel) })
+	return out, func() {
+		stop()
+		cancel()
 	}
 }
 
