@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// scratchPrefix begins the directories of scratch servers.
+	// scratchPrefix begins the directories of scratch servers; the name of the
+	// instance follows, and a point, which no name has.
 	scratchPrefix = "jetkeep-drill-"
 	// scratchMargin is what a scratch server needs besides the messages.
 	scratchMargin = 64 << 20
@@ -151,7 +152,7 @@ func (s *Service) startScratch(ctx context.Context) (*natsconn.Conn, func() erro
 	if err := os.MkdirAll(s.config.Drill.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("drill.dir: %w", err)
 	}
-	dir, err := os.MkdirTemp(s.config.Drill.Dir, scratchPrefix)
+	dir, err := os.MkdirTemp(s.config.Drill.Dir, s.scratchName())
 	if err != nil {
 		return nil, nil, fmt.Errorf("drill.dir: %w", err)
 	}
@@ -171,9 +172,12 @@ func (s *Service) startScratch(ctx context.Context) (*natsconn.Conn, func() erro
 	return conn, func() error { conn.Close(); return stop() }, nil
 }
 
-// clearScratch removes what a process that died left.
+func (s *Service) scratchName() string { return scratchPrefix + s.config.Instance + "." }
+
+// clearScratch removes what a process of this instance that died left. Instances
+// may have the same drill.dir.
 func (s *Service) clearScratch() {
-	left, err := filepath.Glob(filepath.Join(s.config.Drill.Dir, scratchPrefix+"*"))
+	left, err := filepath.Glob(filepath.Join(s.config.Drill.Dir, s.scratchName()+"*"))
 	if err != nil {
 		return
 	}
