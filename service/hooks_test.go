@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -320,6 +321,53 @@ func TestHooksAfter(t *testing.T) {
 	}
 	if got := seen.list(); !slices.Equal(got, []string{"after after session cancelled"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// A hook after that fails is called again, one before is not: a backup can be asked
+// for again, but nobody else undoes what the hook before it did.
+func TestHookAfterAgain(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	nc := server.Connect()
+	shop(t, nc)
+	var mu sync.Mutex
+	asked := map[string]int{}
+	if _, err := nc.Subscribe("flaky.*", func(m *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[m.Subject]++
+		if asked[m.Subject] == 1 {
+			_ = m.Respond([]byte(`{"error":{"description":"not now"}}`))
+			return
+		}
+		_ = m.Respond(nil)
+	}); err != nil || nc.Flush() != nil {
+		t.Fatal(err)
+	}
+	c := setup(t, server)
+	before := hook("before", "before", "session", config.Call{Subject: "flaky.before"})
+	before.OnError = config.OnErrorContinue
+	c.Hooks = []config.Hook{
+		before, hook("after", "after", "session", config.Call{Subject: "flaky.after"}), hook("task", "after", "task", config.Call{Subject: "flaky.task"}),
+	}
+	c.Hooks[2].Streams = []string{"A"}
+	run(t, c, service.Deps{})
+	cl := connect(t, server)
+	a, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := wait(t, cl, a.Session, api.StateSucceeded)
+	for _, x := range r.TaskList {
+		if x.State != api.StateSucceeded || x.Error != nil || x.Hook != api.HookBefore && len(x.Notes) > 0 {
+			t.Errorf("%+v", x)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := map[string]int{"flaky.before": 1, "flaky.after": 2, "flaky.task": 2}; !maps.Equal(asked, want) {
+		t.Errorf("called %v, want %v", asked, want)
 	}
 }
 

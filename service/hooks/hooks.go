@@ -130,10 +130,7 @@ func (r *Runner) tasks(ctx context.Context, id string) (tasks []*session.Task, e
 			return tasks, err
 		}
 		r.Log.Warn("read tasks for hooks", "session", id, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(readPause):
-		}
+		pause(ctx, readPause)
 	}
 	return nil, err
 }
@@ -204,12 +201,17 @@ func (r *Runner) aboutTask(ses *session.Session, t *session.Task) api.HookReques
 // one calls one hook. The error is one that keeps the work from being done, or
 // that of a hook after.
 func (r *Runner) one(ctx context.Context, h *config.Hook, q api.HookRequest, notes []string) ([]string, error) {
-	now := time.Now().UTC()
-	q.Hook, q.Timestamp, q.Deadline = h.Name, now, now.Add(h.Timeout)
-	q.Type = "io.jetkeep.hook.v1." + q.When + "_" + q.Of
-	note, err := r.call(ctx, h, &q)
-	r.Count(h.Name, h.When, err)
-	log := r.Log.With("hook", h.Name, "when", q.When, "session", q.Session, "task", q.Task, "seconds", time.Since(now).Seconds())
+	now := time.Now()
+	note, err := r.try(ctx, h, &q)
+	log := r.Log.With("hook", h.Name, "when", q.When, "session", q.Session, "task", q.Task)
+	for _, delay := range againAfter {
+		if err == nil || q.When == api.HookBefore || !pause(ctx, delay) {
+			break
+		}
+		log.Warn("hook failed, it is called again", "error", err)
+		note, err = r.try(ctx, h, &q)
+	}
+	log = log.With("seconds", time.Since(now).Seconds())
 	if note != "" {
 		notes = append(notes, "hook "+h.Name+": "+note)
 	}
@@ -225,6 +227,29 @@ func (r *Runner) one(ctx context.Context, h *config.Hook, q api.HookRequest, not
 		notes = append(notes, err.Error())
 	}
 	return notes, err
+}
+
+// againAfter is how long after it failed a hook after is called again: what one
+// before did would stay undone otherwise, for the want of a moment.
+var againAfter = []time.Duration{time.Second, 5 * time.Second}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// try calls a hook once.
+func (r *Runner) try(ctx context.Context, h *config.Hook, q *api.HookRequest) (note string, err error) {
+	now := time.Now().UTC()
+	q.Hook, q.Timestamp, q.Deadline = h.Name, now, now.Add(h.Timeout)
+	q.Type = "io.jetkeep.hook.v1." + q.When + "_" + q.Of
+	note, err = r.call(ctx, h, q)
+	r.Count(h.Name, h.When, err)
+	return note, err
 }
 
 func (r *Runner) call(ctx context.Context, h *config.Hook, q *api.HookRequest) (note string, err error) {
