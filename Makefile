@@ -34,7 +34,7 @@ build: ## build everything, and bin/jetkeep
 
 .PHONY: test
 test: tools ## every test, with the race detector
-	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn' -- -race -p 2 -timeout 40m $(PKG)
+	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn' -- -race -count=1 -p 2 -timeout 40m $(PKG)
 
 .PHONY: unit
 unit: ## the tests of packages that need no server, quickly
@@ -43,7 +43,7 @@ unit: ## the tests of packages that need no server, quickly
 
 .PHONY: conformance
 conformance: tools ## the version matrix, the clusters, the golden files and the drivers' suite
-	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled' -- -p 2 -timeout 20m -run 'Matrix|Cluster|Golden|Conformance|Suite' ./service/... ./store/...
+	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled' -- -count=1 -p 2 -timeout 20m -run 'Matrix|Cluster|Golden|Conformance|Suite' ./service/... ./store/...
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME
