@@ -179,11 +179,54 @@ func (o *Options) connection(transport http.RoundTripper) *swift.Connection {
 		Region: o.Region, EndpointType: swift.EndpointType(o.Interface), Internal: o.Interface == InterfaceInternal,
 		Transport: transport, UserAgent: "jetkeep", Retries: 1, ConnectTimeout: 30 * time.Second, Timeout: time.Minute,
 	}
-	if o.AuthURL == "" {
+	switch {
+	case o.AuthURL == "":
 		c.StorageUrl, c.AuthToken, c.Auth = o.StorageURL, o.Token, onlyToken{}
+	case o.StorageURL != "":
+		c.Auth = &elsewhere{storageURL: o.StorageURL}
 	}
 	return c
 }
+
+// elsewhere is the library's authentication for a storage that is not where it
+// says. It is set before the first one, so that each request of the library goes
+// there, and that of a user whose own account is another one.
+type elsewhere struct {
+	swift.Authenticator // nil before the first
+	storageURL          string
+}
+
+// Request implements swift.Authenticator.
+func (e *elsewhere) Request(ctx context.Context, c *swift.Connection) (*http.Request, error) {
+	if e.Authenticator == nil {
+		// The library makes one while it authenticates, and no other way.
+		maker := &swift.Connection{AuthUrl: c.AuthUrl, AuthVersion: c.AuthVersion, ApiKey: c.ApiKey, Transport: nowhere{}}
+		if err := maker.Authenticate(ctx); maker.Auth == nil {
+			return nil, err
+		}
+		e.Authenticator = maker.Auth
+	}
+	return e.Authenticator.Request(ctx, c)
+}
+
+// StorageUrl implements swift.Authenticator.
+func (e *elsewhere) StorageUrl(bool) string { return e.storageURL }
+
+// Expires implements swift.Expireser.
+func (e *elsewhere) Expires() time.Time {
+	if x, ok := e.Authenticator.(swift.Expireser); ok {
+		return x.Expires()
+	}
+	return time.Time{}
+}
+
+// nowhere sends nothing.
+type nowhere struct{}
+
+var errNowhere = errors.New("nothing is sent")
+
+// RoundTrip implements http.RoundTripper.
+func (nowhere) RoundTrip(*http.Request) (*http.Response, error) { return nil, errNowhere }
 
 // onlyToken is an authentication that knows of one token and no other.
 type onlyToken struct{ swift.Authenticator }

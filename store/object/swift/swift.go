@@ -43,7 +43,9 @@ import (
 const (
 	openTimeout = 30 * time.Second
 	// looks is how many objects are looked at at once before a bulk delete.
-	looks     = 16
+	looks = 16
+	// tokens is how many a request is tried with while the server refuses each.
+	tokens    = 4
 	shaHeader = "X-Object-Meta-Jetkeep-Sha256"
 	hidden    = ".segments/"
 )
@@ -149,26 +151,44 @@ func (d *Driver) do(ctx context.Context, r request) (http.Header, error) {
 	return header, err
 }
 
-// exchange sends a request, again if the token had expired. The answer's body
-// is the caller's if it is to be kept.
-func (d *Driver) exchange(ctx context.Context, r request, keep bool) (http.Header, io.ReadCloser, error) {
+// exchange sends a request. The answer's body is the caller's if it is to be
+// kept.
+func (d *Driver) exchange(ctx context.Context, r request, keep bool) (header http.Header, body io.ReadCloser, err error) {
 	ctx = httpclient.Hear(ctx)
-	for try := 0; ; try++ {
-		header, body, err := d.try(ctx, r, keep)
-		if err == nil {
-			return header, body, nil
-		}
-		if try == 0 && r.body != nil && errors.Is(err, swift.AuthorizationFailed) && ctx.Err() == nil {
-			continue // the library cannot send the body again, and has dropped the token
-		}
+	err = d.withToken(ctx, func(at string) (err error) {
+		header, body, err = d.try(ctx, at, r, keep)
+		return err
+	})
+	if err != nil {
 		return nil, nil, typed(ctx, r.access, err)
+	}
+	return header, body, nil
+}
+
+// withToken calls f, with the URL of the storage, again with another token if
+// the one it used is refused. One other is not always enough: of several requests
+// that find theirs expired the last to hear of it drops the one that the first
+// has got, and a server that gives the same one again may give it in the last
+// moment of its life. That no token is to be had is the end.
+func (d *Driver) withToken(ctx context.Context, f func(at string) error) error {
+	for try := 1; ; try++ {
+		at, err := d.conn.GetStorageUrl(ctx)
+		if err != nil {
+			return d.unauthenticated(err)
+		}
+		err = f(at)
+		var answer *swift.Error
+		if try == tokens || !errors.As(err, &answer) || answer.StatusCode != http.StatusUnauthorized || ctx.Err() != nil {
+			return err
+		}
+		d.conn.UnAuthenticate()
 	}
 }
 
-func (d *Driver) try(ctx context.Context, r request, keep bool) (http.Header, io.ReadCloser, error) {
+func (d *Driver) try(ctx context.Context, at string, r request, keep bool) (http.Header, io.ReadCloser, error) {
 	o := swift.RequestOpts{
 		Container: r.container, ObjectName: r.name, Operation: r.method, Parameters: r.query, Headers: r.header, NoResponse: !keep,
-		OnReAuth: func() (string, error) { return d.storageURL(d.conn.StorageUrl), nil },
+		OnReAuth: func() (string, error) { return d.conn.StorageUrl, nil },
 	}
 	var body *httpclient.Body
 	if r.body != nil {
@@ -182,11 +202,7 @@ func (d *Driver) try(ctx context.Context, r request, keep bool) (http.Header, io
 			o.Body = body
 		}
 	}
-	at, err := d.conn.GetStorageUrl(ctx)
-	if err != nil {
-		return nil, nil, d.unauthenticated(err)
-	}
-	resp, _, err := d.conn.Call(ctx, d.storageURL(at), o) //nolint:bodyclose // the library closes it unless it is kept
+	resp, _, err := d.conn.Call(ctx, at, o) //nolint:bodyclose // the library closes it unless it is kept
 	if body != nil {
 		err = body.Or(err)
 	}
@@ -213,13 +229,6 @@ func (d *Driver) unauthenticated(err error) error {
 		return fmt.Errorf("authenticate: the catalogue has no object store %s; set region, interface or storage_url: %w", what, err)
 	}
 	return fmt.Errorf("authenticate: %w", err)
-}
-
-func (d *Driver) storageURL(named string) string {
-	if d.opt.StorageURL != "" {
-		return d.opt.StorageURL
-	}
-	return named
 }
 
 // Put implements object.Driver.
@@ -360,7 +369,11 @@ func (d *Driver) List(ctx context.Context, prefix, after string, limit int) ([]o
 	var page []object.Info
 	for {
 		hctx := httpclient.Hear(ctx)
-		objects, err := d.conn.Objects(hctx, d.opt.Container, &swift.ObjectsOpts{Limit: limit, Marker: marker, Prefix: d.name(prefix)})
+		var objects []swift.Object
+		err := d.withToken(hctx, func(string) (err error) {
+			objects, err = d.conn.Objects(hctx, d.opt.Container, &swift.ObjectsOpts{Limit: limit, Marker: marker, Prefix: d.name(prefix)})
+			return err
+		})
 		if err != nil {
 			if err = typed(hctx, accessList, err); errors.Is(err, object.ErrNotExist) {
 				err = fmt.Errorf("there is no container %s", d.opt.Container)
@@ -450,7 +463,11 @@ func (d *Driver) DeleteMany(ctx context.Context, names []string) ([]error, error
 		return out, nil
 	}
 	hctx := httpclient.Hear(ctx)
-	result, err := d.conn.BulkDelete(hctx, d.opt.Container, paths)
+	var result swift.BulkDeleteResult
+	err := d.withToken(hctx, func(string) (err error) {
+		result, err = d.conn.BulkDelete(hctx, d.opt.Container, paths)
+		return err
+	})
 	switch {
 	case err == nil, len(result.Errors) > 0: // what became of each is below
 	case errors.Is(err, swift.Forbidden), errors.Is(err, swift.BadRequest), errors.Is(err, swift.ObjectNotFound), errors.Is(err, swift.ContainerNotFound):
