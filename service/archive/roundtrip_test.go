@@ -216,3 +216,23 @@ func compare(t *rapid.T, s stream, c content, sum archive.Summary) {
 		}
 	}
 }
+
+// A name that would not come back as it is is refused, and not written.
+func TestNamesThatAreNone(t *testing.T) {
+	for _, name := range []string{"", ".", "..", "a/b", `a\b`, "a\x00b", "q\xffick"} {
+		c := archive.Consumer{Name: name, Config: []byte(`{}`)}
+		if err := archive.NewV1Writer(&bytes.Buffer{}, archive.Meta{Stream: name, Config: []byte(`{}`)}).Close(0); err == nil {
+			t.Errorf("V1 takes stream %q", name)
+		}
+		if err := archive.NewV1Writer(&bytes.Buffer{}, archive.Meta{Stream: "S", Config: []byte(`{}`)}).Consumer(c); err == nil {
+			t.Errorf("V1 takes consumer %q", name)
+		}
+		if err := archive.NewV2Writer(&bytes.Buffer{}, archive.State{}, []archive.Consumer{c}).Close(); err == nil {
+			t.Errorf("V2 takes consumer %q", name)
+		}
+	}
+	c := archive.Consumer{Name: "naïve", Config: []byte(`{}`)}
+	if err := archive.NewV1Writer(&bytes.Buffer{}, archive.Meta{Stream: "S", Config: []byte(`{}`)}).Consumer(c); err != nil {
+		t.Error(err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/s2"
 
@@ -127,8 +128,15 @@ func NewV1Writer(w io.Writer, m Meta) *V1Writer {
 	return v
 }
 
+// writable says whether a name comes back from an archive as it went in: it is a
+// file's name there, and a string of JSON, which is UTF-8 or gets changed. No
+// server gives another one.
+func writable(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\\\x00") && utf8.ValidString(name)
+}
+
 func (v *V1Writer) begin(m Meta) error {
-	if m.Stream == "" || strings.ContainsAny(m.Stream, `/\`) {
+	if !writable(m.Stream) {
 		return fmt.Errorf("write archive: invalid stream name %q", m.Stream)
 	}
 	o, err := parseObject(m.Config)
@@ -235,7 +243,7 @@ func (v *V1Writer) Consumer(c Consumer) error {
 }
 
 func (v *V1Writer) consumer(c Consumer) error {
-	if c.Name == "" || strings.ContainsAny(c.Name, `/\`) || c.Name == "." || c.Name == ".." {
+	if !writable(c.Name) {
 		return fmt.Errorf("write archive: invalid consumer name %q", c.Name)
 	}
 	o, err := parseObject(c.Config)

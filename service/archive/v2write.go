@@ -3,7 +3,6 @@ package archive
 import (
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -79,7 +78,7 @@ func (v *V2Writer) begin(consumers []Consumer) error {
 }
 
 func (v *V2Writer) consumer(c Consumer, now int64) error {
-	if c.Name == "" || strings.ContainsAny(c.Name, `/\`) {
+	if !writable(c.Name) {
 		return fmt.Errorf("write archive: invalid consumer name %q", c.Name)
 	}
 	o, err := parseObject(c.Config)
