@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -160,13 +161,12 @@ func TestJournalIsNotTrusted(t *testing.T) {
 			}
 		},
 		"swapped": func(x *resuming) {
-			var last []byte
-			for _, v := range x.notes.notes {
-				last = v
+			keys := slices.Collect(maps.Keys(x.notes.notes)) // each gets the next one's
+			first := x.notes.notes[keys[0]]
+			for i, k := range keys[1:] {
+				x.notes.notes[keys[i]] = x.notes.notes[k]
 			}
-			for k := range maps.Clone(x.notes.notes) {
-				x.notes.notes[k], last = last, x.notes.notes[k]
-			}
+			x.notes.notes[keys[len(keys)-1]] = first
 		},
 		"without a MAC": func(x *resuming) {
 			for k, v := range x.notes.notes {
@@ -186,6 +186,9 @@ func TestJournalIsNotTrusted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newResuming(t)
+			if n := len(x.notes.notes); n < 2 {
+				t.Fatalf("the first attempt left %d notes", n)
+			}
 			spoil(x)
 			if n := x.again(t); n < allOfIt {
 				t.Errorf("only %d bytes were uploaded", n)
