@@ -89,6 +89,7 @@ func codes() []struct {
 		{state.ErrLockLost, api.CodeConnectionLost},
 		{jsapi.ErrNoReply, api.CodeTimeout},
 		{nats.ErrTimeout, api.CodeTimeout},
+		{jetstream.ErrNoStreamResponse, api.CodeTimeout},
 		{context.DeadlineExceeded, api.CodeTimeout},
 		{context.Canceled, api.CodeCancelled},
 	}

@@ -59,7 +59,7 @@ func (p *events) Publish(ctx context.Context, e api.Event) error {
 	if err != nil {
 		return fmt.Errorf("encode event %s: %w", e.ID, err)
 	}
-	_, err = p.js.Publish(ctx, p.subjects.Event(e.Kind, e.Session, e.Event), b, jetstream.WithMsgID(e.ID))
+	err = natsconn.Publish(ctx, p.js, p.subjects.Event(e.Kind, e.Session, e.Event), b, jetstream.WithMsgID(e.ID))
 	if err != nil {
 		return fmt.Errorf("publish event %s: %w", e.ID, err)
 	}

@@ -231,7 +231,7 @@ func unready(err error) bool {
 	if errors.As(err, &e) {
 		return e.Code == 503 || e.ErrorCode == noPeers
 	}
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, jsapi.ErrNoReply) || errors.Is(err, context.DeadlineExceeded)
 }
 

@@ -31,7 +31,8 @@ func Stream(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfi
 	return stream, nil
 }
 
-// Bucket does for a KV bucket what Stream does for a stream.
+// Bucket does for a KV bucket what Stream does for a stream. What is written into
+// it waits for an election of its leader.
 func Bucket(ctx context.Context, js jetstream.JetStream, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := js.KeyValue(ctx, c.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -47,7 +48,7 @@ func Bucket(ctx context.Context, js jetstream.JetStream, c jetstream.KeyValueCon
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", c.Bucket, err)
 	}
-	return kv, nil
+	return patientBucket{kv}, nil
 }
 
 // Replicated is how many replicas a stream or bucket of ours has where that is

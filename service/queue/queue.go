@@ -93,7 +93,7 @@ func (q *Queue) Submit(ctx context.Context, kind api.Kind, task string, attempt 
 	if attempt > 0 {
 		id = fmt.Sprintf("%s/%d", task, attempt)
 	}
-	_, err := q.js.Publish(ctx, q.subjects.Task(kind, task), nil,
+	err := natsconn.Publish(ctx, q.js, q.subjects.Task(kind, task), nil,
 		jetstream.WithMsgID(id), jetstream.WithExpectStream(api.StreamTasks))
 	if isQueued(err) {
 		return nil
