@@ -29,8 +29,30 @@ func (c *Client) Message(ctx context.Context, stream string, seq uint64) (*recor
 	return r, nil
 }
 
+// LastMessage reads the last message of a subject, from the stream's leader. It
+// fails with ErrNoMessage if the stream holds none.
+func (c *Client) LastMessage(ctx context.Context, stream, subject string) (*record.Record, error) {
+	if err := CheckName(stream); err != nil {
+		return nil, fmt.Errorf("stream name: %w", err)
+	}
+	reply, err := c.call(ctx, "STREAM.MSG.GET."+stream, getRequest{Last: subject}, c.timeout)
+	if err != nil {
+		return nil, err
+	}
+	var d decoder
+	r, err := d.decode(reply)
+	if err == nil && (r.Sequence == 0 || string(r.Subject) != subject) {
+		err = fmt.Errorf("%w: message %d with subject %q", ErrInvalidReply, r.Sequence, r.Subject)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read last message of subject %s of stream %s: %w", subject, stream, err)
+	}
+	return r, nil
+}
+
 type getRequest struct {
-	Seq uint64 `json:"seq"`
+	Seq  uint64 `json:"seq,omitzero"`
+	Last string `json:"last_by_subj,omitzero"`
 }
 
 // A decoder turns answers of STREAM.MSG.GET into records. The record and its
@@ -46,15 +68,24 @@ func (d *decoder) message(reply []byte, want uint64) (*record.Record, error) {
 	if err := ReplyError(reply); err != nil {
 		return nil, err
 	}
+	r, err := d.decode(reply)
+	if err == nil && (r.Sequence != want || len(r.Subject) == 0) {
+		err = fmt.Errorf("%w: message %d with subject %q instead of message %d", ErrInvalidReply, r.Sequence, r.Subject, want)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// decode decodes an answer that is no error.
+func (d *decoder) decode(reply []byte) (*record.Record, error) {
 	msg, found, err := member(reply, "message")
 	if err != nil || !found {
 		return nil, fmt.Errorf("%w: no message in it", ErrInvalidReply)
 	}
 	if err := d.fields(msg); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrInvalidReply, err)
-	}
-	if d.rec.Sequence != want || len(d.rec.Subject) == 0 {
-		return nil, fmt.Errorf("%w: message %d with subject %q instead of message %d", ErrInvalidReply, d.rec.Sequence, d.rec.Subject, want)
 	}
 	return &d.rec, nil
 }

@@ -32,7 +32,8 @@ func Stream(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfi
 }
 
 // Bucket does for a KV bucket what Stream does for a stream. What is written into
-// it waits for an election of its leader.
+// it waits for an election of its leader, and a key is not there only if its leader
+// says so.
 func Bucket(ctx context.Context, js jetstream.JetStream, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := js.KeyValue(ctx, c.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -48,7 +49,7 @@ func Bucket(ctx context.Context, js jetstream.JetStream, c jetstream.KeyValueCon
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", c.Bucket, err)
 	}
-	return patientBucket{kv}, nil
+	return bucket{kv, leaders(js)}, nil
 }
 
 // Replicated is how many replicas a stream or bucket of ours has where that is

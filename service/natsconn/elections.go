@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"jetkeep/service/jsapi"
 )
 
 const (
@@ -24,9 +26,14 @@ func Publish(ctx context.Context, js jetstream.JetStream, subject string, data [
 	return err
 }
 
-// A patientBucket is a bucket whose writes wait for an election as Publish does.
-// To write again is safe, for nobody took what was written before.
-type patientBucket struct{ jetstream.KeyValue }
+// A bucket is a bucket whose writes wait for an election as Publish does, and in
+// which nothing is missing because a replica lags behind. To write again is safe,
+// for nobody took what was written before.
+type bucket struct {
+	jetstream.KeyValue
+
+	leader *jsapi.Client
+}
 
 func patiently(ctx context.Context, write func() error) error {
 	for begun := time.Now(); ; {
@@ -42,7 +49,7 @@ func patiently(ctx context.Context, write func() error) error {
 	}
 }
 
-func (b patientBucket) Create(ctx context.Context, key string, value []byte, o ...jetstream.KVCreateOpt) (revision uint64, err error) {
+func (b bucket) Create(ctx context.Context, key string, value []byte, o ...jetstream.KVCreateOpt) (revision uint64, err error) {
 	err = patiently(ctx, func() (err error) {
 		revision, err = b.KeyValue.Create(ctx, key, value, o...)
 		return err
@@ -50,7 +57,7 @@ func (b patientBucket) Create(ctx context.Context, key string, value []byte, o .
 	return revision, err
 }
 
-func (b patientBucket) Put(ctx context.Context, key string, value []byte) (revision uint64, err error) {
+func (b bucket) Put(ctx context.Context, key string, value []byte) (revision uint64, err error) {
 	err = patiently(ctx, func() (err error) {
 		revision, err = b.KeyValue.Put(ctx, key, value)
 		return err
@@ -58,11 +65,11 @@ func (b patientBucket) Put(ctx context.Context, key string, value []byte) (revis
 	return revision, err
 }
 
-func (b patientBucket) PutString(ctx context.Context, key, value string) (uint64, error) {
+func (b bucket) PutString(ctx context.Context, key, value string) (uint64, error) {
 	return b.Put(ctx, key, []byte(value))
 }
 
-func (b patientBucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
+func (b bucket) Update(ctx context.Context, key string, value []byte, last uint64) (revision uint64, err error) {
 	err = patiently(ctx, func() (err error) {
 		revision, err = b.KeyValue.Update(ctx, key, value, last)
 		return err
@@ -70,10 +77,10 @@ func (b patientBucket) Update(ctx context.Context, key string, value []byte, las
 	return revision, err
 }
 
-func (b patientBucket) Delete(ctx context.Context, key string, o ...jetstream.KVDeleteOpt) error {
+func (b bucket) Delete(ctx context.Context, key string, o ...jetstream.KVDeleteOpt) error {
 	return patiently(ctx, func() error { return b.KeyValue.Delete(ctx, key, o...) })
 }
 
-func (b patientBucket) Purge(ctx context.Context, key string, o ...jetstream.KVDeleteOpt) error {
+func (b bucket) Purge(ctx context.Context, key string, o ...jetstream.KVDeleteOpt) error {
 	return patiently(ctx, func() error { return b.KeyValue.Purge(ctx, key, o...) })
 }

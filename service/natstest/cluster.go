@@ -19,6 +19,7 @@ const clusterTimeout = 60 * time.Second
 type Cluster struct {
 	t     testing.TB
 	Nodes []*Server
+	wires []*wire // of a Severable one
 }
 
 // StartCluster starts n servers, binaries of the given version or embedded ones
@@ -28,18 +29,15 @@ func StartCluster(t testing.TB, n int, version string, opts ...Option) *Cluster 
 	t.Helper()
 	c := &Cluster{t: t}
 	ports := make([]int, n)
-	routes := make([]string, n)
 	for i := range n {
 		ports[i] = freePort(t)
-		routes[i] = fmt.Sprintf("\"nats-route://127.0.0.1:%d\"", ports[i])
 	}
 	var o options
 	for _, set := range opts {
 		set(&o)
 	}
 	for i := range n {
-		cluster := fmt.Sprintf("cluster {\n  name: test\n  no_advertise: %t\n  listen: \"127.0.0.1:%d\"\n  routes: [%s]\n}", o.hidden, ports[i], strings.Join(routes, ", "))
-		with := append([]Option{Name(fmt.Sprintf("n%d", i)), Config(cluster), func(o *options) { o.http = true }}, opts...)
+		with := append([]Option{Name(fmt.Sprintf("n%d", i)), Config(c.routes(i, ports, o)), func(o *options) { o.http = true }}, opts...)
 		c.Nodes = append(c.Nodes, prepare(t, version, with))
 	}
 	for _, s := range c.Nodes {

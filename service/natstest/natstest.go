@@ -58,6 +58,8 @@ type options struct {
 	plain  bool // without JetStream
 	http   bool // with the monitoring port
 	hidden bool // of a cluster that tells clients nothing of its other nodes
+	// severable nodes reach each other by wires that can be cut.
+	severable bool
 }
 
 // An Option changes how a server is started.
