@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +34,40 @@ func TestRetry(t *testing.T) {
 		st := m.state(t, "x")
 		if st.Running != nil || st.LastSuccess == nil || st.LastSuccess.Attempt != 3 || len(st.Recent) != 1 {
 			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A schedule that is paused tries nothing again by itself, and says why the run
+// failed; what somebody triggered is tried again.
+func TestPauseEndsRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.outcome = func(*made) api.State { return api.StateFailed }
+		v := api.Schedule{Name: "x", Cron: "0 * * * *", Retry: &api.ScheduleRetry{Count: 1, Delay: "10m"}}
+		m.put(t, v)
+		defer run(t, m, s, 2)()
+		time.Sleep(time.Hour + time.Minute)
+		v.Paused = true
+		m.change(v)
+		time.Sleep(2 * time.Hour)
+		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1" {
+			t.Errorf("started %s", got)
+		}
+		st := m.state(t, "x")
+		if st.Running != nil || len(st.Recent) != 1 || st.Recent[0].State != api.StateFailed || st.Recent[0].Reason != "as the test wants it" {
+			t.Errorf("%+v", st)
+		}
+		def, err := Parse(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newScheduler(m, s, Options{}).Trigger(t.Context(), def); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if got := len(s.started("x")); got != 3 {
+			t.Errorf("%d sessions were started, want 3", got)
 		}
 	})
 }
@@ -141,4 +176,86 @@ func TestFollow(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A trigger that meets a change of the state is noted there nevertheless, and taken
+// back if something else runs by then.
+func TestTriggerMeets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := func(st *State) { st.Running = &api.ScheduleRun{Session: "other", Stage: StageBackup} }
+		for name, tc := range map[string]struct {
+			change   func(*State)
+			writes   error
+			conflict bool
+		}{
+			"nothing":     {},
+			"a skip":      {change: func(st *State) { st.LastSkipped = &api.ScheduleSkip{Count: 1} }},
+			"another run": {change: other, conflict: true},
+			"a KV away":   {writes: errAway},
+		} {
+			m, s := newMemory(), newSessions()
+			m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", History: 1})
+			def, err := Parse(m.specs["x"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			st, rev, _ := m.State(t.Context(), "x")
+			at := time.Now()
+			s.all["old"] = &made{id: "old"}
+			st.Recent = []api.ScheduleRun{{Session: "old"}}
+			st.Running = &api.ScheduleRun{Session: "failed", Ended: &at, RetryAt: &at, State: api.StateFailed}
+			if _, err := m.Write(t.Context(), "x", st, rev); err != nil {
+				t.Fatal(err)
+			}
+			x := newScheduler(&meets{memory: m, change: tc.change, writes: tc.writes}, s, Options{})
+			a, err := x.Trigger(t.Context(), def)
+			switch {
+			case tc.change == nil && tc.writes == nil, tc.change != nil && !tc.conflict:
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				st := m.state(t, "x")
+				if st.Running == nil || st.Running.Session != a.Session || !st.Running.Manual || len(st.Recent) != 1 || st.Recent[0].Session != "failed" {
+					t.Errorf("%s: %+v", name, st)
+				}
+				if s.all["old"] != nil || s.all[a.Session] == nil || s.all[a.Session].cancelled != "" {
+					t.Errorf("%s: sessions %v", name, s.all)
+				}
+			default:
+				if err == nil || api.HasCode(err, api.CodeConflict) != tc.conflict {
+					t.Errorf("%s: %v", name, err)
+				}
+				if len(s.log) != 1 || s.log[0].cancelled == "" {
+					t.Errorf("%s: %d sessions, and the first goes on beside the schedule", name, len(s.log))
+				}
+			}
+		}
+	})
+}
+
+// A KV in which a state changes before it is written for the first time, or that
+// takes nothing.
+type meets struct {
+	*memory
+	change func(*State)
+	writes error
+}
+
+func (m *meets) Write(ctx context.Context, name string, st State, revision uint64) (uint64, error) {
+	if m.writes != nil {
+		return 0, m.writes
+	}
+	if change := m.change; change != nil {
+		m.change = nil
+		now, rev, err := m.State(ctx, name)
+		if err != nil {
+			return 0, err
+		}
+		change(&now)
+		if _, err := m.memory.Write(ctx, name, now, rev); err != nil {
+			return 0, err
+		}
+	}
+	return m.memory.Write(ctx, name, st, revision)
 }

@@ -26,6 +26,8 @@ const (
 	// startFor is how long it is tried to start a slot, whatever is away, before
 	// that counts as a failure.
 	startFor = 2 * time.Minute
+	// takeBackTimeout bounds the cancelling of a session that must not run.
+	takeBackTimeout = 5 * time.Second
 )
 
 // ErrExists means that somebody else has started the same session.
@@ -315,11 +317,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 			return time.Time{}, err
 		}
 		mine = ""
-		if len(a.Forget) > 0 {
-			if err := s.sessions.Forget(ctx, a.Forget); err != nil {
-				s.opt.Log.Warn("sessions of a schedule's history are not forgotten", "schedule", def.Name, "error", err)
-			}
-		}
+		s.forget(ctx, def, a.Forget)
 	}
 	return time.Now().Add(poll), nil
 }
@@ -405,27 +403,64 @@ func mayPass(err error) bool {
 
 // Trigger starts a run now, beside the slots. It is a conflict if one runs.
 func (s *Scheduler) Trigger(ctx context.Context, def *Definition) (*api.Accepted, error) {
-	st, revision, err := s.store.State(ctx, def.Name)
-	if err != nil {
-		return nil, err
-	}
-	if r := st.Running; r != nil && r.RetryAt == nil {
-		return nil, api.Errorf(api.CodeConflict, "schedule %s runs session %s", def.Name, current(r))
-	}
-	if st.Running != nil {
-		st, _ = def.settle(st)
-	}
 	now := time.Now().UTC()
 	run := api.ScheduleRun{Slot: now.Truncate(time.Second), Manual: true, Attempt: 1, Stage: StageBackup, Started: now}
 	run.Session = SessionID(def.Name, run.Slot, "manual "+now.Format(time.RFC3339Nano), 1)
-	if err := s.sessions.Start(ctx, run.Session, def, run); err != nil && !errors.Is(err, ErrExists) {
-		return nil, err
-	}
-	st.Running = &run
-	if _, err := s.store.Write(ctx, def.Name, st, revision); err != nil && !errors.Is(err, ErrConflict) {
-		return nil, err
-	}
-	return &api.Accepted{
+	accepted := &api.Accepted{
 		Session: run.Session, Kind: api.KindBackup, State: api.StatePending, Backup: run.Session, Target: def.Target, Repository: def.Repository,
-	}, nil
+	}
+	started := false
+	for range 16 {
+		st, revision, err := s.store.State(ctx, def.Name)
+		if mentions(st, run.Session) {
+			return accepted, nil // it was written, and the answer was lost
+		}
+		if r := st.Running; err == nil && r != nil && r.RetryAt == nil {
+			err = api.Errorf(api.CodeConflict, "schedule %s runs session %s", def.Name, current(r))
+		}
+		if err == nil && !started {
+			started = true
+			err = s.sessions.Start(ctx, run.Session, def, run)
+		}
+		var forget []string
+		if err == nil {
+			if st.Running != nil {
+				st, forget = def.settle(st)
+			}
+			st.Running = &run
+			if _, err = s.store.Write(ctx, def.Name, st, revision); errors.Is(err, ErrConflict) {
+				continue // it goes on meanwhile; look again
+			}
+		}
+		if err != nil {
+			s.takeBack(ctx, def, run.Session, started)
+			return nil, err
+		}
+		s.forget(ctx, def, forget)
+		return accepted, nil
+	}
+	s.takeBack(ctx, def, run.Session, started)
+	return nil, ErrConflict
+}
+
+// takeBack cancels a session that the schedule's state knows nothing of, if it was
+// started.
+func (s *Scheduler) takeBack(ctx context.Context, def *Definition, id string, started bool) {
+	if !started {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
+	defer cancel()
+	if err := s.sessions.Cancel(ctx, id, "schedule "+def.Name+": it could not be noted that it runs"); err != nil {
+		s.opt.Log.Warn("session of a schedule runs beside it", "schedule", def.Name, "session", id, "error", err)
+	}
+}
+
+func (s *Scheduler) forget(ctx context.Context, def *Definition, sessions []string) {
+	if len(sessions) == 0 {
+		return
+	}
+	if err := s.sessions.Forget(ctx, sessions); err != nil {
+		s.opt.Log.Warn("sessions of a schedule's history are not forgotten", "schedule", def.Name, "error", err)
+	}
 }

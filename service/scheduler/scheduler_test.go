@@ -81,9 +81,16 @@ func (m *memory) put(t *testing.T, s api.Schedule) {
 		t.Fatal(err)
 	}
 	m.mu.Lock()
-	m.specs[s.Name] = s
 	m.states[s.Name], _ = json.Marshal(State{Settled: time.Now()})
 	m.revs[s.Name]++
+	m.mu.Unlock()
+	m.change(s)
+}
+
+// change puts a schedule and leaves its state.
+func (m *memory) change(s api.Schedule) {
+	m.mu.Lock()
+	m.specs[s.Name] = s
 	watchers := slices.Clone(m.watchers)
 	m.mu.Unlock()
 	for _, on := range watchers {

@@ -83,6 +83,9 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 			s, a := d.begin(s, now)
 			a.Forget = append(a.Forget, forget...)
 			return s, a
+		case d.Paused && !r.Manual:
+			s, forget := d.settle(s) // nothing begins by itself while it is paused
+			return s, Action{Kind: actWrite, Forget: forget}
 		case now.Before(*r.RetryAt):
 			return s, Action{Wake: d.earliest(s, *r.RetryAt)}
 		}

@@ -97,25 +97,32 @@ func (s *Store) get(ctx context.Context, key string, v any) (uint64, error) {
 
 // Put writes a schedule. If it is due at other times than before, or is no
 // longer paused, only slots after now are due, or after the server's time, if
-// that is earlier.
+// that is earlier. Where it only starts or ends at another moment, slots that
+// passed and were due before are due still.
 func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (created bool, err error) {
 	old, err := s.Spec(ctx, v.Name)
 	created = errors.Is(err, ErrNotFound)
 	if err != nil && !created {
 		return false, err
 	}
-	if created || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused {
-		now = s.notAhead(ctx, now)
-		// First: who sees the schedule before this would run slots of the past.
-		err = s.update(ctx, v.Name, func(st *State) error {
-			if st.Settled.Before(now) {
-				st.Settled = now.UTC()
-			}
-			return nil
-		})
-		if err != nil {
-			return false, err
+	// First: who sees the schedule before this would run slots of the past.
+	switch now = s.notAhead(ctx, now).UTC(); {
+	case created || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused:
+		err = s.settle(ctx, v.Name, func(time.Time) time.Time { return now })
+	case !sameMoment(old.Start, v.Start) || !sameMoment(old.End, v.End):
+		was, parseErr := Parse(*old)
+		if parseErr != nil {
+			break // it did not run
 		}
+		err = s.settle(ctx, v.Name, func(settled time.Time) time.Time {
+			if slot, ok := was.Timetable.Next(settled); ok && slot.Before(now) {
+				return slot.Add(-1)
+			}
+			return now
+		})
+	}
+	if err != nil {
+		return false, err
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -125,6 +132,19 @@ func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (create
 		return false, fmt.Errorf("put schedule %s: %w", v.Name, err)
 	}
 	return created, nil
+}
+
+func sameMoment(a, b *time.Time) bool { return a == b || a != nil && b != nil && a.Equal(*b) }
+
+// settle takes for settled what is not later than the moment that is found from
+// what is settled now.
+func (s *Store) settle(ctx context.Context, name string, until func(settled time.Time) time.Time) error {
+	return s.update(ctx, name, func(st *State) error {
+		if t := until(st.Settled); st.Settled.Before(t) {
+			st.Settled = t
+		}
+		return nil
+	})
 }
 
 // update changes a state by compare-and-set.
