@@ -87,10 +87,15 @@ func viewSchedule(l scheduler.Listed, now time.Time) (api.ScheduleView, []api.Sc
 
 func (s *Service) findSchedule(ctx context.Context, name string) (*api.Schedule, error) {
 	spec, err := s.schedules.Spec(ctx, name)
+	return spec, noSchedule(name, err)
+}
+
+// noSchedule says of which schedule there is none.
+func noSchedule(name string, err error) error {
 	if errors.Is(err, scheduler.ErrNotFound) {
-		return nil, api.Errorf(api.CodeScheduleNotFound, "there is no schedule %s", name)
+		return api.Errorf(api.CodeScheduleNotFound, "there is no schedule %s", name)
 	}
-	return spec, err
+	return err
 }
 
 func (s *Service) scheduleDelete(ctx context.Context, q *api.ScheduleNameRequest) (*api.ScheduleDeleteResponse, error) {
@@ -113,16 +118,17 @@ func (s *Service) scheduleResume(ctx context.Context, q *api.ScheduleNameRequest
 }
 
 func (s *Service) setPaused(ctx context.Context, name string, paused bool) (*api.SchedulePutResponse, error) {
-	spec, err := s.findSchedule(ctx, name)
+	now := time.Now()
+	spec, err := s.schedules.Pause(ctx, name, paused, now)
 	if err != nil {
-		return nil, err
+		return nil, noSchedule(name, err)
 	}
-	spec.Paused = paused
 	d, err := scheduler.Parse(*spec)
 	if err != nil {
 		return nil, err
 	}
-	return s.putSchedule(ctx, spec, d)
+	s.log.Info("schedule put", "schedule", name, "cron", spec.Cron, "zone", spec.Zone, "paused", paused)
+	return &api.SchedulePutResponse{Name: name, Next: d.Slots(now, shownSlots)}, nil
 }
 
 func (s *Service) scheduleTrigger(ctx context.Context, q *api.ScheduleNameRequest) (*api.Accepted, error) {

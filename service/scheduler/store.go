@@ -105,6 +105,50 @@ func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (create
 	if err != nil && !created {
 		return false, err
 	}
+	return created, s.put(ctx, v, old, created, now, s.kv.Put)
+}
+
+// Pause makes a schedule paused, or no longer so, and returns what it is then.
+// Nothing else about it changes, whatever others put meanwhile.
+func (s *Store) Pause(ctx context.Context, name string, paused bool, now time.Time) (*api.Schedule, error) {
+	for range 32 {
+		old := new(api.Schedule)
+		revision, err := s.get(ctx, specKey+name, old)
+		if err != nil {
+			return nil, err
+		}
+		v := *old
+		v.Paused = paused
+		err = s.put(ctx, &v, old, false, now, func(ctx context.Context, key string, value []byte) (uint64, error) {
+			return s.kv.Update(ctx, key, value, revision)
+		})
+		if !conflicts(err) {
+			return &v, err
+		}
+		if err := aMoment(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("schedule %s: %w", name, ErrConflict)
+}
+
+// conflicts says whether somebody else wrote a key.
+func conflicts(err error) bool {
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
+}
+
+// aMoment is what the replica that answers reads may need.
+func aMoment(ctx context.Context) error {
+	select {
+	case <-time.After(10 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// put settles what must not be due, and then writes v in the place of old.
+func (s *Store) put(ctx context.Context, v, old *api.Schedule, created bool, now time.Time, write func(ctx context.Context, key string, value []byte) (uint64, error)) (err error) {
 	// First: who sees the schedule before this would run slots of the past.
 	switch now = s.notAhead(ctx, now).UTC(); {
 	case created || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused:
@@ -122,16 +166,16 @@ func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (create
 		})
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
-		return false, fmt.Errorf("encode schedule %s: %w", v.Name, err)
+		return fmt.Errorf("encode schedule %s: %w", v.Name, err)
 	}
-	if _, err = s.kv.Put(ctx, specKey+v.Name, b); err != nil {
-		return false, fmt.Errorf("put schedule %s: %w", v.Name, err)
+	if _, err = write(ctx, specKey+v.Name, b); err != nil {
+		return fmt.Errorf("put schedule %s: %w", v.Name, err)
 	}
-	return created, nil
+	return nil
 }
 
 func sameMoment(a, b *time.Time) bool { return a == b || a != nil && b != nil && a.Equal(*b) }
@@ -160,10 +204,8 @@ func (s *Store) update(ctx context.Context, name string, change func(*State) err
 		if _, err = s.Write(ctx, name, st, rev); !errors.Is(err, ErrConflict) {
 			return err
 		}
-		select { // the replica that answers reads may need a moment
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := aMoment(ctx); err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("schedule %s: %w", name, ErrConflict)
@@ -183,7 +225,7 @@ func (s *Store) Write(ctx context.Context, name string, st State, revision uint6
 		rev, err = s.kv.Update(ctx, stateKey+name, b, revision)
 	}
 	switch {
-	case errors.Is(err, jetstream.ErrKeyExists), errors.Is(err, jetstream.ErrKeyRevisionMismatch):
+	case conflicts(err):
 		return 0, ErrConflict
 	case err != nil:
 		return 0, fmt.Errorf("put state of schedule %s: %w", name, err)

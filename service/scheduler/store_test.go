@@ -1,6 +1,8 @@
 package scheduler_test
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -100,5 +102,71 @@ func TestPutMovesStartOrEnd(t *testing.T) {
 		if due := slot.Before(now); due != tc.due {
 			t.Errorf("%s: slot %s is due: %t, want %t", name, slot, due, tc.due)
 		}
+	}
+}
+
+// Pausing takes back nothing that somebody else puts meanwhile, and brings back no
+// schedule that is deleted meanwhile.
+func TestPauseBesidePut(t *testing.T) {
+	t.Parallel()
+	js, err := jetstream.New(natstest.Start(t).Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := scheduler.Open(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	if _, err := store.Pause(ctx, "a", true, time.Now()); !errors.Is(err, scheduler.ErrNotFound) {
+		t.Errorf("paused what is not there: %v", err)
+	}
+	done, pauses := make(chan struct{}), make(chan error, 1)
+	put := func(history int) {
+		t.Helper()
+		if _, err := store.Put(ctx, &api.Schedule{Name: "a", Cron: "0 * * * *", History: history}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1)
+	go func() {
+		paused := false
+		for {
+			select {
+			case <-done:
+				pauses <- nil
+				return
+			default:
+			}
+			paused = !paused
+			v, err := store.Pause(ctx, "a", paused, time.Now())
+			if err == nil && v.Paused != paused {
+				err = fmt.Errorf("paused is %t, want %t", v.Paused, paused)
+			}
+			if err != nil && !errors.Is(err, scheduler.ErrNotFound) {
+				pauses <- err
+				return
+			}
+		}
+	}()
+	for i := 2; i <= 100; i++ {
+		put(i)
+		v, err := store.Spec(ctx, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.History != i {
+			t.Errorf("history %d was put, and is %d", i, v.History)
+		}
+	}
+	if err := store.Delete(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	close(done)
+	if err := <-pauses; err != nil {
+		t.Error(err)
+	}
+	if v, err := store.Spec(ctx, "a"); !errors.Is(err, scheduler.ErrNotFound) {
+		t.Errorf("a deleted schedule is back: %+v, %v", v, err)
 	}
 }
