@@ -145,11 +145,20 @@ func (t *Timetable) parse() error {
 	if err != nil {
 		return fmt.Errorf("is no schedule: %w", err)
 	}
-	fields, ok := s.(*cron.SpecSchedule)
+	parsed, ok := s.(*cron.SpecSchedule)
 	if !ok {
 		return errors.New("is no schedule of five fields")
 	}
-	t.cron = fields
+	// To crontab(5) a star with a step is a star, to the parser it is none.
+	if f := strings.Fields(text); len(f) == 5 {
+		if strings.HasPrefix(f[2], "*") {
+			parsed.Dom |= starBit
+		}
+		if strings.HasPrefix(f[4], "*") {
+			parsed.Dow |= starBit
+		}
+	}
+	t.cron = parsed
 	return nil
 }
 
