@@ -44,6 +44,10 @@ const (
 	// far is more than any two clocks on earth differ, and their changes.
 	far = 40 * time.Hour
 
+	// A start outside of these years is a mistake, and so far away that
+	// durations could not count from it.
+	minYear, maxYear = 1900, 2200
+
 	everyPrefix = "@every "
 	allHours    = 1<<24 - 1
 	starBit     = 1 << 63 // of cron.SpecSchedule: the field is a star
@@ -93,6 +97,8 @@ func New(spec Spec) (*Timetable, error) {
 		return nil, &FieldError{"zone", errors.New("must be a name such as Europe/Berlin, not the host's own")}
 	case spec.Jitter < 0 || spec.Jitter > MaxJitter:
 		return nil, &FieldError{"jitter", fmt.Errorf("must be between 0 and %s", MaxJitter)}
+	case !spec.Start.IsZero() && (spec.Start.Year() < minYear || spec.Start.Year() > maxYear):
+		return nil, &FieldError{"start", fmt.Errorf("must be in the years %d to %d", minYear, maxYear)}
 	case !spec.Start.IsZero() && !spec.End.IsZero() && spec.End.Before(spec.Start):
 		return nil, &FieldError{"end", errors.New("is before start")}
 	}

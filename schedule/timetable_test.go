@@ -273,6 +273,8 @@ func TestWhatIsRefused(t *testing.T) {
 		{Spec{Cron: "@daily", Jitter: -1}, "jitter"},
 		{Spec{Cron: "@daily", Jitter: 25 * time.Hour}, "jitter"},
 		{Spec{Cron: "@daily", Start: day(2026, 1, 2), End: day(2026, 1, 1)}, "end"},
+		{Spec{Cron: "@every 1s", Start: day(2, 1, 1)}, "start"},
+		{Spec{Cron: "0 0 29 2 *", Start: day(9998, 1, 1)}, "start"},
 		{Spec{Cron: "@yearly", Start: day(2026, 1, 2), End: day(2026, 11, 1)}, "end"},
 	} {
 		_, err := New(tt.spec)
