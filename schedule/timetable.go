@@ -325,13 +325,18 @@ func shows(at, wall time.Time, zone *time.Location) bool {
 	return at.Add(time.Duration(offset) * time.Second).Equal(wall)
 }
 
-// StartOf returns when a slot is to be started: up to the jitter later, by an
-// amount that depends on name and slot only.
+// StartOf returns when a slot is to be started: up to the jitter later, and
+// before the next slot, by an amount that depends on name and slot only. Were it
+// later than that, two slots would be due at once, and one of them left out.
 func (t *Timetable) StartOf(name string, slot time.Time) time.Time {
 	if t.spec.Jitter <= 0 {
 		return slot
 	}
+	most := t.spec.Jitter
+	if next, ok := t.Next(slot); ok {
+		most = min(most, next.Sub(slot)-1)
+	}
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s %d", name, slot.Unix())
-	return slot.Add(time.Duration(h.Sum64() % uint64(t.spec.Jitter+1)))
+	return slot.Add(time.Duration(h.Sum64() % uint64(most+1)))
 }

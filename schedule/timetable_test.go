@@ -302,3 +302,17 @@ func TestJitterIsBoundedAndRepeats(t *testing.T) {
 		t.Error("two schedules start at the same moment")
 	}
 }
+
+// With more jitter than there is between slots, each still starts before the next
+// one is due.
+func TestJitterEndsBeforeTheNextSlot(t *testing.T) {
+	for _, text := range []string{"@every 5m", "*/5 * * * *", "0,1 * * * *"} {
+		tt := timetable(t, Spec{Cron: text, Jitter: 20 * time.Minute})
+		all := slots(tt, day(2026, 1, 1), day(2026, 1, 2))
+		for i, slot := range all[:len(all)-1] {
+			if start := tt.StartOf("nightly", slot); start.Before(slot) || !start.Before(all[i+1]) {
+				t.Fatalf("%s: slot %s starts at %s, when %s is due", text, slot, start, all[i+1])
+			}
+		}
+	}
+}
