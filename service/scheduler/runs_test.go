@@ -119,6 +119,33 @@ func TestMakerDies(t *testing.T) {
 	}
 }
 
+// A slot that is left out while a run waits for its next try is settled as well:
+// it is not looked at without pause until then.
+func TestRetryBesideASlotLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.outcome = func(*made) api.State { return api.StateFailed }
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Missed: api.MissedNone, Retry: &api.ScheduleRetry{Count: 1, Delay: "100m"}})
+		stop := run(t, m, s, 1)
+		time.Sleep(time.Hour + minutes(5))
+		stop()
+		time.Sleep(time.Hour) // nobody is there at 2 o'clock
+		def, err := Parse(m.specs["x"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, a := Step(def, m.state(t, "x"), time.Now(), nil)
+		if a.Kind != actWrite || !a.Wake.After(time.Now()) || st.LastSkipped == nil || st.LastSkipped.Count != 1 {
+			t.Fatalf("%+v, skipped %+v", a, st.LastSkipped)
+		}
+		defer run(t, m, s, 1)()
+		time.Sleep(minutes(50))
+		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1, backup 01:00:00 2" {
+			t.Errorf("started %s", got)
+		}
+	})
+}
+
 // A run that keeps failing gives way to the next slot.
 func TestRetriesGiveWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -86,6 +86,9 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 		case d.Paused && !r.Manual:
 			s, forget := d.settle(s) // nothing begins by itself while it is paused
 			return s, Action{Kind: actWrite, Forget: forget}
+		case due.Count > 0: // too late for the next slot, which is to be said
+			s.Settled, s.LastSkipped = due.Last, &due
+			return s, Action{Kind: actWrite, Wake: d.earliest(s, *r.RetryAt)}
 		case now.Before(*r.RetryAt):
 			return s, Action{Wake: d.earliest(s, *r.RetryAt)}
 		}
