@@ -127,7 +127,7 @@ func (d *Definition) choices() error {
 			return wrong(c.field, "%q is none of %s", *c.value, strings.Join(c.of, ", "))
 		}
 	}
-	if d.Missed == api.MissedNone && d.Deadline == "" {
+	if d.Missed == api.MissedNone && d.deadline == 0 {
 		d.deadline = missedDeadline
 	}
 	if d.History < 0 || d.History > maxHistory {
