@@ -330,11 +330,13 @@ func TestMissed(t *testing.T) {
 		spec api.Schedule
 		want string
 		skip int
+		last string
 	}{
-		"once":           {api.Schedule{}, "backup 01:00:00 1", 5},
-		"none":           {api.Schedule{Missed: api.MissedNone}, "", 6},
-		"start_deadline": {api.Schedule{Deadline: "3m"}, "", 6},
-		"long deadline":  {api.Schedule{Deadline: "6m"}, "backup 01:00:00 1", 5},
+		"once":           {api.Schedule{}, "backup 01:00:00 1", 5, "00:50"},
+		"none":           {api.Schedule{Missed: api.MissedNone}, "", 6, "01:00"},
+		"none, no limit": {api.Schedule{Missed: api.MissedNone, Deadline: "0s"}, "", 6, "01:00"},
+		"start_deadline": {api.Schedule{Deadline: "3m"}, "", 6, "01:00"},
+		"long deadline":  {api.Schedule{Deadline: "6m"}, "backup 01:00:00 1", 5, "00:50"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -347,7 +349,7 @@ func TestMissed(t *testing.T) {
 				if got := strings.Join(s.started("x"), ", "); got != c.want {
 					t.Errorf("started %s", got)
 				}
-				if k := m.state(t, "x").LastSkipped; k == nil || k.Count != c.skip || k.Reason == "" {
+				if k := m.state(t, "x").LastSkipped; k == nil || k.Count != c.skip || k.Reason == "" || k.Last.Format("15:04") != c.last {
 					t.Errorf("skipped %+v", k)
 				}
 				time.Sleep(minutes(5))

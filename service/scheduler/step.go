@@ -76,7 +76,7 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 		return d.stageEnded(s, now, session)
 	}
 	if r := s.Running; r != nil && r.RetryAt != nil {
-		slot, due := d.due(s, now)
+		slot, _, due := d.due(s, now)
 		switch {
 		case due.Count > 0 && !slot.IsZero():
 			s, forget := d.settle(s) // the next slot takes its place
@@ -100,7 +100,7 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 
 // begin starts the slot that is due, if one is.
 func (d *Definition) begin(s State, now time.Time) (State, Action) {
-	slot, missed := d.due(s, now)
+	slot, before, missed := d.due(s, now)
 	if missed.Count == 0 {
 		return s, Action{Wake: d.earliest(s, time.Time{})}
 	}
@@ -112,21 +112,18 @@ func (d *Definition) begin(s State, now time.Time) (State, Action) {
 	s.Settled = slot
 	if missed.Count > 1 {
 		missed.Count--
-		missed.Last, missed.Reason = slot, "they passed together; the newest one ran for all"
+		missed.Last, missed.Reason = before, "they passed together; the newest one ran for all"
 		s.LastSkipped = &missed
 	}
 	return s, Action{Kind: actStart, Run: api.ScheduleRun{Slot: slot, Attempt: 1, Stage: StageBackup}, Wake: now.Add(poll)}
 }
 
-// due returns the newest slot that is to be started now, and how many passed
-// since the last one that was settled. The slot is zero if it is left out.
-func (d *Definition) due(s State, now time.Time) (time.Time, api.ScheduleSkip) {
-	var (
-		newest time.Time
-		passed api.ScheduleSkip
-	)
+// due returns the newest slot that is to be started now, the one before it, and
+// how many passed since the last one that was settled. The newest is zero if it is
+// left out.
+func (d *Definition) due(s State, now time.Time) (newest, before time.Time, passed api.ScheduleSkip) {
 	if d.Paused {
-		return newest, passed
+		return newest, before, passed
 	}
 	for at := s.Settled; ; {
 		slot, ok := d.Timetable.Next(at)
@@ -137,7 +134,8 @@ func (d *Definition) due(s State, now time.Time) (time.Time, api.ScheduleSkip) {
 			passed.First = slot
 		}
 		passed.Count++
-		newest, passed.Last, at = slot, slot, slot
+		newest, before = slot, newest
+		passed.Last, at = slot, slot
 		if passed.Count == maxSlots {
 			// A schedule of seconds after an outage of days: go near its end.
 			if jump := now.Add(-time.Hour); jump.After(at) {
@@ -147,9 +145,9 @@ func (d *Definition) due(s State, now time.Time) (time.Time, api.ScheduleSkip) {
 	}
 	if passed.Count > 0 && d.deadline > 0 && now.Sub(d.Timetable.StartOf(d.Name, newest)) > d.deadline {
 		passed.Reason = fmt.Sprintf("could not be started within %s", d.deadline)
-		return time.Time{}, passed
+		return time.Time{}, before, passed
 	}
-	return newest, passed
+	return newest, before, passed
 }
 
 // whileRunning decides about slots that come while the predecessor runs.
@@ -158,7 +156,7 @@ func (d *Definition) whileRunning(s State, now time.Time) (State, Action) {
 	if d.timeout > 0 && now.Sub(r.Started) > d.timeout {
 		return s, Action{Kind: actCancel, Session: current(r), Reason: fmt.Sprintf("schedule %s: it took longer than %s", d.Name, d.timeout), Wake: now.Add(poll)}
 	}
-	slot, passed := d.due(s, now)
+	slot, _, passed := d.due(s, now)
 	wake := now.Add(poll)
 	if slot.IsZero() {
 		return s, Action{Wake: wake}
