@@ -202,6 +202,9 @@ const idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 // sessionOf returns the id of the session of a run's stage.
 func sessionOf(name string, r api.ScheduleRun) string {
 	stage := r.Stage
+	if r.Manual { // its slot may be one of the schedule's
+		stage = "manual " + stage
+	}
 	if r.Replaced > 0 {
 		stage += " again " + strconv.Itoa(r.Replaced)
 	}

@@ -261,6 +261,29 @@ func TestTriggerMeets(t *testing.T) {
 	})
 }
 
+// What was triggered in the very second of a slot, before that was started, takes
+// none of its sessions: each backup has its own verification.
+func TestTriggerInTheSecondOfASlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Minute
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", Jitter: "30m", Verify: api.LevelData})
+		def, err := Parse(m.specs["x"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if _, err := newScheduler(m, s, Options{}).Trigger(t.Context(), def); err != nil {
+			t.Fatal(err)
+		}
+		defer run(t, m, s, 1)()
+		time.Sleep(minutes(50))
+		if got := strings.Join(s.started("x"), ", "); got != "backup 01:00:00 1, verify 01:00:00 1, backup 01:00:00 1, verify 01:00:00 1" {
+			t.Errorf("started %s", got)
+		}
+	})
+}
+
 // A KV in which a state changes before it is written for the first time, or that
 // takes nothing.
 type meets struct {
