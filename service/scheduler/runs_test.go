@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -259,6 +260,46 @@ func TestTriggerMeets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A slot's session that is made while somebody triggers a run is taken back, if the
+// slot is left out for that, and is the slot's, if it is queued.
+func TestTriggerWhileASlotStarts(t *testing.T) {
+	for overlap, cancelled := range map[string]bool{api.OverlapSkip: true, api.OverlapQueue: false} {
+		synctest.Test(t, func(t *testing.T) {
+			m, s := newMemory(), newSessions()
+			s.takes = time.Hour
+			m.put(t, api.Schedule{Name: "x", Cron: "* * * * *", Overlap: overlap})
+			def, err := Parse(m.specs["x"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(minutes(1))
+			manual := func(st *State) { st.Running = &api.ScheduleRun{Session: "manual", Stage: StageBackup} }
+			s.all["manual"] = &made{id: "manual", at: time.Now()}
+			x := newScheduler(&meets{memory: m, change: manual}, s, Options{Log: slog.New(slog.DiscardHandler)})
+			if _, err := x.act(t.Context(), def); err != nil {
+				t.Fatal(err)
+			}
+			if len(s.log) != 1 || (s.log[0].cancelled != "") != cancelled {
+				t.Errorf("%s: %+v", overlap, s.log)
+			}
+			st := m.state(t, "x")
+			if (st.LastSkipped != nil) != cancelled || st.Running.Session != "manual" {
+				t.Errorf("%s: %+v", overlap, st)
+			}
+			s.all["manual"].cancelled = "by hand"
+			if _, err := x.act(t.Context(), def); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := x.act(t.Context(), def); err != nil {
+				t.Fatal(err)
+			}
+			if st := m.state(t, "x"); !cancelled && (st.Running == nil || st.Running.Session != s.log[0].id || len(s.log) != 1) {
+				t.Errorf("%s: then %+v", overlap, st)
+			}
+		})
+	}
 }
 
 // What was triggered in the very second of a slot, before that was started, takes

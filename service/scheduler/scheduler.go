@@ -275,13 +275,6 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		if err != nil {
 			return time.Time{}, err
 		}
-		if mine != "" && !mentions(st, mine) && st.Settled.After(slotOf(mine)) {
-			// Others have gone on while this instance was asleep.
-			if err := s.sessions.Cancel(ctx, mine, "schedule "+def.Name+": its slot was settled by another instance"); err != nil {
-				return time.Time{}, err
-			}
-			mine = ""
-		}
 		if st.Settled.IsZero() {
 			return time.Time{}, nil // its state follows, or it was deleted
 		}
@@ -293,6 +286,11 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 			}
 		}
 		st, a := Step(def, st, time.Now(), view)
+		lost := mine != "" && !mentions(st, mine) && !starts(def, a, mine) && !st.Settled.Before(slotOf(mine))
+		if lost && a.Kind != actWrite { // others have gone on, or something else runs
+			s.takeBack(ctx, def, mine, true)
+			mine, lost = "", false
+		}
 		switch a.Kind {
 		case actNothing:
 			return a.Wake, nil
@@ -316,10 +314,16 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		if err != nil {
 			return time.Time{}, err
 		}
+		s.takeBack(ctx, def, mine, lost) // now it is known that its slot is left out
 		mine = ""
 		s.forget(ctx, def, a.Forget)
 	}
 	return time.Now().Add(poll), nil
+}
+
+// starts says whether an action starts a session.
+func starts(def *Definition, a Action, id string) bool {
+	return a.Kind == actStart && sessionOf(def.Name, a.Run) == id
 }
 
 // mentions says whether a state knows of a session.
