@@ -23,8 +23,8 @@ const (
 	// lookAgain is how often all is looked at without a cause: a change may not
 	// have been told.
 	lookAgain = 2 * time.Minute
-	// startFor is how long it is tried to start a slot, whatever is away, before
-	// that counts as a failure.
+	// startFor is how long an instance tries to start a session, whatever is away,
+	// before that counts as a failure.
 	startFor = 2 * time.Minute
 	// takeBackTimeout bounds the cancelling of a session that must not run.
 	takeBackTimeout = 5 * time.Second
@@ -85,6 +85,9 @@ type entry struct {
 	wake time.Time
 	// session is the one whose end is waited for.
 	session string
+	// trying is the session that could not be started since a moment.
+	trying string
+	since  time.Time
 }
 
 // New returns a scheduler, which does nothing until Run.
@@ -133,6 +136,22 @@ func (s *Scheduler) waitsFor(name string, st State) {
 	if r := st.Running; r != nil && r.Ended == nil && r.Session != "" {
 		e.session = current(r)
 	}
+}
+
+// tryingFor returns for how long a session could not be started here. What
+// matters is not the slot: that may have waited for the end of an outage, which not
+// everything survives at the same moment.
+func (s *Scheduler) tryingFor(name, id string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[name]
+	if e == nil {
+		return 0
+	}
+	if e.trying != id {
+		e.trying, e.since = id, time.Now()
+	}
+	return time.Since(e.since)
 }
 
 // keepWatching watches again whenever that ended.
@@ -365,7 +384,7 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run ap
 	if !run.Manual {
 		begin = def.Timetable.StartOf(def.Name, run.Slot)
 	}
-	if err != nil && run.Attempt == 1 && run.Stage == StageBackup && mayPass(err) && now.Sub(begin) < startFor {
+	if err != nil && mayPass(err) && s.tryingFor(def.Name, id) < startFor {
 		return st, nil, false, err // the same id is tried again
 	}
 	if run.Stage != StageBackup {

@@ -411,6 +411,37 @@ func TestCannotStart(t *testing.T) {
 	})
 }
 
+// What is away for a moment after an outage, or when a backup is to be verified, is
+// waited for, too.
+func TestCannotStartForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Minute
+		var until time.Time
+		away := func(d time.Duration) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			until = time.Now().Add(d)
+		}
+		s.refuse = func(string) error {
+			if time.Now().Before(until) {
+				return api.Errorf(api.CodeTargetUnavailable, "the target is away")
+			}
+			return nil
+		}
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *", Verify: api.LevelData})
+		time.Sleep(3 * time.Hour)
+		away(minutes(1))
+		defer run(t, m, s, 2)()
+		time.Sleep(minutes(1) + 30*time.Second)
+		away(minutes(1) + 30*time.Second)
+		time.Sleep(minutes(10))
+		if st := m.state(t, "x"); st.LastSuccess == nil {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // KV that is away for some time loses no slot.
 func TestKVAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
