@@ -16,8 +16,10 @@ import (
 const (
 	// parallel is how many schedules are handled at once.
 	parallel = 8
-	// actTimeout bounds what is done about one schedule at once.
-	actTimeout = time.Minute
+	// startTimeout bounds one try to start a session, and actTimeout all that is
+	// done about one schedule at once.
+	startTimeout = time.Minute
+	actTimeout   = startTimeout + 30*time.Second
 	// rewatch is how long after a watch ended the next one begins.
 	rewatch = time.Second
 	// lookAgain is how often all is looked at without a cause: a change may not
@@ -335,6 +337,10 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		}
 		s.takeBack(ctx, def, mine, lost) // now it is known that its slot is left out
 		mine = ""
+		if a.Kind == actStart { // what did not answer may have been done nevertheless
+			id := sessionOf(def.Name, a.Run)
+			s.takeBack(ctx, def, id, !mentions(st, id))
+		}
 		s.forget(ctx, def, a.Forget)
 	}
 	return time.Now().Add(poll), nil
@@ -347,10 +353,8 @@ func starts(def *Definition, a Action, id string) bool {
 
 // mentions says whether a state knows of a session.
 func mentions(st State, id string) bool {
-	if st.Running != nil && st.Running.Session == id {
-		return true
-	}
-	return slices.ContainsFunc(st.Recent, func(r api.ScheduleRun) bool { return r.Session == id })
+	is := func(r api.ScheduleRun) bool { return r.Session == id || slices.Contains(r.Follow, id) }
+	return st.Running != nil && is(*st.Running) || slices.ContainsFunc(st.Recent, is)
 }
 
 // slotOf returns the slot that an id derives from.
@@ -372,7 +376,9 @@ func current(r *api.ScheduleRun) string {
 func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run api.ScheduleRun) (_ State, forget []string, first bool, err error) {
 	now := time.Now()
 	id := sessionOf(def.Name, run)
-	err = s.sessions.Start(ctx, id, def, run)
+	tctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err = s.sessions.Start(tctx, id, def, run)
 	first = err == nil
 	if errors.Is(err, ErrExists) {
 		err = nil

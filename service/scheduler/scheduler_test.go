@@ -442,6 +442,39 @@ func TestCannotStartForAMoment(t *testing.T) {
 	})
 }
 
+// hangs are sessions that cannot be started, and say so after a long time only; one
+// of them was made nevertheless.
+type hangs struct{ *sessions }
+
+func (h hangs) Start(ctx context.Context, id string, d *Definition, run api.ScheduleRun) error {
+	<-ctx.Done()
+	if err := h.sessions.Start(context.Background(), id, d, run); err != nil && !errors.Is(err, ErrExists) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// A target that does not answer fails the run as one does that refuses.
+func TestStartHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Hour
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *"})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { newScheduler(m, hangs{s}, Options{Log: slog.New(slog.DiscardHandler)}).Run(ctx) })
+		time.Sleep(time.Hour + minutes(10))
+		cancel()
+		wg.Wait()
+		if st := m.state(t, "x"); len(st.Recent) != 1 || st.Recent[0].State != api.StateFailed {
+			t.Errorf("%+v", st)
+		}
+		if len(s.log) != 1 || s.log[0].cancelled == "" {
+			t.Errorf("%d sessions, and the schedule knows of none", len(s.log))
+		}
+	})
+}
+
 // KV that is away for some time loses no slot.
 func TestKVAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
