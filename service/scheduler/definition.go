@@ -4,8 +4,8 @@
 // The id of a session derives from the schedule, the slot and the attempt, and
 // a session is only ever created, so a slot has one session whoever starts it
 // and however late. What became of a slot is written by compare-and-set; who
-// loses looks again. So clocks that differ, restarts and instances that were
-// asleep change when something starts, and nothing else.
+// loses looks again. The time is the server's. So clocks that differ, restarts and
+// instances that were asleep change when something starts, and nothing else.
 //
 // What happens next is decided by Step, which is pure.
 package scheduler

@@ -350,3 +350,42 @@ func (m *meets) Write(ctx context.Context, name string, st State, revision uint6
 	}
 	return m.memory.Write(ctx, name, st, revision)
 }
+
+// An instance whose clock is ahead leaves out no slot when it joins others, and
+// cancels nothing that takes no longer than it may; one whose clock is behind that
+// started it makes none of it late.
+func TestClocksDiffer(t *testing.T) {
+	for name, c := range map[string]api.Schedule{
+		"missed": {Missed: api.MissedNone}, "timeout": {Timeout: "3m"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, s := newMemory(), newSessions()
+				s.takes = 110 * time.Second
+				c.Name, c.Cron = "x", "*/2 * * * *"
+				m.put(t, c)
+				for range 5 { // the first is as it should be, one ahead and one behind join
+					stop := run(t, m, s, 1)
+					time.Sleep(minutes(2) + 30*time.Second)
+					stop()
+					stop = run(t, m, s, 3)
+					time.Sleep(minutes(3) + 30*time.Second)
+					stop()
+				}
+				var slots []time.Time
+				for _, x := range s.log {
+					slots = append(slots, x.slot)
+					if x.cancelled != "" || x.at.Before(x.slot) {
+						t.Errorf("%+v", x)
+					}
+				}
+				if len(slots) != 15 || len(slices.CompactFunc(slots, time.Time.Equal)) != 15 {
+					t.Errorf("%d slots of 15", len(slots))
+				}
+				if st := m.state(t, "x"); st.LastSkipped != nil {
+					t.Errorf("%+v", st.LastSkipped)
+				}
+			})
+		})
+	}
+}

@@ -55,6 +55,8 @@ type states interface {
 	State(ctx context.Context, name string) (State, uint64, error)
 	Write(ctx context.Context, name string, st State, revision uint64) (uint64, error)
 	watch(ctx context.Context, on func(change), ready func()) error
+	// Now returns the server's time.
+	Now(ctx context.Context) (time.Time, error)
 }
 
 // Options of a Scheduler.
@@ -74,6 +76,8 @@ type Scheduler struct {
 	opt      Options
 
 	lookAgain time.Duration
+	clock     func() time.Time // of this instance
+	server    serverClock
 
 	mu      sync.Mutex
 	entries map[string]*entry
@@ -98,7 +102,7 @@ func New(store *Store, sessions Sessions, o Options) *Scheduler {
 }
 
 func newScheduler(store states, sessions Sessions, o Options) *Scheduler {
-	return &Scheduler{store: store, sessions: sessions, opt: o, lookAgain: lookAgain, entries: map[string]*entry{}, changed: make(chan struct{}, 1)}
+	return &Scheduler{store: store, sessions: sessions, opt: o, lookAgain: lookAgain, clock: time.Now, entries: map[string]*entry{}, changed: make(chan struct{}, 1)}
 }
 
 // Run runs schedules until ctx ends.
@@ -120,7 +124,7 @@ func (s *Scheduler) ended(id string) {
 	defer s.mu.Unlock()
 	for _, e := range s.entries {
 		if e.session == id {
-			e.wake = time.Now()
+			e.wake = s.clock()
 			s.touch()
 		}
 	}
@@ -193,7 +197,7 @@ func (s *Scheduler) apply(c change) {
 	case e == nil:
 		return
 	}
-	e.wake = time.Now()
+	e.wake = s.clock()
 	s.touch()
 }
 
@@ -202,7 +206,7 @@ func (s *Scheduler) lookAtAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.entries {
-		e.wake = time.Now()
+		e.wake = s.clock()
 	}
 	s.touch()
 }
@@ -235,7 +239,7 @@ func (s *Scheduler) loop(ctx context.Context) {
 		if s.opt.Alive != nil {
 			s.opt.Alive()
 		}
-		due, next := s.due(time.Now())
+		due, next := s.due(s.clock())
 		for _, def := range due {
 			g.Go(func() error {
 				s.handle(ctx, def)
@@ -272,7 +276,7 @@ func (s *Scheduler) handle(ctx context.Context, def *Definition) {
 	wake, err := s.act(actx, def)
 	if err != nil && ctx.Err() == nil {
 		s.opt.Log.Warn("schedule is looked at again", "schedule", def.Name, "error", err)
-		wake = time.Now().Add(poll)
+		wake = s.clock().Add(poll)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -290,6 +294,10 @@ func (s *Scheduler) handle(ctx context.Context, def *Definition) {
 // act does what is to be done about a schedule, and returns when it is to be
 // looked at again.
 func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error) {
+	now, err := s.now(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
 	mine := "" // a session that was started here and is in no state yet
 	for range 16 {
 		st, revision, err := s.store.State(ctx, def.Name)
@@ -306,7 +314,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 				return time.Time{}, err
 			}
 		}
-		st, a := Step(def, st, time.Now(), view)
+		st, a := Step(def, st, now(), view)
 		lost := mine != "" && !mentions(st, mine) && !starts(def, a, mine) && !st.Settled.Before(slotOf(mine))
 		if lost && a.Kind != actWrite { // others have gone on, or something else runs
 			s.takeBack(ctx, def, mine, true)
@@ -314,13 +322,13 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		}
 		switch a.Kind {
 		case actNothing:
-			return a.Wake, nil
+			return s.local(a.Wake), nil
 		case actCancel:
-			return a.Wake, s.sessions.Cancel(ctx, a.Session, a.Reason)
+			return s.local(a.Wake), s.sessions.Cancel(ctx, a.Session, a.Reason)
 		case actStart:
 			var forget []string
 			var first bool
-			if st, forget, first, err = s.start(ctx, def, st, a.Run); err != nil {
+			if st, forget, first, err = s.start(ctx, def, st, a.Run, now()); err != nil {
 				return time.Time{}, err
 			}
 			if first && a.Run.Stage == StageBackup {
@@ -343,7 +351,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		}
 		s.forget(ctx, def, a.Forget)
 	}
-	return time.Now().Add(poll), nil
+	return s.clock().Add(poll), nil
 }
 
 // starts says whether an action starts a session.
@@ -373,8 +381,7 @@ func current(r *api.ScheduleRun) string {
 
 // start starts a run's stage and returns the state with it. That it cannot be
 // started ends the attempt.
-func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run api.ScheduleRun) (_ State, forget []string, first bool, err error) {
-	now := time.Now()
+func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run api.ScheduleRun, now time.Time) (_ State, forget []string, first bool, err error) {
 	id := sessionOf(def.Name, run)
 	tctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -432,7 +439,11 @@ func mayPass(err error) bool {
 
 // Trigger starts a run now, beside the slots. It is a conflict if one runs.
 func (s *Scheduler) Trigger(ctx context.Context, def *Definition) (*api.Accepted, error) {
-	now := time.Now().UTC()
+	clock, err := s.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := clock().UTC()
 	run := api.ScheduleRun{Slot: now.Truncate(time.Second), Manual: true, Attempt: 1, Stage: StageBackup, Started: now}
 	run.Session = SessionID(def.Name, run.Slot, "manual "+now.Format(time.RFC3339Nano), 1)
 	accepted := &api.Accepted{

@@ -52,15 +52,26 @@ func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Store, er
 	return &Store{kv: kv, stream: stream}, nil
 }
 
+// Now returns the server's time.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask for the server's time: %w", err)
+	}
+	if info.TimeStamp.IsZero() {
+		return time.Now(), nil // an old server does not say
+	}
+	return info.TimeStamp, nil
+}
+
 // notAhead returns the server's time if the given one is later: slots between
 // the two are still to come, and an instance whose clock is ahead must not take
 // them for settled.
 func (s *Store) notAhead(ctx context.Context, now time.Time) time.Time {
-	info, err := s.stream.Info(ctx)
-	if err != nil || info.TimeStamp.IsZero() || !info.TimeStamp.Before(now) {
-		return now
+	if server, err := s.Now(ctx); err == nil && server.Before(now) {
+		return server
 	}
-	return info.TimeStamp
+	return now
 }
 
 // Spec reads a schedule.
