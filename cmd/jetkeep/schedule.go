@@ -40,7 +40,7 @@ func addSchedule(c *cli) {
 		s.clause.Flag("repository", "Name of the repository").PlaceHolder("NAME").StringVar(&s.put.Repository)
 		s.clause.Flag("jitter", "Put off starts by up to this").PlaceHolder("DURATION").StringVar(&s.put.Jitter)
 		s.clause.Flag("overlap", "When the predecessor still runs: skip, queue or cancel").PlaceHolder("WHAT").StringVar(&s.put.Overlap)
-		s.clause.Flag("timeout", "Cancel a session that takes longer").PlaceHolder("DURATION").StringVar(&s.put.Timeout)
+		s.clause.Flag("timeout", "Cancel what runs when a backup and what follows it take longer").PlaceHolder("DURATION").StringVar(&s.put.Timeout)
 		s.clause.Flag("verify", "Verify each backup: structure, data or records").PlaceHolder("LEVEL").StringVar((*string)(&s.put.Verify))
 		s.clause.Flag("drill", "Then restore each backup into a scratch server and compare").UnNegatableBoolVar(&s.put.Drill)
 		s.keep.flags(s.clause)

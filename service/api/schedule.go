@@ -37,7 +37,7 @@ type Schedule struct {
 	Overlap    string            `json:"overlap,omitempty" doc:"What to do when the predecessor still runs: skip, queue or cancel; default skip."`
 	Missed     string            `json:"missed,omitempty" doc:"What to do with slots that passed while no instance ran: once or none; default once."`
 	Deadline   string            `json:"start_deadline,omitempty" doc:"A slot that could not be started within this time is left out. Default: none, and 1m where missed is none."`
-	Timeout    string            `json:"timeout,omitempty" doc:"A session that takes longer is cancelled."`
+	Timeout    string            `json:"timeout,omitempty" doc:"What runs is cancelled when a backup and what follows it take longer."`
 	Retry      *ScheduleRetry    `json:"retry,omitempty" doc:"What to do when a session fails; default: nothing until the next slot."`
 	Verify     Level             `json:"verify,omitempty" doc:"Verify each backup at this level when it has been made."`
 	Drill      bool              `json:"drill,omitempty" doc:"Then restore it into a scratch server and compare."`
