@@ -1,0 +1,77 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"jetkeep/service/api"
+)
+
+// What is away for a moment after an outage, or when a backup is to be verified, is
+// waited for, too.
+func TestCannotStartForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Minute
+		var until time.Time
+		away := func(d time.Duration) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			until = time.Now().Add(d)
+		}
+		s.refuse = func(string) error {
+			if time.Now().Before(until) {
+				return api.Errorf(api.CodeTargetUnavailable, "the target is away")
+			}
+			return nil
+		}
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *", Verify: api.LevelData})
+		time.Sleep(3 * time.Hour)
+		away(minutes(1))
+		defer run(t, m, s, 2)()
+		time.Sleep(minutes(1) + 30*time.Second)
+		away(minutes(1) + 30*time.Second)
+		time.Sleep(minutes(10))
+		if st := m.state(t, "x"); st.LastSuccess == nil {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// hangs are sessions that cannot be started, and say so after a long time only; one
+// of them was made nevertheless.
+type hangs struct{ *sessions }
+
+func (h hangs) Start(ctx context.Context, id string, d *Definition, run api.ScheduleRun) error {
+	<-ctx.Done()
+	if err := h.sessions.Start(context.Background(), id, d, run); err != nil && !errors.Is(err, ErrExists) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// A target that does not answer fails the run as one does that refuses.
+func TestStartHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Hour
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *"})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { newScheduler(m, hangs{s}, Options{Log: slog.New(slog.DiscardHandler)}).Run(ctx) })
+		time.Sleep(time.Hour + minutes(10))
+		cancel()
+		wg.Wait()
+		if st := m.state(t, "x"); len(st.Recent) != 1 || st.Recent[0].State != api.StateFailed {
+			t.Errorf("%+v", st)
+		}
+		if len(s.log) != 1 || s.log[0].cancelled == "" {
+			t.Errorf("%d sessions, and the schedule knows of none", len(s.log))
+		}
+	})
+}
