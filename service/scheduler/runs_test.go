@@ -120,6 +120,20 @@ func TestMakerDies(t *testing.T) {
 	}
 }
 
+// Sessions of attempts that failed fall out of the history with their run.
+func TestHistoryOfRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.outcome = func(x *made) api.State { return api.StateFailed }
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *", History: 2, Retry: &api.ScheduleRetry{Count: 2, Delay: "1m"}})
+		defer run(t, m, s, 2)()
+		time.Sleep(8*time.Hour + minutes(30))
+		if st := m.state(t, "x"); len(st.Recent) != 2 || len(s.all) != 6 {
+			t.Errorf("%d runs and %d sessions are remembered", len(st.Recent), len(s.all))
+		}
+	})
+}
+
 // A slot that is left out while a run waits for its next try is settled as well:
 // it is not looked at without pause until then.
 func TestRetryBesideASlotLeftOut(t *testing.T) {

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"jetkeep/service/api"
@@ -265,15 +266,29 @@ func (d *Definition) settle(s State) (State, []string) {
 	s.Recent = append([]api.ScheduleRun{r}, s.Recent...)
 	var forget []string
 	for len(s.Recent) > d.history {
-		last := s.Recent[len(s.Recent)-1]
-		for _, id := range append([]string{last.Session}, last.Follow...) {
-			if id != "" {
-				forget = append(forget, id)
-			}
-		}
+		forget = append(forget, sessionsOf(d.Name, s.Recent[len(s.Recent)-1])...)
 		s.Recent = s.Recent[:len(s.Recent)-1]
 	}
 	return s, forget
+}
+
+// sessionsOf returns all sessions of a run, those of earlier attempts, and those
+// that were replaced, included.
+func sessionsOf(name string, r api.ScheduleRun) []string {
+	var out []string
+	if r.Session != "" {
+		out = append(out, r.Session)
+	}
+	out = append(out, r.Follow...)
+	for attempt := 1; attempt <= r.Attempt; attempt++ {
+		for replaced := 0; replaced <= r.Replaced; replaced++ {
+			id := sessionOf(name, api.ScheduleRun{Slot: r.Slot, Manual: r.Manual, Attempt: attempt, Replaced: replaced, Stage: StageBackup})
+			if !slices.Contains(out, id) {
+				out = append(out, id)
+			}
+		}
+	}
+	return out
 }
 
 // earliest returns when the schedule is due next, or other if that is earlier
