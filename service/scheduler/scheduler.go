@@ -55,6 +55,8 @@ type states interface {
 	State(ctx context.Context, name string) (State, uint64, error)
 	Write(ctx context.Context, name string, st State, revision uint64) (uint64, error)
 	watch(ctx context.Context, on func(change), ready func()) error
+	// begin makes the state of a schedule that has none, unless it was deleted.
+	begin(ctx context.Context, name string, now time.Time) error
 	// Now returns the server's time.
 	Now(ctx context.Context) (time.Time, error)
 }
@@ -305,7 +307,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 			return time.Time{}, err
 		}
 		if st.Settled.IsZero() {
-			return time.Time{}, nil // its state follows, or it was deleted
+			return time.Time{}, s.store.begin(ctx, def.Name, now())
 		}
 		s.waitsFor(def.Name, st)
 		var view *View

@@ -63,6 +63,20 @@ func (m *memory) Write(_ context.Context, name string, st State, revision uint64
 	return m.revs[name], nil
 }
 
+func (m *memory) begin(ctx context.Context, name string, now time.Time) error {
+	m.mu.Lock()
+	_, ok := m.specs[name]
+	m.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	_, rev, err := m.State(ctx, name)
+	if err == nil {
+		_, err = m.Write(ctx, name, State{Settled: now}, rev)
+	}
+	return err
+}
+
 func (m *memory) Now(context.Context) (time.Time, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

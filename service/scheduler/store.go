@@ -202,6 +202,18 @@ func (s *Store) settle(ctx context.Context, name string, until func(settled time
 	})
 }
 
+// begin makes the state of a schedule that has none: somebody deleted the schedule
+// while another one put it. Without one it would never run.
+func (s *Store) begin(ctx context.Context, name string, now time.Time) error {
+	if _, err := s.Spec(ctx, name); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	return s.settle(ctx, name, func(time.Time) time.Time { return now.UTC() })
+}
+
 // update changes a state by compare-and-set.
 func (s *Store) update(ctx context.Context, name string, change func(*State) error) error {
 	for range 32 {

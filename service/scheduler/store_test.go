@@ -1,8 +1,10 @@
 package scheduler_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -168,5 +170,55 @@ func TestPauseBesidePut(t *testing.T) {
 	}
 	if v, err := store.Spec(ctx, "a"); !errors.Is(err, scheduler.ErrNotFound) {
 		t.Errorf("a deleted schedule is back: %+v, %v", v, err)
+	}
+}
+
+// A schedule whose state is missing, as somebody deleted it while another one put
+// it, runs nevertheless.
+func TestNoState(t *testing.T) {
+	t.Parallel()
+	js, err := jetstream.New(natstest.Start(t).Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := scheduler.Open(t.Context(), js, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Put(t.Context(), &api.Schedule{Name: "a", Cron: "@every 1s"}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.KeyValue(t.Context(), api.BucketSchedules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kv.Delete(t.Context(), "state.a"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		scheduler.New(store, instant{}, scheduler.Options{Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+	}()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		st, _, err := store.State(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(st.Recent) > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not run: %+v", st)
+		}
+	}
+	cancel()
+	<-done
+	if err := store.Delete(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if st, _, err := store.State(t.Context(), "a"); err != nil || !st.Settled.IsZero() {
+		t.Errorf("what is deleted has a state: %+v, %v", st, err)
 	}
 }
