@@ -77,7 +77,7 @@ func viewSchedule(l scheduler.Listed, now time.Time) (api.ScheduleView, []api.Sc
 	}
 	next := []api.ScheduleSlot{}
 	if d, err := scheduler.Parse(l.Spec); err == nil {
-		next = d.Slots(now, shownSlots)
+		next = d.Upcoming(l.State.Settled, now, shownSlots)
 	}
 	if len(next) > 0 {
 		v.NextRun = &next[0]

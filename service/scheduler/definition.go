@@ -191,6 +191,21 @@ func (d *Definition) Slots(after time.Time, n int) []api.ScheduleSlot {
 	return out
 }
 
+// Upcoming returns the next slots to be started: among them one that is put off by
+// its jitter at the moment.
+func (d *Definition) Upcoming(settled, now time.Time, n int) []api.ScheduleSlot {
+	after := now
+	if jitter := d.Timetable.Spec().Jitter; jitter > 0 && !settled.IsZero() && !d.Paused {
+		if after = now.Add(-jitter); settled.After(after) {
+			after = settled
+		}
+		for slot, ok := d.Timetable.Next(after); ok && !d.Timetable.StartOf(d.Name, slot).After(now); slot, ok = d.Timetable.Next(after) {
+			after = slot
+		}
+	}
+	return d.Slots(after, n)
+}
+
 // retryDelay returns how long after an attempt the next one begins.
 func (d *Definition) retryDelay(attempt int) time.Duration {
 	f := float64(d.delay) * math.Pow(d.backoff, float64(attempt-1))

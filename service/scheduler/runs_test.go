@@ -403,3 +403,25 @@ func TestClocksDiffer(t *testing.T) {
 		})
 	}
 }
+
+// A slot that is put off is still to come.
+func TestUpcoming(t *testing.T) {
+	def, err := Parse(api.Schedule{Name: "x", Cron: "@daily", Jitter: "24h"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	start := def.Timetable.StartOf("x", slot)
+	for _, tt := range []struct {
+		settled, now, want time.Time
+	}{
+		{slot.Add(-24 * time.Hour), start.Add(-time.Second), slot},
+		{slot.Add(-24 * time.Hour), start, slot.Add(24 * time.Hour)},
+		{slot, start.Add(-time.Second), slot.Add(24 * time.Hour)}, // paused meanwhile
+		{time.Time{}, start.Add(-time.Second), slot.Add(24 * time.Hour)},
+	} {
+		if next := def.Upcoming(tt.settled, tt.now, 2); len(next) != 2 || !next[0].Time.Equal(tt.want) {
+			t.Errorf("%+v: %+v", tt, next)
+		}
+	}
+}
