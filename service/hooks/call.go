@@ -203,7 +203,7 @@ func withoutURL(err error) error {
 var passed = []string{"PATH", "HOME", "LANG", "TZ", "TMPDIR"}
 
 // run runs a command with the body as its input, in a group of processes of its
-// own, which ends with it.
+// own, all of which is killed when the time is over.
 func run(ctx context.Context, command []string, kind string, body []byte) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // the operator's own
 	cmd.Stdin = bytes.NewReader(body)
@@ -221,15 +221,15 @@ func run(ctx context.Context, command []string, kind string, body []byte) ([]byt
 	// Of a command that ends well and leaves something running, which holds its
 	// output open, the answer is what was said until then.
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		if text := strings.TrimSpace(said.String()); text != "" {
+		if text := strings.TrimSpace(said.kept.String()); text != "" {
 			return nil, fmt.Errorf("%s: %w: %s", command[0], err, clip(text))
 		}
 		return nil, fmt.Errorf("%s: %w", command[0], err)
 	}
-	if out.Len() > maxReply {
+	if out.kept.Len() > maxReply {
 		return nil, fmt.Errorf("%s prints more than %d bytes", command[0], maxReply)
 	}
-	return out.Bytes(), nil
+	return out.kept.Bytes(), nil
 }
 
 // environment returns what is in a request for programs that read no JSON.
@@ -244,14 +244,15 @@ func environment(kind string, body []byte) []string {
 	}
 }
 
-// head keeps the beginning of what is written.
+// head keeps the beginning of what is written. The buffer is not embedded: by its
+// ReadFrom all of the output would come in.
 type head struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	most int
 }
 
 func (h *head) Write(p []byte) (int, error) {
-	h.Buffer.Write(p[:min(len(p), h.most-h.Len())])
+	h.kept.Write(p[:min(len(p), h.most-h.kept.Len())])
 	return len(p), nil
 }
 

@@ -1,0 +1,61 @@
+package hooks
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A command may print what it likes: it takes no more memory than what is read.
+func TestCommandThatPrintsALot(t *testing.T) {
+	for _, to := range []string{"", " >&2; exit 1"} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := run(t.Context(), []string{"/bin/sh", "-c", "head -c 50000000 /dev/zero" + to}, "k", []byte("{}"))
+		runtime.ReadMemStats(&after)
+		if err == nil || len(err.Error()) > 1000 {
+			t.Errorf("%q: %v", to, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 5<<20 {
+			t.Errorf("%q: it took %d bytes", to, n)
+		}
+	}
+}
+
+// Nothing is left of a command whose time is over, nor of what it started.
+func TestCommandThatHangs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := run(ctx, []string{"/bin/sh", "-c", `sleep 777 & echo $! > "$0"; sleep 777`, file}, "k", []byte("{}"))
+	if err == nil {
+		t.Fatal("it ended well")
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); syscall.Kill(pid, 0) == nil && !zombie(pid); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatal("what the command started still runs")
+		}
+	}
+}
+
+// zombie tells whether a process has ended and nobody asked how.
+func zombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.Contains(string(b), ") Z ")
+}
