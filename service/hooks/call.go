@@ -31,6 +31,7 @@ const (
 	maxSaid = 300
 	// killWait is how long a command that was killed may keep its output open.
 	killWait = time.Second
+	redacted = "[redacted]"
 )
 
 // A Dialer connects to a target.
@@ -179,7 +180,7 @@ func (c *Caller) post(ctx context.Context, to *config.Call, contentType, kind st
 	case err != nil:
 		return nil, fmt.Errorf("answer of %s: %w", r.URL.Host, err)
 	case answer.StatusCode < 200 || answer.StatusCode > 299:
-		return nil, fmt.Errorf("%s answers %s: %s", r.URL.Host, answer.Status, clip(string(reply)))
+		return nil, fmt.Errorf("%s answers %s", r.URL.Host, clip(redact(answer.Status+": "+string(reply), r)))
 	case len(reply) > maxReply:
 		return nil, fmt.Errorf("the answer of %s has more than %d bytes", r.URL.Host, maxReply)
 	}
@@ -189,6 +190,17 @@ func (c *Caller) post(ctx context.Context, to *config.Call, contentType, kind st
 // httpClient follows no redirection: it would take the secret elsewhere, and make
 // a GET of a POST.
 var httpClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
+// redact removes what is secret of a request from an answer to it: many servers
+// name the path that they do not know.
+func redact(text string, r *http.Request) string {
+	for _, secret := range []string{r.URL.RequestURI(), r.URL.EscapedPath(), r.URL.Path, r.URL.RawQuery, r.Header.Get("Authorization")} {
+		if len(secret) > 1 {
+			text = strings.ReplaceAll(text, secret, redacted)
+		}
+	}
+	return text
+}
 
 func withoutURL(err error) error {
 	var u *url.Error

@@ -3,6 +3,8 @@ package hooks
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"jetkeep/service/config"
 )
 
 // A command may print what it likes: it takes no more memory than what is read.
@@ -58,4 +62,37 @@ func TestCommandThatHangs(t *testing.T) {
 func zombie(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && strings.Contains(string(b), ") Z ")
+}
+
+// A redirection is not followed, what is secret goes nowhere else, and an answer
+// that repeats it shows it to nobody.
+func TestPost(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s %v", r.Method, r.URL, r.Header)
+	}))
+	defer other.Close()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/moved/secret":
+			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+		case "/large/secret":
+			for range 100 {
+				_, _ = w.Write(make([]byte, 1000))
+			}
+		default:
+			http.Error(w, fmt.Sprintf("cannot POST %s as %s", r.URL.RequestURI(), r.Header.Get("Authorization")), http.StatusNotFound)
+		}
+	}))
+	defer web.Close()
+	for path, want := range map[string]string{
+		"/moved/secret":      "answers 307 Temporary Redirect",
+		"/large/secret":      "has more than 65536 bytes",
+		"/none/secret?x=%21": "answers 404 Not Found: cannot POST [redacted] as [redacted]",
+	} {
+		to := &config.Call{URL: config.Secret(web.URL + path), Authorization: "Bearer secret", Timeout: 5 * time.Second}
+		_, err := new(Caller).ask(t.Context(), to, "", "k", []byte("{}"))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v, should have %s", path, err, want)
+		}
+	}
 }
