@@ -215,7 +215,7 @@ func (h *Hook) validate() error {
 		return err
 	}
 	if h.Subject != "" {
-		if err := checkSubject(h.Subject); err != nil {
+		if err := CheckSubject(h.Subject); err != nil {
 			return fmt.Errorf("subject: %w", err)
 		}
 	}
@@ -262,19 +262,27 @@ func (n *Notification) validate() error {
 	if err := checkPatterns(map[string][]string{"targets": n.Targets, "schedules": n.Schedules}); err != nil {
 		return err
 	}
-	for _, e := range examples() {
+	return n.try()
+}
+
+// try fills in the templates with events of every sort that is sent on.
+func (n *Notification) try() error {
+	for _, e := range n.examples() {
 		if _, err := Render("body", n.Body, e); err != nil {
-			if e.Error == nil && strings.Contains(err.Error(), "nil pointer") {
-				return fmt.Errorf("body: it is missing from some events; write {{with .Error}}{{.Description}}{{end}}: %w", err)
+			if strings.Contains(err.Error(), "nil pointer") || strings.Contains(err.Error(), "nil *") {
+				return fmt.Errorf("body: it is missing from some events; put it into a with, such as {{with .Error}}{{.Description}}{{end}}: %w", err)
 			}
 			return fmt.Errorf("body: %w", err)
 		}
+		if n.Subject == "" {
+			continue
+		}
 		subject, err := Render("subject", n.Subject, e)
-		if err == nil && n.Subject != "" {
-			err = checkSubject(string(subject))
+		if err == nil {
+			err = CheckSubject(string(subject))
 		}
 		if err != nil {
-			return fmt.Errorf("subject: %w", err)
+			return fmt.Errorf("subject: %w, of the event %s of %s sessions", err, e.Event, e.Kind)
 		}
 	}
 	return nil
@@ -300,8 +308,8 @@ func checkPatterns(fields map[string][]string) error {
 	return nil
 }
 
-// checkSubject refuses what cannot be published to.
-func checkSubject(s string) error {
+// CheckSubject refuses what cannot be published to.
+func CheckSubject(s string) error {
 	for _, token := range strings.Split(s, ".") {
 		if token == "" || strings.ContainsAny(token, " \t\r\n*>") {
 			return fmt.Errorf("%q is no subject to publish to", s)
@@ -345,17 +353,71 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
-// examples are events to try templates with: one in which everything is there
-// and one in which nothing is that may be missing.
-func examples() []*api.Event {
-	e := api.Event{
-		Type: api.EventFailed.Type(), ID: "20260101T000000Z-00000000.failed", Timestamp: time.Unix(1767225600, 0).UTC(),
-		Event: api.EventFailed, Session: "20260101T000000Z-00000000", Kind: api.KindBackup, State: api.StateFailed,
-		Target: "prod", Repository: "main", Instance: "a",
+// states are those that an event of a name may have.
+var states = map[api.EventName][]api.State{
+	api.EventStarted:       {api.StateRunning},
+	api.EventTaskCompleted: {api.StateSucceeded, api.StateFailed, api.StateCancelled},
+	api.EventCompleted:     {api.StateSucceeded, api.StatePartial, api.StateSkipped},
+	api.EventFailed:        {api.StateFailed},
+	api.EventCancelled:     {api.StateCancelled},
+}
+
+// examples are events to try templates with: of each sort that the notification
+// sends one in which everything is there, and others in which something is not
+// that may be missing.
+func (n *Notification) examples() []*api.Event {
+	kinds := n.Kinds
+	if len(kinds) == 0 {
+		for _, k := range api.Kinds() {
+			kinds = append(kinds, string(k))
+		}
 	}
-	whole := e
-	whole.Tags = map[string]string{"schedule": "nightly"}
-	whole.Task, whole.Tasks, whole.Progress = &api.TaskView{Stream: "ORDERS"}, &api.TaskCounts{Total: 1}, &api.Progress{}
-	whole.Error = api.Errorf(api.CodeInternal, "an example")
-	return []*api.Event{&whole, &e}
+	var out []*api.Event
+	for _, kind := range kinds {
+		for _, name := range n.Events {
+			for _, state := range states[api.EventName(name)] {
+				for missing := range 1 << 3 {
+					out = append(out, example(api.Kind(kind), api.EventName(name), state, missing))
+				}
+			}
+		}
+	}
+	return out
+}
+
+// example makes an event that lacks its tags, error or the rest, by the bits of
+// missing.
+func example(kind api.Kind, name api.EventName, state api.State, missing int) *api.Event {
+	at := time.Unix(1767225600, 0).UTC()
+	e := api.Event{
+		Type: name.Type(), ID: "20260101T000000Z-00000000." + string(name), Timestamp: at,
+		Event: name, Session: "20260101T000000Z-00000000", Kind: kind, State: state, Repository: "main", Instance: "a",
+	}
+	if kind == api.KindBackup || kind == api.KindRestore { // the others concern a repository alone
+		e.Target = "prod"
+	}
+	if missing&1 == 0 {
+		e.Tags = map[string]string{"schedule": "nightly"}
+	}
+	if missing&2 == 0 {
+		e.Error = api.Errorf(api.CodeInternal, "an example")
+	}
+	whole := missing&4 == 0
+	switch {
+	case name == api.EventTaskCompleted:
+		e.Task = &api.TaskView{State: state}
+		if whole {
+			*e.Task = api.TaskView{
+				Task: "20260101T000000Z-00000000.0001", Stream: "ORDERS", State: state, RestorePoint: "20260101T000000Z-00000000.0001", Attempts: 1,
+				Instance: "a", Started: &at, Ended: &at, Verified: true, Digest: "d", Notes: []string{"a note"},
+				Drilled: &api.Drilled{}, Verification: &api.Verification{}, Pruned: &api.Pruned{}, Error: e.Error,
+			}
+		}
+	case whole:
+		e.Tasks = &api.TaskCounts{Total: 1}
+		if name != api.EventStarted {
+			e.Progress = &api.Progress{}
+		}
+	}
+	return &e
 }

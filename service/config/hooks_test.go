@@ -1,0 +1,35 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestTemplates: what an event could make a template fail with is known when the
+// file is read, also of events that are rare.
+func TestTemplates(t *testing.T) {
+	for body, want := range map[string]string{
+		`events: [task_completed], body: '{{.Task.Stream}}'`:                                  "",
+		`events: [task_completed, completed], body: '{{.Task.Stream}}'`:                       "notifications.n.body: it is missing from some events",
+		`events: [task_completed], body: '{{with .Task.Started}}{{.Format "15:04"}}{{end}}'`:  "",
+		`events: [task_completed], body: '{{.Task.Started.Format "15:04"}}'`:                  "notifications.n.body: it is missing from some events",
+		`events: [task_completed], body: '{{with .Task.Started}}{{.Fromat "15:04"}}{{end}}'`:  "notifications.n.body: template",
+		`events: [failed, cancelled], body: '{{if eq .Event "cancelled"}}{{.Reason}}{{end}}'`: "notifications.n.body: template",
+		`body: '{{if eq .State "partial"}}{{.Tasks.Filed}}{{end}}'`:                           "notifications.n.body: template",
+		`body: '{{if .Tasks}}{{.Error.Description}}{{end}}'`:                                  "notifications.n.body: it is missing from some events",
+		`body: '{{if eq .Kind "drill"}}{{.Drilled}}{{end}}'`:                                  "notifications.n.body: template",
+		`body: '{{with .Progress}}{{.Bytes}}{{end}} {{.Tags.schedule}}'`:                      "",
+		`subject: "ops.{{.Target}}"`:                                                          `notifications.n.subject: "ops." is no subject to publish to, of the event completed of verify sessions`,
+		`subject: "ops.{{.Target}}", kinds: [backup, restore]`:                                "",
+		`subject: "ops.{{or .Target \"none\"}}.{{.Event}}"`:                                   "",
+		`subject: "ops.{{.Tags.schedule}}"`:                                                   `"ops." is no subject`,
+	} {
+		if !strings.Contains(body, "subject") {
+			body += `, url: "http://x/y"`
+		}
+		_, err := ReadFile(write(t, t.TempDir(), "x.conf", minimal+"notifications { n { "+body+" } }"))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: says %v, want %q", body, err, want)
+		}
+	}
+}
