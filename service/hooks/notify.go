@@ -38,6 +38,9 @@ const (
 // delays between tries; the last one counts for all that follow.
 var delays = []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, time.Hour}
 
+// errUnsendable means that trying again does not help.
+var errUnsendable = errors.New("the templates make nothing of this event that can be sent")
+
 // A Notifier sends events on. Every instance has one, and they share a durable
 // consumer for each notification: an event is sent by one of them, at least
 // once, in spite of whatever stops meanwhile. Events from before a notification
@@ -149,7 +152,7 @@ func (n *Notifier) handle(ctx context.Context, to *config.Notification, m jetstr
 		if err := m.DoubleAck(sctx); err != nil {
 			log.Warn("acknowledge event; it may be sent again", "error", err)
 		}
-	case tries >= maxTries:
+	case tries >= maxTries || errors.Is(err, errUnsendable):
 		log.Error("notification was not sent, and is not tried again", "tries", tries, "error", err)
 		_ = m.Term()
 	default:
@@ -174,15 +177,18 @@ func (n *Notifier) send(ctx context.Context, to *config.Notification, e *api.Eve
 	defer cancel()
 	body, err := config.Render("body", to.Body, e)
 	if err != nil {
-		return fmt.Errorf("body: %w", err)
+		return fmt.Errorf("%w: body: %w", errUnsendable, err)
 	}
 	if to.Subject == "" {
 		_, err = n.Caller.post(ctx, &to.Call, to.ContentType, e.Type, body)
 		return err
 	}
 	subject, err := config.Render("subject", to.Subject, e)
+	if err == nil {
+		err = config.CheckSubject(string(subject)) // a server takes one that nobody can hear
+	}
 	if err != nil {
-		return fmt.Errorf("subject: %w", err)
+		return fmt.Errorf("%w: subject: %w", errUnsendable, err)
 	}
 	return n.Caller.publish(ctx, &to.Call, e.Target, string(subject), to.ContentType, e.Type, e.ID, body)
 }
