@@ -287,3 +287,31 @@ func TestLocalOrigins(t *testing.T) {
 		t.Errorf("origins %v", got)
 	}
 }
+
+// TestReadyWhileRegistered: who sends requests by /readyz sends none to a service
+// that ends, however long its tasks take to be handed over.
+func TestReadyWhileRegistered(t *testing.T) {
+	s := newInside(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s.vitals.reachable.Store(int64(time.Since(s.vitals.begun)))
+	s.register = func(context.Context) (registration, <-chan struct{}, error) {
+		return fakeRegistration{}, make(chan struct{}), nil
+	}
+	if err := s.fit(); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("before it began: %v", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.serve(ctx) }()
+	if err := natstest.Eventually(10*time.Second, s.fit); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if err := s.fit(); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("while it ends: %v", err)
+	}
+	s.Close()
+}

@@ -133,10 +133,8 @@ func (s *Service) healthy() error {
 // fit says whether requests would be answered. Stores have no part in it: a
 // store that is away is in the metrics, and restarts or rerouting mend nothing.
 func (s *Service) fit() error {
-	select {
-	case <-s.ready:
-	default:
-		return errors.New("endpoints are not registered yet")
+	if !s.registered.Load() {
+		return errors.New("endpoints are not registered: the service begins, or ends")
 	}
 	if !s.conn.NC.IsConnected() {
 		return errors.New("not connected to NATS")

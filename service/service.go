@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -101,7 +102,9 @@ type Service struct {
 	// register registers the micro service; the channel closes when it stops.
 	register func(context.Context) (registration, <-chan struct{}, error)
 	ready    chan struct{}
-	closers  []func()
+	// registered says that requests would be heard now.
+	registered atomic.Bool
+	closers    []func()
 }
 
 // New connects to the control account, makes or binds jetkeep's streams and
@@ -401,11 +404,14 @@ func (s *Service) serve(ctx context.Context) error {
 		if err := s.refused(); err != nil {
 			return err
 		}
+		s.registered.Store(true)
 		if len(restarts) == 0 {
 			close(s.ready)
 			s.log.Info("service is ready", "prefix", s.config.Prefix, "server", s.conn.ServerVersion())
 		}
-		if err := s.whileRegistered(ctx, svc, stopped, check.C); err != nil || ctx.Err() != nil {
+		err = s.whileRegistered(ctx, svc, stopped, check.C)
+		s.registered.Store(false)
+		if err != nil || ctx.Err() != nil {
 			return err
 		}
 		restarts = append(restarts, time.Now())
