@@ -222,3 +222,19 @@ func TestSurveyed(t *testing.T) {
 		}
 	}
 }
+
+// What shares the labels above the bound is forgotten like the rest, and what of
+// it gets labels of its own when there is room is not shown twice.
+func TestSurveyedAboveTheBound(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	m := metrics.New(metrics.Options{Streams: 1, Now: func() time.Time { return now }})
+	point := func(stream string) metrics.Point {
+		return metrics.Point{Target: "t", Stream: stream, Repository: "r", Begun: now.Add(-time.Hour), Ended: now.Add(-time.Hour)}
+	}
+	for i, left := range [][]metrics.Point{{point("A"), point("B")}, {point("B")}, {}} {
+		m.Surveyed("r", now, left)
+		if n := strings.Count(scrape(t, m.Handler()), "jetkeep_restore_point_age_seconds{"); n != len(left) {
+			t.Errorf("%d: there are %d series, of %d streams", i, n, len(left))
+		}
+	}
+}

@@ -44,7 +44,10 @@ type points struct {
 
 type stream struct{ target, stream, repository string }
 
-type point struct{ begun, ended time.Time }
+type point struct {
+	begun, ended time.Time
+	repository   string // which that of the labels is not, for what is above the bound
+}
 
 func newPoints(limit int, now func() time.Time) *points {
 	labels := []string{"target", "stream", "repository"}
@@ -58,7 +61,8 @@ func newPoints(limit int, now func() time.Time) *points {
 }
 
 // forget forgets the streams of a repository of which nothing is left that was
-// there before a moment.
+// there before a moment. What has no labels of its own is forgotten in any case:
+// what is left of it is noted again.
 func (p *points) forget(repository string, at time.Time, all []Point) {
 	left := map[stream]bool{}
 	for _, x := range all {
@@ -67,7 +71,7 @@ func (p *points) forget(repository string, at time.Time, all []Point) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for k, v := range p.all {
-		if k.repository == repository && !left[k] && v.ended.Before(at) {
+		if v.repository == repository && !left[k] && v.ended.Before(at) {
 			delete(p.all, k)
 		}
 	}
@@ -85,7 +89,7 @@ func (p *points) note(t Point) bool {
 		key = stream{Other, Other, Other}
 	}
 	if t.Ended.After(p.all[key].ended) {
-		p.all[key] = point{t.Begun, t.Ended}
+		p.all[key] = point{t.Begun, t.Ended, t.Repository}
 	}
 	return own
 }
