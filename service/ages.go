@@ -29,6 +29,9 @@ func (s *Service) age(ctx context.Context) {
 	} else {
 		defer sub.Unsubscribe() //nolint:errcheck // the connection ends soon
 	}
+	if s.pusher != nil {
+		defer s.pushAtEnds()()
+	}
 	tick := time.NewTicker(surveyEvery)
 	defer tick.Stop()
 	for {
@@ -39,6 +42,28 @@ func (s *Service) age(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+	}
+}
+
+// pushAtEnds pushes also when another instance announces the end of a session:
+// its tasks may have been counted here. The function that it returns ends that.
+func (s *Service) pushAtEnds() (stop func()) {
+	var subs []*nats.Subscription
+	for _, end := range api.EventNames() {
+		if !end.Final() {
+			continue
+		}
+		sub, err := s.conn.NC.Subscribe(s.subjects.Event("*", "*", end), func(*nats.Msg) { s.pusher.Wake() })
+		if err != nil {
+			s.log.Warn("metrics are not pushed at ends that other instances announce", "error", err)
+			continue
+		}
+		subs = append(subs, sub)
+	}
+	return func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe() // the connection ends soon
 		}
 	}
 }

@@ -89,7 +89,7 @@ func TestMetrics(t *testing.T) {
 	soon(t, gateway.URL+"/metrics", 200, `jetkeep_sessions_total{instance="test",job="jetkeep",kind="backup",result="succeeded"} 1`)
 	// Another instance shows what this one made, before it began and after.
 	other := c
-	other.Instance, other.Staging.Dir, other.Metrics.PushURL = "other", t.TempDir(), ""
+	other.Instance, other.Staging.Dir = "other", t.TempDir()
 	elsewhere := "http://" + run(t, other, service.Deps{}).svc.MetricsAddr()
 	age := regexp.MustCompile(`jetkeep_restore_point_age_seconds\{repository="default",stream="ORDERS",target="default"\} ([0-9.e-]+)`)
 	seconds := func(at string) float64 {
@@ -112,6 +112,8 @@ func TestMetrics(t *testing.T) {
 	for _, at := range []string{at, elsewhere} {
 		eventually(t, "the age is that of the new restore point", func() bool { return seconds(at) < 2 })
 	}
+	// One that announced none of the sessions pushes what it counted, too.
+	soon(t, gateway.URL+"/metrics", 200, `jetkeep_build_info{instance="other",job="jetkeep"`)
 	answer, err := js.Conn().Request("$SRV.STATS.jetkeep", nil, 5*time.Second)
 	if err != nil || !strings.Contains(string(answer.Data), `"running_tasks":0,"staging_used":0`) {
 		t.Errorf("stats lack what the instance does: %v", err)
