@@ -72,6 +72,7 @@ type Metrics struct {
 	hooks         *prometheus.CounterVec
 	notifications *prometheus.CounterVec
 	dropped       *prometheus.CounterVec
+	kept          *prometheus.GaugeVec
 	points        *points
 
 	mu        sync.Mutex
@@ -107,12 +108,13 @@ func New(o Options) *Metrics {
 	m.notifications = m.counter("jetkeep_notifications_total", "Tries to send an event on.", "notification", "result")
 	m.dropped = m.counter("jetkeep_labels_dropped_total", "Observations that were counted under _other because there are too many names.", "label")
 	m.queued = prometheus.NewGauge(prometheus.GaugeOpts{Name: "jetkeep_queue_tasks", Help: "Tasks in the work queue of all instances, those handed out included."})
+	m.kept = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "jetkeep_restore_points", Help: "Restore points in a repository, when it was last looked into."}, []string{"repository"})
 	m.points = newPoints(o.Streams, o.Now)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "jetkeep_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": o.Version},
 	})
 	info.Set(1)
-	m.reg.MustRegister(m.queued, m.points, info)
+	m.reg.MustRegister(m.queued, m.kept, m.points, info)
 	return m
 }
 

@@ -43,6 +43,7 @@ func filled(now time.Time) *metrics.Metrics {
 	m.HookCalled("pause", api.HookBefore, api.Errorf(api.CodeHookAborted, "no"))
 	m.Notified("chat", errors.New("away"))
 	m.Queued(5)
+	m.Surveyed("empty", now, nil)
 	for i := range 102 {
 		m.ScheduleLate(fmt.Sprint("s", i), time.Second)
 	}
@@ -214,6 +215,9 @@ func TestSurveyed(t *testing.T) {
 	m.Point(point("KEPT", "r", time.Hour))
 	m.Surveyed("r", now.Add(-time.Minute), []metrics.Point{point("KEPT", "r", 2*time.Hour), point("OLD", "r", 3*time.Hour), point("OLD", "r", 30*time.Minute), point("OLD", "r", 4*time.Hour)})
 	text := scrape(t, m.Handler())
+	if !strings.Contains(text, `jetkeep_restore_points{repository="r"} 4`+"\n") {
+		t.Error("4 restore points are not counted")
+	}
 	for series, want := range map[string]string{"GONE/r": "", "GONE/other": "3600", "NEW/r": "1", "KEPT/r": "3600", "OLD/r": "1800"} {
 		stream, repository, _ := strings.Cut(series, "/")
 		got := regexp.MustCompile(`jetkeep_restore_point_age_seconds\{repository="` + repository + `",stream="` + stream + `",target="t"\} (.*)`).FindStringSubmatch(text)

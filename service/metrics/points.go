@@ -25,6 +25,7 @@ func (m *Metrics) Point(p Point) {
 // Surveyed takes all restore points that a repository had at a moment. Streams
 // that have none any more are forgotten.
 func (m *Metrics) Surveyed(repository string, at time.Time, all []Point) {
+	m.kept.WithLabelValues(repository).Set(float64(len(all)))
 	m.points.forget(repository, at, all)
 	for _, p := range all {
 		m.points.note(p)
