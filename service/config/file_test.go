@@ -309,6 +309,8 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		minimal + "control {\n password: 17\n}":                           ":4: control.password: must be a text; put it in quotes",
 		minimal + "control {\n password: hidden3\n}":                      ":3: control: invalid connection options: password without user",
 		minimal + "control {\n user: u\n password: hidden4\n token: x\n}": ":3: control: invalid connection options: more than one of",
+		minimal + "control {\n url: \"nats://u:hidden7#x@host\"\n}":       ":3: control: invalid connection options: url: address 1 cannot be read",
+		minimal + "targets {\n a { url: [a, http://b] }\n}":               ":4: targets.a: invalid connection options: url: address 2 begins with http://",
 		minimal + "control {\n token: x\n token_file: /nowhere\n}":        ":5: control.token_file: token is given as well",
 		minimal + "control {\n token_file: /nowhere\n}":                   ":4: control.token_file: read /nowhere: no such file",
 		minimal + "control {\n user: $JETKEEP_TEST_CUT\n}":                ":4: the value of the environment variable JETKEEP_TEST_CUT is not read whole",

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,6 +116,29 @@ func (o *Options) Validate() error {
 	case strings.ContainsAny(o.InboxPrefix, " *>\t\r\n") || strings.HasSuffix(o.InboxPrefix, "."):
 		return fmt.Errorf("%w: inbox_prefix %q", ErrInvalidOptions, o.InboxPrefix)
 	}
+	return checkAddresses(o.URL)
+}
+
+// checkAddresses refuses addresses of servers that cannot be read. What nats.go says
+// of them repeats them, with the password that may be the cause.
+func checkAddresses(urls string) error {
+	if urls == "" {
+		return nil
+	}
+	for i, p := range strings.Split(urls, ",") {
+		p = strings.TrimSpace(p)
+		if !strings.Contains(p, "://") {
+			p = "nats://" + p
+		}
+		u, err := url.Parse(p)
+		switch {
+		case err != nil || u.Host == "":
+			return fmt.Errorf("%w: url: address %d cannot be read, give one like nats://HOST:4222; in a login in it all but letters and digits must be written as %%XX",
+				ErrInvalidOptions, i+1)
+		case !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme):
+			return fmt.Errorf("%w: url: address %d begins with %s://, which is none of nats, tls, ws, wss", ErrInvalidOptions, i+1, u.Scheme)
+		}
+	}
 	return nil
 }
 
@@ -183,6 +207,9 @@ func (s *settings) fromContext(o *Options) error {
 	}
 	if s.url == "" {
 		s.url = nctx.ServerURL()
+		if err := checkAddresses(s.url); err != nil {
+			return fmt.Errorf("read context %s: %w", o.Context, err)
+		}
 	}
 	if o.Domain == "" && o.APIPrefix == "" {
 		s.domain, s.prefix = nctx.JSDomain(), nctx.JSAPIPrefix()
