@@ -71,7 +71,9 @@ func (t targets) Dial(ctx context.Context, name string) (*natsconn.Conn, error) 
 	for _, c := range t.list {
 		if c.Name == name || name == "" {
 			o := c.Options
-			o.Name = "jetkeep target " + c.Name
+			if o.Name == "" {
+				o.Name = "jetkeep target " + c.Name
+			}
 			conn, err := natsconn.Dial(ctx, o)
 			if err != nil {
 				return nil, connecting(c.Name, err)

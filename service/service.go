@@ -240,7 +240,10 @@ func unready(err error) bool {
 
 func (s *Service) connect(ctx context.Context) error {
 	o := s.config.Control
-	o.Name, o.Reconnect, o.Log = "jetkeep "+s.config.Instance, true, s.log
+	o.Reconnect, o.Log = true, s.log
+	if o.Name == "" {
+		o.Name = "jetkeep " + s.config.Instance
+	}
 	conn, err := natsconn.Dial(ctx, o)
 	if err != nil {
 		return fmt.Errorf("control account: %w", err)
