@@ -31,6 +31,16 @@ func (f *configFile) watch(cmd *fisk.CmdClause) {
 	}
 }
 
+// checkEmbedded refuses flags of the embedded server if there is none.
+func (f *configFile) checkEmbedded(embedded bool) error {
+	for _, name := range []string{"host", "port"} {
+		if !embedded && *f.given[name] {
+			return usagef("--%s: is of the embedded server, give --embedded or leave it out", name)
+		}
+	}
+	return nil
+}
+
 // serve runs what the file says. A flag that would say something else is
 // refused; what the embedded server needs comes from flags.
 func (f *configFile) serve(ctx context.Context, o instanceOptions, level string, std stdio) error {

@@ -23,6 +23,9 @@ func addServe(c *cli) {
 		file  configFile
 	)
 	cmd := c.command(c.app.Command("serve", "Run the service"), func(ctx context.Context, std stdio) error {
+		if err := file.checkEmbedded(o.Embedded); err != nil {
+			return err
+		}
 		if file.name != "" {
 			return file.serve(ctx, o, level, std)
 		}

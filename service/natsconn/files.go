@@ -13,8 +13,14 @@ import (
 )
 
 // CheckFiles reads the files that the options name, and says of the first that
-// cannot be used which field names it. Files of a context are read by Dial.
+// cannot be used which field names it. Of a context it is read whether it is
+// there; the files that it names are read by Dial.
 func (o *Options) CheckFiles() error {
+	if o.Context != "" {
+		if _, err := o.context(); err != nil {
+			return fmt.Errorf("context: %w", err)
+		}
+	}
 	if o.Creds != "" {
 		if err := checkCreds(o.Creds); err != nil {
 			return fmt.Errorf("creds: %w", err)

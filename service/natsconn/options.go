@@ -188,15 +188,9 @@ func (o *Options) settings() (*settings, error) {
 // fromContext takes over a context. Its login counts only if the options have
 // none, for a connection that had both would be refused.
 func (s *settings) fromContext(o *Options) error {
-	var nctx *natscontext.Context
-	var err error
-	if strings.ContainsRune(o.Context, os.PathSeparator) || strings.HasSuffix(o.Context, ".json") {
-		nctx, err = natscontext.NewFromFile(o.Context)
-	} else {
-		nctx, err = natscontext.New(o.Context, true)
-	}
+	nctx, err := o.context()
 	if err != nil {
-		return fmt.Errorf("read context %s: %w", o.Context, err)
+		return err
 	}
 	s.opts, err = nctx.NATSOptions()
 	if err != nil {
@@ -215,6 +209,21 @@ func (s *settings) fromContext(o *Options) error {
 		s.domain, s.prefix = nctx.JSDomain(), nctx.JSAPIPrefix()
 	}
 	return nil
+}
+
+// context reads the context, by its name or file.
+func (o *Options) context() (*natscontext.Context, error) {
+	var nctx *natscontext.Context
+	var err error
+	if strings.ContainsRune(o.Context, os.PathSeparator) || strings.HasSuffix(o.Context, ".json") {
+		nctx, err = natscontext.NewFromFile(o.Context)
+	} else {
+		nctx, err = natscontext.New(o.Context, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read context %s: %w", o.Context, err)
+	}
+	return nctx, nil
 }
 
 func noLogin(o *nats.Options) error {
