@@ -271,6 +271,9 @@ func TestSecretsAreNotShown(t *testing.T) {
 	if n := strings.Count(written, `"[redacted]"`); n != len(secrets) {
 		t.Errorf("%d secrets are shown as such, of %d:\n%s", n, len(secrets), written)
 	}
+	if !strings.Contains(written, `targets: ["prod*"]`) {
+		t.Errorf("the targets of a hook are not shown:\n%s", written)
+	}
 	// What is written is a configuration, the same but for its secrets.
 	back, err := parseFile(write(t, t.TempDir(), "back.conf", written))
 	if err != nil {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 )
@@ -31,5 +32,18 @@ func TestTemplates(t *testing.T) {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: says %v, want %q", body, err, want)
 		}
+	}
+}
+
+// TestTextIsShownAsItIs: an address in a text is no list of servers.
+func TestTextIsShownAsItIs(t *testing.T) {
+	body := `see https://wiki.example.net/{{.Target}}, please`
+	f, err := ReadFile(write(t, t.TempDir(), "x.conf", minimal+`notifications { n { url: "http://x/y", body: "`+body+`" } }`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := f.Config.Write(&out); err != nil || !strings.Contains(out.String(), `body: "`+body+`"`) {
+		t.Errorf("%v: %s", err, out.String())
 	}
 }

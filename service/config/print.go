@@ -83,7 +83,8 @@ func (p *printer) fields(v reflect.Value) {
 			continue
 		}
 		name := confName(f)
-		if name == "" || v.Field(i).IsZero() || slices.Contains([]string{"targets", "repositories", "hooks", "notifications"}, name) {
+		named := p.depth == 0 && slices.Contains([]string{"targets", "repositories", "hooks", "notifications"}, name)
+		if name == "" || v.Field(i).IsZero() || named {
 			continue
 		}
 		p.field(name, v.Field(i))
@@ -113,7 +114,7 @@ func (p *printer) field(name string, v reflect.Value) {
 		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
 		p.line("%s {", name)
 		for _, k := range keys {
-			p.line("  %q: %q", k.String(), v.MapIndex(k).String())
+			p.line("  %q: %q", k.String(), fmt.Sprint(v.MapIndex(k).Interface()))
 		}
 		p.line("}")
 	case reflect.Slice:
@@ -124,7 +125,7 @@ func (p *printer) field(name string, v reflect.Value) {
 		p.line("%s: [%s]", name, strings.Join(parts, ", "))
 	case reflect.String:
 		text := v.String()
-		if name == "url" || strings.Contains(text, "://") {
+		if name == "endpoint" || strings.HasSuffix(name, "url") {
 			text = natsconn.WithoutLogin(text)
 		}
 		p.line("%s: %q", name, text)
