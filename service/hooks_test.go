@@ -107,8 +107,8 @@ func TestHooks(t *testing.T) {
 	call := func(subject string) config.Call { return config.Call{Subject: subject} }
 	c.Hooks = []config.Hook{
 		hook("pause", "before", "task", call("pause.a")),
-		hook("web", "before", "session", config.Call{URL: config.Secret(web.URL + "/x?secret"), Authorization: "Bearer let-me-in", Headers: map[string]string{"X-Team": "data"}}),
-		hook("web-after", "after", "session", config.Call{URL: config.Secret(web.URL), Authorization: "Bearer let-me-in", Headers: map[string]string{"X-Team": "data"}}),
+		hook("web", "before", "session", config.Call{URL: config.Secret(web.URL + "/x?secret"), Authorization: "Bearer let-me-in", Headers: map[string]config.Secret{"X-Team": "data"}}),
+		hook("web-after", "after", "session", config.Call{URL: config.Secret(web.URL), Authorization: "Bearer let-me-in", Headers: map[string]config.Secret{"X-Team": "data"}}),
 		hook("resume", "after", "task", call("resume.a")),
 		hook("write", "after", "session", config.Call{Command: []string{"/bin/sh", "-c", `cat > "$0"; echo "$JETKEEP_KIND $JETKEEP_STATE $SECRET_OF_SERVICE." >> "$0"`, file}}),
 		hook("not-of-restores", "before", "session", call("nobody.there")),

@@ -190,8 +190,8 @@ func TestWrongCalls(t *testing.T) {
 		"notifications[0].events: \"progress\"": func(c *config.Config) {
 			c.Notifications = []config.Notification{{Name: "n", Call: ok, Events: []string{"progress"}}}
 		},
-		"notifications[0].headers: Authorization is a secret": func(c *config.Config) {
-			c.Notifications = []config.Notification{{Name: "n", Call: config.Call{URL: "http://x/y", Headers: map[string]string{"Authorization": "x"}}}}
+		"notifications[0].headers: Authorization has a field of its own": func(c *config.Config) {
+			c.Notifications = []config.Notification{{Name: "n", Call: config.Call{URL: "http://x/y", Headers: map[string]config.Secret{"Authorization": "x"}}}}
 		},
 		"notifications[0].subject: \"$SYS.x\" belongs": func(c *config.Config) {
 			c.Notifications = []config.Notification{{Name: "n", Call: config.Call{Subject: "$SYS.x"}}}

@@ -312,18 +312,16 @@ func (d *decoder) setList(n node, path string, f reflect.Value) error {
 }
 
 func (d *decoder) setMap(n node, path string, f reflect.Value) error {
-	out := map[string]string{}
+	out := reflect.MakeMap(f.Type())
 	for _, c := range d.children(n, path) {
 		switch v := c.value.(type) {
-		case string:
-			out[c.name] = v
-		case int64, bool:
-			out[c.name] = fmt.Sprint(v)
+		case string, int64, bool:
+			out.SetMapIndex(reflect.ValueOf(c.name), reflect.ValueOf(fmt.Sprint(v)).Convert(f.Type().Elem()))
 		default:
 			return fmt.Errorf("%s: must be a text; put it in quotes", c.name)
 		}
 	}
-	f.Set(reflect.ValueOf(out))
+	f.Set(out)
 	return nil
 }
 

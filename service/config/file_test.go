@@ -135,12 +135,12 @@ hooks {
   freeze { when: after, policy: failure, command: ["/bin/freeze", "--all"] }
 }
 notifications {
-  chat { url: "https://chat/hook-secret", authorization: "Bearer chat-secret", headers { X-Team: data }, kinds: backup
+  chat { url: "https://chat/hook-secret", authorization: "Bearer chat-secret", headers { X-Team: header-secret }, kinds: backup
     body: '{"text":{{.State | json}}}', content_type: "application/json", events: [failed], schedules: "*" }
 }
 `
 
-var secrets = []string{"control-secret", "target-secret", "s3-secret", "session-secret", "customer-secret", "swift-secret", "app-secret", "token-secret", "hook-secret", "chat-secret"}
+var secrets = []string{"control-secret", "target-secret", "s3-secret", "session-secret", "customer-secret", "swift-secret", "app-secret", "token-secret", "hook-secret", "chat-secret", "header-secret"}
 
 func readWhole(t *testing.T) *File {
 	t.Helper()
@@ -211,7 +211,7 @@ func TestReadFile(t *testing.T) {
 		Notifications: []Notification{{
 			Name: "chat", Events: []string{"failed"}, Kinds: []string{"backup"}, Schedules: []string{"*"},
 			Call: Call{
-				URL: "https://chat/hook-secret", Authorization: "Bearer chat-secret", Headers: map[string]string{"X-Team": "data"},
+				URL: "https://chat/hook-secret", Authorization: "Bearer chat-secret", Headers: map[string]Secret{"X-Team": "header-secret"},
 				Timeout: DefaultCallTimeout,
 			},
 			Body: `{"text":{{.State | json}}}`, ContentType: "application/json",

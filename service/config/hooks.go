@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -25,8 +26,9 @@ type Call struct {
 	// URL is sent a POST. It may be a secret, as those of chat services are.
 	URL Secret `conf:"url"`
 	// Authorization is the header of that name.
-	Authorization Secret            `conf:"authorization"`
-	Headers       map[string]string `conf:"headers"`
+	Authorization Secret `conf:"authorization"`
+	// Headers may be secrets, too, as those are that services call X-Api-Key.
+	Headers map[string]Secret `conf:"headers"`
 	// Command is a program and its arguments. No shell is asked.
 	Command []string      `conf:"command"`
 	Timeout time.Duration `conf:"timeout"`
@@ -192,15 +194,33 @@ func (c *Call) validate(commands bool) error {
 			return errors.New("url: must hold no user or password; authorization has them")
 		}
 	}
+	return c.validateHeaders()
+}
+
+// validateHeaders refuses what cannot be sent, or would be sent otherwise.
+func (c *Call) validateHeaders() error {
 	for name, value := range c.Headers {
-		if name == "" || strings.ContainsAny(name, " :\r\n") || strings.ContainsAny(value, "\r\n") {
+		if !headerName.MatchString(name) || !printable(value.Reveal()) {
 			return fmt.Errorf("headers: %q is no header", name)
 		}
-		if slices.Contains([]string{"authorization", "cookie", "proxy-authorization"}, strings.ToLower(name)) {
-			return fmt.Errorf("headers: %s is a secret and would be shown; use authorization", name)
+		switch strings.ToLower(name) {
+		case "authorization":
+			return fmt.Errorf("headers: %s has a field of its own, authorization", name)
+		case "host", "content-length", "transfer-encoding", "trailer", "connection":
+			return fmt.Errorf("headers: %s is made of the request and cannot be set", name)
 		}
 	}
+	if !printable(c.Authorization.Reveal()) {
+		return errors.New("authorization: has a character that no header may have")
+	}
 	return nil
+}
+
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+// printable tells whether a header may have such a value.
+func printable(value string) bool {
+	return !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
 func oneOf(field, value string, of ...string) error {
@@ -255,6 +275,9 @@ func (n *Notification) validate() error {
 			return fmt.Errorf("events: %q is none of %s, %s, %s, %s, %s", e,
 				api.EventStarted, api.EventTaskCompleted, api.EventCompleted, api.EventFailed, api.EventCancelled)
 		}
+	}
+	if !printable(n.ContentType) {
+		return errors.New("content_type: has a character that no header may have")
 	}
 	if err := checkKinds(n.Kinds); err != nil {
 		return err

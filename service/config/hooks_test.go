@@ -35,6 +35,23 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
+// TestHeaders: what would not be sent so is refused, and the value not shown.
+func TestHeaders(t *testing.T) {
+	for headers, want := range map[string]string{
+		`"X-Api-Key": hidden`:  "",
+		`"X(Y": hidden`:        `:3: hooks.h.headers: "X(Y" is no header`,
+		`"X-Y": "hid\nden"`:    `:3: hooks.h.headers: "X-Y" is no header`,
+		`Host: hidden`:         ":3: hooks.h.headers: Host is made of the request",
+		`Content-Length: 3`:    ":3: hooks.h.headers: Content-Length is made of the request",
+		`authorization: basic`: ":3: hooks.h.headers: authorization has a field of its own",
+	} {
+		_, err := ReadFile(write(t, t.TempDir(), "x.conf", minimal+`hooks { h { when: before, url: "http://x/y", headers { `+headers+` } } }`))
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hid")) {
+			t.Errorf("%s: says %v, want %q", headers, err, want)
+		}
+	}
+}
+
 // TestTextIsShownAsItIs: an address in a text is no list of servers.
 func TestTextIsShownAsItIs(t *testing.T) {
 	body := `see https://wiki.example.net/{{.Target}}, please`

@@ -161,7 +161,7 @@ func (c *Caller) post(ctx context.Context, to *config.Call, contentType, kind st
 	r.Header.Set("User-Agent", api.Service)
 	r.Header.Set("Jetkeep-Type", kind)
 	for name, value := range to.Headers {
-		r.Header.Set(name, value)
+		r.Header.Set(name, value.Reveal())
 	}
 	if to.Authorization != "" {
 		r.Header.Set("Authorization", to.Authorization.Reveal())
