@@ -47,6 +47,7 @@ type Definition struct {
 	Timetable *schedule.Timetable
 
 	deadline, timeout, delay time.Duration
+	askedDeadline            bool // and not the one of missed: none
 	backoff                  float64
 	retries, history         int
 }
@@ -127,7 +128,8 @@ func (d *Definition) choices() error {
 			return wrong(c.field, "%q is none of %s", *c.value, strings.Join(c.of, ", "))
 		}
 	}
-	if d.Missed == api.MissedNone && d.deadline == 0 {
+	d.askedDeadline = d.deadline > 0
+	if d.Missed == api.MissedNone && !d.askedDeadline {
 		d.deadline = missedDeadline
 	}
 	if d.History < 0 || d.History > maxHistory {
@@ -154,7 +156,13 @@ func (d *Definition) retry() error {
 	if r.Backoff != 0 {
 		d.backoff = r.Backoff
 	}
-	return durations(map[string]duration{"retry.delay": {r.Delay, &d.delay}})
+	if err := durations(map[string]duration{"retry.delay": {r.Delay, &d.delay}}); err != nil {
+		return err
+	}
+	if d.delay > maxDelay {
+		return wrong("retry.delay", "%s, must be at most %s", r.Delay, maxDelay)
+	}
+	return nil
 }
 
 func (d *Definition) follow() error {

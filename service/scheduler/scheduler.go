@@ -399,7 +399,7 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run ap
 	if !run.Manual {
 		begin = def.Timetable.StartOf(def.Name, run.Slot)
 	}
-	if err != nil && mayPass(err) && s.tryingFor(def.Name, id) < startFor {
+	if err != nil && mayPass(run.Stage, err) && s.tryingFor(def.Name, id) < startFor {
 		return st, nil, false, err // the same id is tried again
 	}
 	if run.Stage != StageBackup {
@@ -433,10 +433,11 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run ap
 	return st, nil, first, nil
 }
 
-// mayPass says whether the same may succeed later: not if the request is wrong.
-func mayPass(err error) bool {
+// mayPass says whether the same may succeed later: not if the request is wrong. A
+// prune waits for another one of the repository to end.
+func mayPass(stage string, err error) bool {
 	var e *api.Error
-	return !errors.As(err, &e) || e.Code >= 500
+	return !errors.As(err, &e) || e.Code >= 500 || stage == StagePrune && e.ErrCode == api.CodeConflict
 }
 
 // Trigger starts a run now, beside the slots. It is a conflict if one runs.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,6 +73,67 @@ func TestStartHangs(t *testing.T) {
 		}
 		if len(s.log) != 1 || s.log[0].cancelled == "" {
 			t.Errorf("%d sessions, and the schedule knows of none", len(s.log))
+		}
+	})
+}
+
+// A prune is refused while another one of the repository runs, and follows it.
+func TestPruneFollowsAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Minute
+		ends := time.Now().Add(time.Hour + minutes(2) + 30*time.Second)
+		s.refuse = func(id string) error {
+			if time.Now().Before(ends) && time.Since(ends) > -minutes(2) {
+				return api.Errorf(api.CodeConflict, "another prune runs")
+			}
+			return nil
+		}
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *", Keep: &api.Keep{Last: 1}})
+		defer run(t, m, s, 2)()
+		time.Sleep(time.Hour + minutes(10))
+		if st := m.state(t, "x"); len(st.Recent) != 1 || st.Recent[0].Reason != "" || len(st.Recent[0].Follow) != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// What waits in the queue is not too late because it waits there.
+func TestQueueWithoutMissed(t *testing.T) {
+	for deadline, want := range map[string]string{
+		"":   "backup 00:10:00 1, backup 00:20:00 1",
+		"1m": "backup 00:10:00 1, backup 00:30:00 1",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m, s := newMemory(), newSessions()
+			s.takes = 15 * time.Minute
+			m.put(t, api.Schedule{Name: "x", Cron: "*/10 * * * *", Overlap: api.OverlapQueue, Missed: api.MissedNone, Deadline: deadline})
+			defer run(t, m, s, 2)()
+			time.Sleep(minutes(39))
+			if got := strings.Join(s.started("x"), ", "); got != want {
+				t.Errorf("with the deadline %q started %s", deadline, got)
+			}
+		})
+	}
+}
+
+// A slot that comes while the predecessor runs is left out when it comes, and not
+// begun late when the predecessor ends a moment afterwards.
+func TestSkipInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = 8 * time.Second
+		m.put(t, api.Schedule{Name: "x", Cron: "@every 7s"})
+		defer run(t, m, s, 1)()
+		time.Sleep(minutes(1))
+		st := m.state(t, "x")
+		for _, r := range st.Recent {
+			if r.Late != 0 {
+				t.Errorf("slot %s began %v s late", r.Slot, r.Late)
+			}
+		}
+		if len(st.Recent) < 3 || st.LastSkipped == nil {
+			t.Errorf("%+v", st)
 		}
 	})
 }

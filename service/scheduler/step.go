@@ -144,11 +144,29 @@ func (d *Definition) due(s State, now time.Time) (newest, before time.Time, pass
 			}
 		}
 	}
-	if passed.Count > 0 && d.deadline > 0 && now.Sub(d.Timetable.StartOf(d.Name, newest)) > d.deadline {
+	if passed.Count > 0 && d.deadline > 0 && now.Sub(d.waitedSince(s, newest)) > d.deadline {
 		passed.Reason = fmt.Sprintf("could not be started within %s", d.deadline)
 		return time.Time{}, before, passed
 	}
 	return newest, before, passed
+}
+
+// waitedSince returns from when on the deadline of a slot counts: its time. The one
+// of missed: none is about instances that did not run, not about a queue, so there it
+// is the end of the predecessor that the slot waited for.
+func (d *Definition) waitedSince(s State, slot time.Time) time.Time {
+	at := d.Timetable.StartOf(d.Name, slot)
+	if d.Overlap != api.OverlapQueue || d.askedDeadline {
+		return at
+	}
+	r := s.Running // which waits for its next try
+	if r == nil && len(s.Recent) > 0 {
+		r = &s.Recent[0]
+	}
+	if r != nil && r.Ended != nil && r.Started.Before(at) && r.Ended.After(at) {
+		return *r.Ended
+	}
+	return at
 }
 
 // whileRunning decides about slots that come while the predecessor runs.
@@ -160,6 +178,9 @@ func (d *Definition) whileRunning(s State, now time.Time) (State, Action) {
 	slot, _, passed := d.due(s, now)
 	wake := now.Add(poll)
 	if slot.IsZero() {
+		if passed.Count == 0 { // the next one is decided about in its time
+			wake = d.earliest(s, wake)
+		}
 		return s, Action{Wake: wake}
 	}
 	switch d.Overlap {
@@ -171,7 +192,7 @@ func (d *Definition) whileRunning(s State, now time.Time) (State, Action) {
 	s.Settled = slot
 	passed.Reason = fmt.Sprintf("session %s of slot %s still ran", r.Session, r.Slot.Format(time.RFC3339))
 	s.LastSkipped = &passed
-	return s, Action{Kind: actWrite, Wake: wake}
+	return s, Action{Kind: actWrite, Wake: d.earliest(s, wake)}
 }
 
 // stageEnded goes on after a session has ended, or is gone.
