@@ -178,7 +178,8 @@ var ErrNone = errors.New("no task")
 // A Claim is one task handed to us.
 type Claim struct {
 	Task       string
-	Deliveries uint64
+	Message    uint64 // its number in the stream
+	Deliveries uint64 // of the message, up to this one
 	msg        jetstream.Msg
 }
 
@@ -191,7 +192,7 @@ func newClaim(msg jetstream.Msg) (*Claim, error) {
 	}
 	c := &Claim{Task: tokens[n-2] + "." + tokens[n-1], msg: msg}
 	if md, err := msg.Metadata(); err == nil {
-		c.Deliveries = md.NumDelivered
+		c.Message, c.Deliveries = md.Sequence.Stream, md.NumDelivered
 	}
 	return c, nil
 }

@@ -71,6 +71,14 @@ func (t *Task) Claim(instance string, maxAttempts int, now time.Time) error {
 	return nil
 }
 
+// Outdates tells whether the task is claimed with a later delivery of a message
+// than this one, which somebody has who stood still meanwhile: a task that is
+// alive must not be taken from its owner by that.
+func (t *Task) Outdates(message, delivery uint64) bool {
+	claimed := t.State == api.StateRunning || t.State == api.StateCommitting
+	return claimed && t.Message == message && delivery > 0 && delivery <= t.Delivery
+}
+
 // Renew writes down how far the owner is.
 func (t *Task) Renew(o Owner, p api.Progress) error {
 	if err := t.owned(o); err != nil {

@@ -67,9 +67,13 @@ type Task struct {
 	// After names the tasks that must be final before this one starts.
 	After []string `json:"after,omitempty"`
 
-	Attempt  int       `json:"attempt,omitempty"`  // how often it was claimed
-	Released int       `json:"released,omitempty"` // how often it was handed back in good order
-	Instance string    `json:"instance,omitempty"`
+	Attempt  int    `json:"attempt,omitempty"`  // how often it was claimed
+	Released int    `json:"released,omitempty"` // how often it was handed back in good order
+	Instance string `json:"instance,omitempty"`
+	// Message and Delivery are the message that the claim was made with, and which
+	// of its deliveries.
+	Message  uint64    `json:"message,omitempty"`
+	Delivery uint64    `json:"delivery,omitempty"`
 	Started  time.Time `json:"started,omitzero"`
 	Ended    time.Time `json:"ended,omitzero"`
 

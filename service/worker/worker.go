@@ -45,6 +45,8 @@ const (
 	// for again: a replica may lag behind its leader.
 	missingRedeliveries = 5
 	retryDelay          = time.Second
+	// claimTries is how often a claim is tried that another write was quicker than.
+	claimTries = 5
 	// bindPatience is how long consumers are tried to be bound at the start.
 	bindPatience = time.Minute
 )
@@ -250,19 +252,8 @@ func (w *Worker) serve(ctx context.Context, s *slot, c *queue.Consumer) {
 // do decides what a message means, and does the task if it is one to be done.
 func (w *Worker) do(ctx context.Context, s *slot, claim *queue.Claim) {
 	log := w.Log.With("task", claim.Task)
-	t, ses, err := w.load(ctx, claim.Task)
-	switch {
-	case errors.Is(err, session.ErrNotFound) && claim.Deliveries >= missingRedeliveries:
-		log.Warn("task is not in KV, dropped")
-		w.drop(ctx, claim, log)
-		return
-	case err != nil:
-		log.Warn("read task", "error", err)
-		w.giveBack(claim, retryDelay, log)
-		return
-	case t.State.Final() || ses.State.Final():
-		w.drop(ctx, claim, log)
-		w.Conductor.Notify(ses.ID)
+	t, ses, ok := w.look(ctx, claim, log)
+	if !ok {
 		return
 	}
 	release, ok := w.Limit(ctx, t)
@@ -271,33 +262,78 @@ func (w *Worker) do(ctx context.Context, s *slot, claim *queue.Claim) {
 		return
 	}
 	defer release()
-	err = t.Claim(w.Instance, w.MaxAttempts, w.Now())
-	if err != nil && !errors.Is(err, session.ErrAbandoned) {
-		log.Error("claim task", "error", err)
-		w.giveBack(claim, retryDelay, log)
-		return
-	}
-	if perr := w.Store.PutTask(ctx, t); perr != nil {
-		// Another instance may have it, or KV may have answered from a replica
-		// that lags behind: look again.
-		log.Debug("claim task", "error", perr)
-		w.giveBack(claim, retryDelay, log)
-		return
-	}
-	s.work()
-	if err != nil {
-		log.Error("task failed", "error", err)
-		if t.Hook == "" {
-			// Whoever was told of its beginning is told of its end.
-			actx, done := lingering(ctx)
-			w.Hooks.After(actx, ses, t, t.State, t.Error)
-			done()
+	for try := 1; ; try++ {
+		err := t.Claim(w.Instance, w.MaxAttempts, w.Now())
+		if err != nil && !errors.Is(err, session.ErrAbandoned) {
+			log.Error("claim task", "error", err)
+			w.giveBack(claim, retryDelay, log)
+			return
 		}
-		w.ended(ctx, claim, ses, t, log)
+		t.Message, t.Delivery = claim.Message, claim.Deliveries
+		perr := w.Store.PutTask(ctx, t)
+		if perr == nil {
+			w.claimed(ctx, s, claim, ses, t, err, log)
+			return
+		}
+		log.Debug("claim task", "error", perr)
+		if !errors.Is(perr, session.ErrConflict) {
+			w.giveBack(claim, retryDelay, log)
+			return
+		}
+		// Another instance may have it, or KV may have answered from a replica
+		// that lags behind: look again. The message is not given back: if another
+		// has it, that would take it from him.
+		if try == claimTries || !pause(ctx, retryDelay/10) {
+			return
+		}
+		if t, ses, ok = w.look(ctx, claim, log); !ok {
+			return
+		}
+	}
+}
+
+// look reads the task of a message and tells whether it is to be done.
+func (w *Worker) look(ctx context.Context, claim *queue.Claim, log *slog.Logger) (*session.Task, *session.Session, bool) {
+	t, ses, err := w.load(ctx, claim.Task)
+	switch {
+	case errors.Is(err, session.ErrNotFound) && claim.Deliveries >= missingRedeliveries:
+		log.Warn("task is not in KV, dropped")
+		w.drop(ctx, claim, log)
+	case err != nil:
+		log.Warn("read task", "error", err)
+		w.giveBack(claim, retryDelay, log)
+	case t.State.Final() || ses.State.Final():
+		w.drop(ctx, claim, log)
+		w.Conductor.Notify(ses.ID)
+	case t.Outdates(claim.Message, claim.Deliveries):
+		// We stood still while it was handed on; whoever has it keeps it.
+		log.Warn("task was handed to another instance meanwhile", "instance", t.Instance)
+	default:
+		return t, ses, true
+	}
+	return nil, nil, false
+}
+
+// claimed does a task that is ours, or ends it if it was abandoned.
+func (w *Worker) claimed(ctx context.Context, s *slot, claim *queue.Claim, ses *session.Session, t *session.Task, abandoned error, log *slog.Logger) {
+	s.work()
+	if abandoned == nil {
+		// What came before took a part of the lease.
+		if err := claim.Extend(); err != nil {
+			log.Warn("extend claim", "error", err)
+		}
+		w.Conductor.Notify(ses.ID)
+		w.run(ctx, claim, ses, t, log.With("attempt", t.Attempt, "stream", t.Stream))
 		return
 	}
-	w.Conductor.Notify(ses.ID)
-	w.run(ctx, claim, ses, t, log.With("attempt", t.Attempt, "stream", t.Stream))
+	log.Error("task failed", "error", abandoned)
+	if t.Hook == "" {
+		// Whoever was told of its beginning is told of its end.
+		actx, done := lingering(ctx)
+		w.Hooks.After(actx, ses, t, t.State, t.Error)
+		done()
+	}
+	w.ended(ctx, claim, ses, t, log)
 }
 
 func (w *Worker) load(ctx context.Context, id string) (*session.Task, *session.Session, error) {

@@ -1,0 +1,73 @@
+package worker
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"jetkeep/service/api"
+	"jetkeep/service/queue"
+	"jetkeep/service/session"
+)
+
+// An instance that stood still after it was handed a message goes on when another
+// has the task for long: it neither takes it nor gives the message back, whether
+// it had read the task before or not.
+func TestLateDelivery(t *testing.T) {
+	for name, read := range map[string]bool{"read": true, "not read": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			begun, end, stood := make(chan string, 4), make(chan struct{}), make(chan struct{})
+			work := func(name string) Handler {
+				return handlerFunc(func(ctx context.Context, t session.Task, run Run) (session.Result, error) {
+					begun <- name
+					select {
+					case <-end:
+					case <-ctx.Done():
+						return session.Result{}, ctx.Err()
+					}
+					return succeed(ctx, t, run)
+				})
+			}
+			d := b.deps("late", b.server.Connect(), work("late"))
+			if read {
+				d.Limit = func(context.Context, *session.Task) (func(), bool) {
+					<-stood
+					return func() {}, true
+				}
+			}
+			c, err := d.Queue.Consumer(t.Context(), api.KindBackup)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, tasks := b.create(nil, "ORDERS")
+			b.submit(tasks)
+			var claim *queue.Claim
+			for claim == nil {
+				if claim, err = c.Next(t.Context()); err != nil && t.Context().Err() != nil {
+					t.Fatal(err)
+				}
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if !read {
+					<-stood
+				}
+				New(d).do(t.Context(), new(slot), claim)
+			}()
+			b.start("heir", b.server.Connect(), work("heir"))
+			if who := <-begun; who != "heir" {
+				t.Fatalf("%s has it", who)
+			}
+			close(stood)
+			time.Sleep(2 * lease) // in which what was given back would have come again
+			close(end)
+			<-done
+			b.await(s.ID, api.StateSucceeded)
+			if got := b.task(tasks[0].ID); got.Instance != "heir" || got.Attempt != 1 {
+				t.Errorf("after %d attempts %s had it", got.Attempt, got.Instance)
+			}
+		})
+	}
+}
