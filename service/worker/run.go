@@ -22,6 +22,11 @@ var (
 	errCancelled = errors.New("session was cancelled")
 )
 
+const (
+	// changeTries bounds how often a write is tried over one that was not seen.
+	changeTries = 5
+)
+
 // A running task: its claim, its state, and what keeps both alive.
 type running struct {
 	w     *Worker
@@ -151,7 +156,7 @@ func (r *running) note(notes []string) { r.notes = append(r.notes, notes...) }
 func (r *running) change(ctx context.Context, change func(*session.Task) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for range 3 {
+	for range changeTries {
 		next := *r.task
 		if err := change(&next); err != nil {
 			return err
@@ -180,28 +185,48 @@ func (r *running) change(ctx context.Context, change func(*session.Task) error) 
 	return fmt.Errorf("write task %s: %w", r.task.ID, session.ErrConflict)
 }
 
-// fence is Run.Fence.
+// fence is Run.Fence. While KV has no leader it is tried again, as long as the
+// claim is ours: that all was done and can only not be said is no failure.
 func (r *running) fence(ctx context.Context) error {
+	for begun := time.Now(); ; {
+		err := r.pass(ctx)
+		switch {
+		case err == nil:
+			r.w.Conductor.Notify(r.ses.ID)
+			return nil
+		case errors.Is(err, errCancelled):
+			r.stop(errCancelled)
+		case isLost(err):
+			r.stop(errLost)
+		case ctx.Err() != nil || time.Since(begun) > finishPatience:
+		case !r.held():
+			r.stop(errLost)
+		default:
+			r.log.Warn("fence", "error", err)
+			if pause(ctx, retryDelay/2) {
+				continue
+			}
+		}
+		return fmt.Errorf("fence: %w", err)
+	}
+}
+
+// pass tries to pass the fence once.
+func (r *running) pass(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	// Others write the task, too, and wait for this.
+	ctx, cancel := context.WithTimeout(ctx, min(writeTimeout, r.w.Queue.Lease()/5))
+	defer cancel()
 	ses, err := r.w.Store.Session(ctx, r.ses.ID)
 	if err != nil {
-		return fmt.Errorf("fence: %w", err)
+		return err
 	}
 	if ses.Cancel {
-		r.stop(errCancelled)
-		return fmt.Errorf("fence: %w", errCancelled)
+		return errCancelled
 	}
-	err = r.change(ctx, func(t *session.Task) error { return t.Commit(r.owner) })
-	if isLost(err) {
-		r.stop(errLost)
-	}
-	if err != nil {
-		return fmt.Errorf("fence: %w", err)
-	}
-	r.w.Conductor.Notify(r.ses.ID)
-	return nil
+	return r.change(ctx, func(t *session.Task) error { return t.Commit(r.owner) })
 }
 
 func isLost(err error) bool {

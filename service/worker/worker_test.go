@@ -114,14 +114,19 @@ func (w logWriter) Write(p []byte) (int, error) {
 // start runs a worker; the returned function stops it as SIGTERM does.
 func (b *bench) start(name string, nc *nats.Conn, h Handler) (w *Worker, stop func()) {
 	b.t.Helper()
-	w = New(b.deps(name, nc, h))
+	return b.run(b.deps(name, nc, h))
+}
+
+func (b *bench) run(d Deps) (w *Worker, stop func()) {
+	b.t.Helper()
+	w = New(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			b.t.Errorf("run %s: %v", name, err)
+			b.t.Errorf("run %s: %v", d.Instance, err)
 		}
 	})
 	b.t.Cleanup(stop)
