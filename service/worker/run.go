@@ -25,6 +25,7 @@ var (
 const (
 	// changeTries bounds how often a write is tried over one that was not seen.
 	changeTries = 5
+	changePause = 20 * time.Millisecond
 )
 
 // A running task: its claim, its state, and what keeps both alive.
@@ -156,7 +157,7 @@ func (r *running) note(notes []string) { r.notes = append(r.notes, notes...) }
 func (r *running) change(ctx context.Context, change func(*session.Task) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for range changeTries {
+	for try := range changeTries {
 		next := *r.task
 		if err := change(&next); err != nil {
 			return err
@@ -172,6 +173,14 @@ func (r *running) change(ctx context.Context, change func(*session.Task) error) 
 		now, rerr := r.w.Store.Task(ctx, r.task.ID)
 		if rerr != nil {
 			return rerr
+		}
+		if now.Revision <= r.task.Revision {
+			// A replica that lags behind says who had the task before, at worst
+			// that we have not claimed it yet.
+			if !pause(ctx, time.Duration(try+1)*changePause) {
+				return err
+			}
+			continue
 		}
 		if now.Owner() != r.owner || now.State == api.StatePending {
 			return fmt.Errorf("%w: %w", errLost, err)
