@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -14,31 +15,55 @@ import (
 // limits bound the tasks that concern one target, and those that concern one
 // repository, on this instance.
 type limits struct {
-	targets, repositories map[string]chan struct{}
+	targets, repositories map[string]places
 	patience              time.Duration
-	// lock gives the lock of a name to an owner, across instances.
-	lock func(ctx context.Context, name, owner string) (locked context.Context, unlock func(), err error)
-	log  *slog.Logger
+	// seats are how many slots of a kind may wait for tasks that are not to be
+	// done yet. The others are for those that are.
+	seats map[api.Kind]chan struct{}
+	// lock gives the lock of a name to an owner, across instances, and tryLock
+	// does without waiting.
+	lock, tryLock func(ctx context.Context, name, owner string) (locked context.Context, unlock func(), err error)
+	log           *slog.Logger
+}
+
+// places are those of a target or repository. Restores have their own: they wait
+// for no backup.
+type places struct{ restores, others chan struct{} }
+
+func newPlaces(n int) places { return places{make(chan struct{}, n), make(chan struct{}, n)} }
+
+func (p places) of(kind api.Kind) chan struct{} {
+	if kind == api.KindRestore {
+		return p.restores
+	}
+	return p.others
 }
 
 // maxLimitWait is how long a slot waits for a task that is not to be done yet;
 // then others may have the slot.
 const maxLimitWait = 2 * time.Second
 
-func newLimits(c config.Config, st *state.Store, log *slog.Logger) *limits {
+// limitPause is how long a slot that may not wait rests before the next task: of
+// thousands that are not to be done yet each comes again every few seconds.
+const limitPause = 50 * time.Millisecond
+
+func newLimits(c config.Config, slots map[api.Kind]int, st *state.Store, log *slog.Logger) *limits {
 	l := &limits{
-		targets: map[string]chan struct{}{}, repositories: map[string]chan struct{}{},
+		targets: map[string]places{}, repositories: map[string]places{}, seats: map[api.Kind]chan struct{}{},
 		patience: min(maxLimitWait, c.Lease/4), // well before the message comes again
-		lock:     st.LockAs, log: log,
+		lock:     st.LockAs, tryLock: st.TryLockAs, log: log,
+	}
+	for _, kind := range api.Kinds() {
+		l.seats[kind] = make(chan struct{}, cmp.Or(slots[kind], c.Concurrency)/2)
 	}
 	for _, t := range c.Targets {
 		if t.Concurrency > 0 {
-			l.targets[t.Name] = make(chan struct{}, t.Concurrency)
+			l.targets[t.Name] = newPlaces(t.Concurrency)
 		}
 	}
 	for _, r := range c.Repositories {
 		if r.Concurrency > 0 {
-			l.repositories[r.Name] = make(chan struct{}, r.Concurrency)
+			l.repositories[r.Name] = newPlaces(r.Concurrency)
 		}
 	}
 	return l
@@ -50,18 +75,36 @@ func (l *limits) wait(ctx context.Context, t *session.Task) (release func(), ok 
 	if t.Hook != "" {
 		return func() {}, true
 	}
+	if release, ok = l.enter(ctx, t, false); ok {
+		return release, true
+	}
+	select {
+	case l.seats[t.Kind] <- struct{}{}:
+		defer func() { <-l.seats[t.Kind] }()
+	default:
+		select {
+		case <-time.After(limitPause):
+		case <-ctx.Done():
+		}
+		return nil, false
+	}
+	return l.enter(ctx, t, true)
+}
+
+// enter takes what a task needs, and waits for it if that is wanted.
+func (l *limits) enter(ctx context.Context, t *session.Task, wait bool) (release func(), ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
-	leaveTarget, ok := enter(ctx, l.targets[t.Target])
+	leaveTarget, ok := enter(ctx, l.targets[t.Target].of(t.Kind), wait)
 	if !ok {
 		return nil, false
 	}
-	leaveRepository, ok := enter(ctx, l.repositories[t.Repository])
+	leaveRepository, ok := enter(ctx, l.repositories[t.Repository].of(t.Kind), wait)
 	if !ok {
 		leaveTarget()
 		return nil, false
 	}
-	unlock, ok := l.stream(ctx, t)
+	unlock, ok := l.stream(ctx, t, wait)
 	if !ok {
 		leaveRepository()
 		leaveTarget()
@@ -75,11 +118,15 @@ func (l *limits) wait(ctx context.Context, t *session.Task) (release func(), ok 
 // commit again. It is no matter of safety, so that a lock which is lost meanwhile
 // ends nothing. An attempt that follows another of the same task has the lock at
 // once: its claim says already that it alone goes on.
-func (l *limits) stream(ctx context.Context, t *session.Task) (unlock func(), ok bool) {
+func (l *limits) stream(ctx context.Context, t *session.Task, wait bool) (unlock func(), ok bool) {
 	if t.Kind != api.KindBackup {
 		return func() {}, true
 	}
-	_, unlock, err := l.lock(ctx, "backup "+t.Repository+" "+t.Target+" "+t.Stream, t.ID)
+	lock := l.tryLock
+	if wait {
+		lock = l.lock
+	}
+	_, unlock, err := lock(ctx, "backup "+t.Repository+" "+t.Target+" "+t.Stream, t.ID)
 	if err != nil {
 		l.log.Debug("task waits for another one of its stream", "task", t.ID, "error", err)
 		return nil, false
@@ -88,13 +135,22 @@ func (l *limits) stream(ctx context.Context, t *session.Task) (unlock func(), ok
 }
 
 // enter takes a place, at once if there is no bound.
-func enter(ctx context.Context, places chan struct{}) (leave func(), ok bool) {
+func enter(ctx context.Context, places chan struct{}, wait bool) (leave func(), ok bool) {
 	if places == nil {
 		return func() {}, true
 	}
+	leave = func() { <-places }
 	select {
 	case places <- struct{}{}:
-		return func() { <-places }, true
+		return leave, true
+	default:
+	}
+	if !wait {
+		return nil, false
+	}
+	select {
+	case places <- struct{}{}:
+		return leave, true
 	case <-ctx.Done():
 		return nil, false
 	}

@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -75,6 +76,58 @@ func TestConcurrencyOfTargetAndRepository(t *testing.T) {
 	if h.most["narrow"] != 1 || h.most["slow"] != 2 || h.most["free"] < 3 || h.most["wide"] < 3 {
 		t.Errorf("tasks at once: %v", h.most)
 	}
+}
+
+// A target that does one task at a time holds back its own, however many there
+// are, and nobody else's, and no restores.
+func TestManyHeldBack(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	nc := server.Connect()
+	for i := range 40 {
+		natstest.MakeStream(t, nc, map[string]any{"name": fmt.Sprintf("S%02d", i), "subjects": []string{fmt.Sprintf("s.%d", i)}})
+	}
+	c := setup(t, server)
+	c.Concurrency = 1
+	url := natsconn.Options{URL: server.URL()}
+	c.Targets = []config.Target{{Name: "narrow", Options: url, Concurrency: 1}, {Name: "free", Options: url}}
+	real := run(t, c, service.Deps{})
+	cl := connect(t, server)
+	backup, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"S00"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, cl, backup.Session, api.StateSucceeded)
+	real.end()
+	natstest.MustRequest(t, nc, "STREAM.DELETE.S00", nil, nil)
+	end := make(chan struct{})
+	h := handlerFunc(func(ctx context.Context, task session.Task, _ worker.Run) (session.Result, error) {
+		if task.Target == "narrow" && task.Kind == api.KindBackup {
+			select {
+			case <-end:
+			case <-ctx.Done():
+			}
+		}
+		return session.Result{}, ctx.Err()
+	})
+	run(t, c, service.Deps{Handlers: map[api.Kind]worker.Handler{api.KindBackup: h, api.KindRestore: h}})
+	narrow, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{Target: "narrow"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // so that its tasks are handed out
+	free, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{Target: "free", Streams: []string{"S01"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored, err := cl.RestoreCreate(t.Context(), api.RestoreRequest{Backup: backup.Backup, Target: "narrow"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, cl, restored.Session, api.StateSucceeded)
+	wait(t, cl, free.Session, api.StateSucceeded)
+	close(end)
+	wait(t, cl, narrow.Session, api.StateSucceeded)
 }
 
 // Of a stream in a repository one restore point is made at a time, whichever

@@ -309,10 +309,11 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	s.notifier = &hooks.Notifier{
 		JS: js, Subjects: s.subjects, Notifications: s.config.Notifications, Caller: caller, Log: s.log, Count: s.measures.Notified,
 	}
+	slots := map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency}
 	s.worker = worker.New(worker.Deps{
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, Hooks: s.hooks, MapError: mapError, Instance: s.config.Instance,
-		Concurrency: s.config.Concurrency, Slots: map[api.Kind]int{api.KindBackup: smallBackups * s.config.Concurrency},
-		Limit: newLimits(s.config, s.state, s.log).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		Concurrency: s.config.Concurrency, Slots: slots,
+		Limit: newLimits(s.config, slots, s.state, s.log).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 		Swept:        func() { s.vitals.tick(&s.vitals.sweep) },
 		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})

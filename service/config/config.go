@@ -96,7 +96,7 @@ type Target struct {
 	Name string
 	natsconn.Options
 	// Concurrency bounds the tasks of this target that the instance does at
-	// once, of all kinds together; 0 for no bound of its own.
+	// once, of all kinds together but restores by themselves; 0 for no bound of its own.
 	Concurrency int `conf:"concurrency"`
 }
 
@@ -133,7 +133,7 @@ type Repository struct {
 	// Keep is the policy of a prune that names none.
 	Keep *api.Keep `conf:"keep"`
 	// Concurrency bounds the tasks of this repository that the instance does at
-	// once, of all kinds together; 0 for no bound of its own.
+	// once, of all kinds together but restores by themselves; 0 for no bound of its own.
 	Concurrency int `conf:"concurrency"`
 }
 

@@ -27,6 +27,8 @@ const (
 var (
 	// ErrLockLost means that a lock cannot be proven any more to be held.
 	ErrLockLost = errors.New("the lock could not be renewed in time")
+	// ErrLocked means that somebody else has a lock.
+	ErrLocked   = errors.New("somebody else has the lock")
 	errUnlocked = errors.New("the lock was given back")
 )
 
@@ -43,15 +45,21 @@ func (s *Store) Lock(ctx context.Context, name string) (locked context.Context, 
 	return s.lock(ctx, name, DefaultLease)
 }
 
+// TryLockAs is LockAs that does not wait: it fails with ErrLocked if somebody else
+// has the lock.
+func (s *Store) TryLockAs(ctx context.Context, name, owner string) (locked context.Context, unlock func(), err error) {
+	return s.lockAs(ctx, name, owner, DefaultLease, false)
+}
+
 // LockAs is Lock for an owner of that name, who takes the lock over at once if it
 // is his already: somebody who went on elsewhere, after he himself has seen to it
 // that nobody else acts in his name.
 func (s *Store) LockAs(ctx context.Context, name, owner string) (locked context.Context, unlock func(), err error) {
-	return s.lockAs(ctx, name, owner, DefaultLease)
+	return s.lockAs(ctx, name, owner, DefaultLease, true)
 }
 
 func (s *Store) lock(ctx context.Context, name string, lease time.Duration) (context.Context, func(), error) {
-	return s.lockAs(ctx, name, rand.Text(), lease)
+	return s.lockAs(ctx, name, rand.Text(), lease, true)
 }
 
 // keyOf returns the key of a lock, whatever its name consists of.
@@ -60,9 +68,9 @@ func keyOf(name string) string {
 	return keyLocks + hex.EncodeToString(h[:16])
 }
 
-func (s *Store) lockAs(ctx context.Context, name, owner string, lease time.Duration) (context.Context, func(), error) {
+func (s *Store) lockAs(ctx context.Context, name, owner string, lease time.Duration, wait bool) (context.Context, func(), error) {
 	l := &lock{kv: s.kv, key: keyOf(name), lease: lease, owner: owner}
-	o, err := l.acquire(ctx, s.observed.get(l.key))
+	o, err := l.acquire(ctx, s.observed.get(l.key), wait)
 	s.observed.put(l.key, o)
 	if err != nil {
 		return nil, nil, fmt.Errorf("lock %s: %w", name, err)
@@ -154,9 +162,9 @@ func (o *observations) put(key string, v observation) {
 	}
 }
 
-// acquire waits until the lock is free or its holder is silent for a lease, and
-// returns what was seen of it if that did not come to be.
-func (l *lock) acquire(ctx context.Context, o observation) (observation, error) {
+// acquire waits, if that is wanted, until the lock is free or its holder is silent
+// for a lease, and returns what was seen of it if that did not come to be.
+func (l *lock) acquire(ctx context.Context, o observation, wait bool) (observation, error) {
 	for {
 		took, err := l.take(ctx, o.revision, o.since)
 		if took {
@@ -177,6 +185,9 @@ func (l *lock) acquire(ctx context.Context, o observation) (observation, error) 
 			continue
 		case e.Revision() != o.revision:
 			o = observation{e.Revision(), time.Now()}
+		}
+		if !wait {
+			return o, ErrLocked
 		}
 		t := time.NewTimer(lockPoll)
 		select {

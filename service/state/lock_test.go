@@ -149,33 +149,41 @@ func TestLockIsTakenOverByItsOwner(t *testing.T) {
 }
 
 // A holder that died is found out by those who wait again and again, each time for
-// less than a lease.
+// less than a lease, or only look.
 func TestLockOfTheDeadIsTakenInSmallSteps(t *testing.T) {
 	connect := open(t)
-	const lease = 2 * time.Second
-	dead := connect()
-	l := &lock{kv: dead.kv, key: keyOf("stream"), lease: lease, owner: "task 1"} // never renewed
-	if _, err := l.acquire(t.Context(), observation{}); err != nil {
-		t.Fatal(err)
-	}
-	s := connect()
-	begun := time.Now()
-	for tries := 1; ; tries++ {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		_, unlock, err := s.lockAs(ctx, "stream", "task 2", lease)
-		cancel()
-		if err == nil {
-			unlock()
-			if tries < 3 || time.Since(begun) < lease {
-				t.Errorf("it was taken after %d tries, %s", tries, time.Since(begun))
+	for _, wait := range []bool{true, false} {
+		const lease = 2 * time.Second
+		dead := connect()
+		l := &lock{kv: dead.kv, key: keyOf("stream"), lease: lease, owner: "task 1"} // never renewed
+		if _, err := l.acquire(t.Context(), observation{}, wait); err != nil {
+			t.Fatal(err)
+		}
+		s := connect()
+		begun := time.Now()
+		for tries := 1; ; tries++ {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			_, unlock, err := s.lockAs(ctx, "stream", "task 2", lease, wait)
+			cancel()
+			if err == nil {
+				unlock()
+				if tries < 3 || time.Since(begun) < lease {
+					t.Errorf("it was taken after %d tries, %s", tries, time.Since(begun))
+				}
+				break
 			}
-			break
+			if !wait && !errors.Is(err, ErrLocked) {
+				t.Errorf("who only looks is told: %v", err)
+			}
+			if time.Since(begun) > 10*lease {
+				t.Fatalf("it is not to be had after %d tries: %v", tries, err)
+			}
+			if !wait {
+				time.Sleep(100 * time.Millisecond)
+			}
 		}
-		if time.Since(begun) > 10*lease {
-			t.Fatalf("it is not to be had after %d tries: %v", tries, err)
+		if len(s.observed.all) != 0 {
+			t.Errorf("it is remembered: %v", s.observed.all)
 		}
-	}
-	if len(s.observed.all) != 0 {
-		t.Errorf("it is remembered: %v", s.observed.all)
 	}
 }

@@ -45,6 +45,8 @@ const (
 	// for again: a replica may lag behind its leader.
 	missingRedeliveries = 5
 	retryDelay          = time.Second
+	// maxLimitDelay is after how long a task that is not to be done yet comes again.
+	maxLimitDelay = 5 * time.Second
 	// claimTries is how often a claim is tried that another write was quicker than.
 	claimTries = 5
 	// bindPatience is how long consumers are tried to be bound at the start.
@@ -258,7 +260,9 @@ func (w *Worker) do(ctx context.Context, s *slot, claim *queue.Claim) {
 	}
 	release, ok := w.Limit(ctx, t)
 	if !ok {
-		w.giveBack(claim, retryDelay, log)
+		// The server hands out first what comes again: if all came at once, what
+		// is new would never come.
+		w.giveBack(claim, min(retryDelay*time.Duration(1+claim.Deliveries/5), maxLimitDelay), log)
 		return
 	}
 	defer release()
