@@ -21,16 +21,37 @@ func leaders(js jetstream.JetStream) *jsapi.Client {
 	return jsapi.New(js.Conn(), jsapi.Options{Domain: o.Domain, APIPrefix: o.APIPrefix, Timeout: leaderTimeout})
 }
 
+// readWait is how long a question that nobody answers is asked again: an election
+// takes up to 9 s, and new replicas answer no reads for some. Whoever has a task is
+// told by then whether he still has it.
+const readWait = 15 * time.Second
+
 // Get reads a key. Any replica answers that, and one that lags behind, or that is
 // cut off from the others, knows nothing of what they have. So whether there is
 // nothing only the leader says; what is there may still be older than what the
-// leader has.
+// leader has. While nobody can say either, it is asked again.
 func (b bucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
-	e, err := b.KeyValue.Get(ctx, key)
-	if !errors.Is(err, jetstream.ErrKeyNotFound) {
-		return e, err
+	for begun := time.Now(); ; {
+		e, err := b.KeyValue.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			e, err = b.ofLeader(ctx, key)
+		}
+		if err == nil || errors.Is(err, jetstream.ErrKeyNotFound) || !unanswered(err) || time.Since(begun) > readWait {
+			return e, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(electionPause):
+		}
 	}
-	return b.ofLeader(ctx, key)
+}
+
+// unanswered tells whether a question may be answered a moment later.
+func unanswered(err error) bool {
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, jsapi.ErrNoReply) || errors.Is(err, jsapi.ErrNotReady) || errors.Is(err, jsapi.ErrConnectionLost) ||
+		jsapi.IsConnectionError(err) && !errors.Is(err, nats.ErrConnectionClosed)
 }
 
 func (b bucket) ofLeader(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {

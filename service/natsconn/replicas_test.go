@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,4 +140,28 @@ func TestLeaderAnswers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestNoLeaderToAsk: that there is no key is still said while the leader is lost,
+// as soon as there is another.
+func TestNoLeaderToAsk(t *testing.T) {
+	t.Parallel()
+	c := natstest.StartCluster(t, 3, natstest.Latest)
+	js := must(jetstream.New(c.Connect()))(t)
+	must(natsconn.Bucket(t.Context(), js, jetstream.KeyValueConfig{Bucket: "B"}))(t)
+	c.AwaitReplicas(js.Conn(), "KV_B")
+	leader := c.Leader(js.Conn(), "KV_B")
+	left := must(jetstream.New(c.Nodes[(leader+1)%3].Connect()))(t)
+	kv := must(natsconn.Bucket(t.Context(), left, jetstream.KeyValueConfig{Bucket: "B"}))(t)
+	c.Kill(leader)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := kv.Get(t.Context(), "none"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+				t.Error(err)
+			}
+		})
+		time.Sleep(100 * time.Millisecond)
+	}
+	wg.Wait()
 }
