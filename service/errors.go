@@ -75,6 +75,7 @@ func codes() []struct {
 		{jsapi.ErrStreamNotFound, api.CodeStreamNotFound},
 		{jsapi.ErrStreamExists, api.CodeStreamExists},
 		{jsapi.ErrInvalidReply, api.CodeTargetUnavailable},
+		{jsapi.ErrNotReady, api.CodeTargetUnavailable},
 		{archive.ErrCorrupt, api.CodeIncomplete},
 		{archive.ErrTruncated, api.CodeIncomplete},
 		{jetsnap.ErrGap, api.CodeIncomplete},
@@ -131,6 +132,8 @@ func classify(err error) (*api.Error, bool) {
 		return api.Errorf(api.CodeDamaged, "%v", err), true
 	case errors.As(err, &incomplete), errors.As(err, &status):
 		return api.Errorf(api.CodeIncomplete, "%v", err), true
+	case errors.As(err, new(*jsapi.MissingError)):
+		return api.Errorf(api.CodeTargetUnavailable, "%v", err), true
 	case errors.As(err, &rejected):
 		return api.Errorf(api.CodeRestoreRejected, "the server refused: %v", err), true
 	}

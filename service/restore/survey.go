@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -93,7 +94,7 @@ func Survey(ctx context.Context, conn *natsconn.Conn) (Target, error) {
 	if err := t.account(account); err != nil {
 		return t, err
 	}
-	streams, err := conn.API.Streams(ctx)
+	streams, err := describeAll(ctx, conn)
 	if err != nil {
 		return t, fmt.Errorf("list the target's streams: %w", err)
 	}
@@ -103,6 +104,25 @@ func Survey(ctx context.Context, conn *natsconn.Conn) (Target, error) {
 		}
 	}
 	return t, nil
+}
+
+// describePatience is less than a request may take.
+const (
+	describePatience = 15 * time.Second
+	describePause    = 300 * time.Millisecond
+)
+
+// describeAll lists streams. A cluster has a moment in which it cannot describe a
+// stream that is made, restored or that elects its leader.
+func describeAll(ctx context.Context, conn *natsconn.Conn) ([]*jsapi.StreamInfo, error) {
+	for begun := time.Now(); ; {
+		streams, err := conn.API.Streams(ctx)
+		var missing *jsapi.MissingError
+		passes := errors.As(err, &missing) || errors.Is(err, jsapi.ErrNotReady)
+		if !passes || time.Since(begun) > describePatience || sleep(ctx, describePause) != nil {
+			return streams, err
+		}
+	}
 }
 
 type limitsJSON struct {
