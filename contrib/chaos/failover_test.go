@@ -75,8 +75,14 @@ func (r *recorder) uploaded() (bytes, again int64) {
 }
 
 const (
-	failoverMessages = 1200
+	failoverMessages = 2400
 	failoverSize     = 100_000 // bytes, which do not compress
+	// underWay is what may be uploaded twice: four packs of up to 16 MiB that were
+	// on their way when it happened.
+	underWay = 4 * 17 << 20
+	// failoverAt is how much is there when it happens: so much that one sees
+	// whether it is uploaded again.
+	failoverAt = 2 * underWay
 )
 
 // Whoever works on a task is killed, stopped for longer than the lease, or cut
@@ -129,7 +135,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 		keys = fmt.Sprintf("operator_recipients: [%q], identity: %q", id.Recipient(), id.Secret())
 	}
 	rest := fmt.Sprintf(`repositories { main {
-  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 12MB, part_size: 64MB
+  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 20MB, part_size: 64MB
   %s } }`, bucket, store.URL, s3.Region, s3.AccessKey, s3.SecretKey, keys)
 	command := build(t)
 	byName := map[string]*instance{}
@@ -161,7 +167,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 			return err
 		}
 		owner = r.TaskList[0].Instance
-		if n, _ := store.uploaded(); n < failoverMessages*failoverSize/2 {
+		if n, _ := store.uploaded(); n < failoverAt {
 			return fmt.Errorf("%d bytes are uploaded: %s %v", n, r.State, r.TaskList[0].Error)
 		}
 		return nil
@@ -192,10 +198,13 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	total, again := store.uploaded()
 	t.Logf("failed over in %s; %d MB were uploaded before, %d MB in all, %d MB of it again",
 		took.Round(100*time.Millisecond), before>>20, total>>20, again>>20)
-	// What was under way when it happened may come twice, and no more: four packs
-	// of up to 16 MiB. What was on its way when it was stopped arrives late.
-	if size := int64(failoverMessages * failoverSize); total-size > 4*17<<20 {
-		t.Errorf("%d bytes were uploaded for %d", total, size)
+	// What was under way when it happened may come twice, and no more. What was on
+	// its way when it was stopped arrives late.
+	if size := int64(failoverMessages * failoverSize); total-size > underWay || total < size {
+		t.Errorf("%d bytes were uploaded for %d, of which %d were there when it happened", total, size, before)
+	}
+	if before >= failoverMessages*failoverSize {
+		t.Error("all was there before anything happened")
 	}
 	judgeEvents(t, events, owner, seen)
 	if n := commitsIn(t, c, a.Backup); n != 1 {
