@@ -359,6 +359,10 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 			t.Errorf("task %s has %d commits", task, n)
 		}
 	}
+	if len(points) == 0 || len(commits) != len(points) {
+		t.Errorf("%d tasks have commits, of %d restore points", len(commits), len(points))
+	}
+	w.judgeTasks(all, commits)
 	restored := w.restore(points)
 	t.Logf("%d sessions in %s: %v; %d slots, %d sessions of them replaced; %d restore points, %d commits, %d restored; %d calls of hooks; done: %v",
 		len(all), took.Round(time.Second), states, len(slots.made), len(slots.replaced), len(points), len(commits), restored, w.hooks.calls(), w.done)
@@ -367,6 +371,25 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 	}
 	if len(all) < *sessions {
 		t.Errorf("only %d sessions were made", len(all))
+	}
+	for _, what := range []string{"killed", "stopped", "disturbed", "server killed", "leaders stepped down"} {
+		if *sessions >= 200 && w.done[what] == 0 {
+			t.Errorf("nothing was %s", what)
+		}
+	}
+}
+
+// judgeTasks looks that each task of a backup that succeeded has a commit.
+func (w *world) judgeTasks(all []api.SessionView, commits map[string]int) {
+	for _, s := range all {
+		if s.Kind != api.KindBackup || s.State != api.StateSucceeded {
+			continue
+		}
+		for i := range s.Tasks.Total {
+			if task := fmt.Sprintf("%s.%04d", s.Session, i+1); commits[task] != 1 {
+				w.t.Errorf("task %s succeeded and has %d commits", task, commits[task])
+			}
+		}
 	}
 }
 
