@@ -393,10 +393,21 @@ func (c *Conductor) Sweep(ctx context.Context) {
 				_, err = c.Advance(ctx, id)
 			}
 		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case errors.Is(err, session.ErrNotFound):
+			c.forget(id) // deleted before its end was announced
+		case err != nil && ctx.Err() == nil:
 			c.log.Warn("sweep session", "session", id, "error", err)
 		}
 	}
+}
+
+// forget drops what is remembered of a session.
+func (c *Conductor) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.active, id)
+	delete(c.missing, id)
 }
 
 // stale passes tasks that were not written for longer than a lease. The clock

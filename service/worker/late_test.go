@@ -71,3 +71,24 @@ func TestLateDelivery(t *testing.T) {
 		})
 	}
 }
+
+// A session that was deleted before its end was announced is looked for no more.
+func TestDeletedSessionIsForgotten(t *testing.T) {
+	b := newBench(t)
+	c := New(b.deps("a", b.server.Connect(), nil)).Conductor
+	s, _ := b.create(nil, "A")
+	s, err := b.store.UpdateSession(t.Context(), s.ID, func(x *session.Session) error {
+		return x.Abort(api.Errorf(api.CodeInternal, "made for the test"), time.Now())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.note(s)
+	if err := b.store.Delete(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	c.Sweep(t.Context())
+	if len(c.active) != 0 {
+		t.Errorf("remembered: %v", c.active)
+	}
+}
