@@ -269,7 +269,7 @@ func (h *byHand) run(out, until string, env ...string) (string, error) {
 		}
 	}
 	script = strings.Replace(script, "OUT=../by-hand\n", "OUT='"+out+"'\n", 1)
-	ctx, cancel := context.WithTimeout(h.t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), 2*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir = h.dir
@@ -314,7 +314,7 @@ func sameMessages(t *testing.T, nc *nats.Conn, want []*record.Record) {
 		t.Fatalf("stream has %+v, want %d messages", state, len(want))
 	}
 	for _, w := range want {
-		m, err := nc.Request("$JS.API.STREAM.MSG.GET.ORDERS", fmt.Appendf(nil, `{"seq":%d}`, w.Sequence), 10*time.Second)
+		m, err := nc.Request("$JS.API.STREAM.MSG.GET.ORDERS", fmt.Appendf(nil, `{"seq":%d}`, w.Sequence), time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

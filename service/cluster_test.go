@@ -148,7 +148,7 @@ func (k *clustered) fill(stream string) {
 // ended waits for the end of a session, whatever it is.
 func (k *clustered) ended(session string) *api.SessionInfoResponse {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(k.t.Context(), 2*patience)
 	defer cancel()
 	r, err := k.client.Wait(ctx, session, nil)
 	if err != nil {
@@ -180,7 +180,7 @@ func (k *clustered) backUp(stream string) *api.Accepted {
 			if e.Task != nil && e.Task.Progress.Messages > 0 {
 				return accepted
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			k.t.Fatal("the backup does not begin to work")
 		}
 	}
@@ -291,7 +291,7 @@ func TestClusterLeaderKilledDuringRestore(t *testing.T) {
 func (k *clustered) restoring(stream string) int {
 	k.t.Helper()
 	node := -1
-	err := natstest.Eventually(20*time.Second, func() error {
+	err := natstest.Eventually(patience, func() error {
 		for i, s := range k.cluster.Nodes {
 			if _, rest, ok := strings.Cut(s.Log(), "Starting restore for stream"); ok && strings.Contains(rest, stream) {
 				node = i
@@ -323,7 +323,7 @@ func (k *clustered) checkRestore(r *api.SessionInfoResponse, before []record.Rec
 	var page struct {
 		Streams []string `json:"streams"`
 	}
-	err := natstest.Eventually(30*time.Second, func() error { return natstest.Request(k.nc, "STREAM.NAMES", nil, &page) })
+	err := natstest.Eventually(patience, func() error { return natstest.Request(k.nc, "STREAM.NAMES", nil, &page) })
 	if err != nil {
 		k.t.Fatal(err)
 	}

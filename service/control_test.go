@@ -42,7 +42,7 @@ func makeStreams(t *testing.T, nc *nats.Conn, n int) {
 // awaitUpload waits until a session's first task has something to upload.
 func awaitUpload(t *testing.T, c *client.Client, session string) {
 	t.Helper()
-	if err := natstest.Eventually(10*time.Second, func() error {
+	if err := natstest.Eventually(patience, func() error {
 		r, err := c.SessionInfo(t.Context(), api.SessionInfoRequest{Session: session})
 		if err == nil && r.Progress.StoredBytes == 0 {
 			err = fmt.Errorf("session: %+v", r.SessionView)
@@ -72,7 +72,7 @@ func TestCancelDuringUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := wait(t, c, a.Session, api.StateCancelled)
-	if took := time.Since(at); took > 5*time.Second {
+	if took := time.Since(at); took > time.Minute { // the store hangs for ever
 		t.Errorf("it took %s", took)
 	}
 	if r.Reason != "no more" || r.TaskList[0].State != api.StateCancelled {
@@ -97,20 +97,24 @@ func TestCancelDuringUpload(t *testing.T) {
 func TestEvents(t *testing.T) {
 	server := natstest.Start(t)
 	makeStreams(t, server.Connect(), 2)
+	var mu sync.Mutex
+	var live []api.Event
+	reported := func(task string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.ContainsFunc(live, func(e api.Event) bool { return e.Event == api.EventProgress && e.Task != nil && e.Task.Task == task })
+	}
 	run(t, setup(t, server), service.Deps{Handlers: map[api.Kind]worker.Handler{
 		api.KindBackup: handlerFunc(func(ctx context.Context, task session.Task, run worker.Run) (session.Result, error) {
 			run.Progress.SetTotal(100, 1000)
 			run.Progress.Add(50, 500)
-			select {
-			case <-time.After(1200 * time.Millisecond): // so that there is progress to report
-			case <-ctx.Done():
+			for !reported(task.ID) && ctx.Err() == nil {
+				time.Sleep(10 * time.Millisecond)
 			}
 			return session.Result{RestorePoint: task.ID}, run.Fence(ctx)
 		}),
 	}})
 	c := connect(t, server)
-	var mu sync.Mutex
-	var live []api.Event
 	stop, err := c.Subscribe("", func(e api.Event) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -119,6 +123,7 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stop = sync.OnceFunc(stop)
 	defer stop()
 	a, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{})
 	if err != nil {
@@ -126,7 +131,7 @@ func TestEvents(t *testing.T) {
 	}
 	wait(t, c, a.Session, api.StateSucceeded)
 	count := map[api.EventName]int{}
-	if err := natstest.Eventually(5*time.Second, func() error {
+	if err := natstest.Eventually(patience, func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		// The session's end may be seen before its last task's.
@@ -143,6 +148,9 @@ func TestEvents(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	stop()
+	mu.Lock()
+	defer mu.Unlock()
 	for _, e := range live {
 		count[e.Event]++
 		if e.Type != e.Event.Type() || e.Session != a.Session || e.ID == "" || e.Timestamp.IsZero() || e.Instance != "test" {
@@ -344,7 +352,7 @@ func TestDiscovery(t *testing.T) {
 	server := natstest.Start(t)
 	run(t, setup(t, server), service.Deps{Version: "1.2.3"})
 	nc := server.Connect()
-	m, err := nc.Request("$SRV.INFO.jetkeep", nil, 5*time.Second)
+	m, err := nc.Request("$SRV.INFO.jetkeep", nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +383,7 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	refused(t, nc, api.SessionInfo, "")
-	if m, err = nc.Request("$SRV.STATS.jetkeep", nil, 5*time.Second); err != nil {
+	if m, err = nc.Request("$SRV.STATS.jetkeep", nil, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(m.Data), `"errors":1`) {
@@ -395,7 +403,7 @@ func TestRefusedSubscriptionIsLoud(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := svc.Run(ctx); err == nil || !strings.Contains(err.Error(), "jetkeep.v1.backup.") {
 		t.Errorf("run: %v", err)
@@ -435,12 +443,29 @@ func TestBusy(t *testing.T) {
 	cfg.Targets = []config.Target{{Name: "silent", Options: natsconn.Options{URL: silent}}}
 	run(t, cfg, service.Deps{})
 	nc := server.Connect()
+	// A machine may be so slow that the first are answered before the last are
+	// asked for, and make room: then it is looked at again.
+	var codes map[api.ErrCode]int
+	for range 10 {
+		codes = askAtOnce(t, nc, 100)
+		if codes[api.CodeBusy]+codes[api.CodeTargetUnavailable] != 100 || codes[api.CodeTargetUnavailable] < 64 {
+			break
+		}
+		if codes[api.CodeTargetUnavailable] == 64 {
+			return
+		}
+	}
+	t.Errorf("answers: %v", codes)
+}
+
+// askAtOnce sends n requests that take long and counts the errors.
+func askAtOnce(t *testing.T, nc *nats.Conn, n int) map[api.ErrCode]int {
+	t.Helper()
 	inbox := nc.NewInbox()
 	answers, err := nc.SubscribeSync(inbox)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 100
 	for range n {
 		if err := nc.PublishRequest("jetkeep.v1."+api.TargetInfo, inbox, nil); err != nil {
 			t.Fatal(err)
@@ -448,7 +473,7 @@ func TestBusy(t *testing.T) {
 	}
 	codes := map[api.ErrCode]int{}
 	for range n {
-		m, err := answers.NextMsg(15 * time.Second)
+		m, err := answers.NextMsg(patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -456,9 +481,7 @@ func TestBusy(t *testing.T) {
 		decode(t, m.Data, &r)
 		codes[r.Error.ErrCode]++
 	}
-	if codes[api.CodeBusy] != n-64 || codes[api.CodeTargetUnavailable] != 64 {
-		t.Errorf("answers: %v", codes)
-	}
+	return codes
 }
 
 // TestStreamIsRestoredOnceAtATime: while a session restores a stream, another

@@ -165,7 +165,7 @@ func TestSilentStoreHoldsUpNobodyElse(t *testing.T) {
 		_, err := r.Open(t.Context(), "silent")
 		first <- err
 	}()
-	if err := natstest.Eventually(10*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		if silent.opens.Load() != 1 {
 			return errors.New("it is not being opened")
 		}

@@ -34,7 +34,7 @@ func TestDrill(t *testing.T) {
 	nc := cluster.Connect()
 	create := func(config string) {
 		t.Helper()
-		if err := natstest.Eventually(30*time.Second, func() error {
+		if err := natstest.Eventually(patience, func() error {
 			return natstest.Request(nc, "STREAM.CREATE."+strings.Split(config, `"`)[3], config, nil)
 		}); err != nil {
 			t.Fatal(err)
@@ -191,7 +191,7 @@ func TestDrillRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, cl, d.Session, api.StateCancelled)
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("the cancellation took %s", took)
 	}
 	if left := scratch(t, wide.Drill.Dir); len(left) != 0 {

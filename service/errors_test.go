@@ -116,7 +116,7 @@ func TestRequestErrors(t *testing.T) {
 // refusal.
 func refused(t *testing.T, nc *nats.Conn, endpoint, body string) *api.Error {
 	t.Helper()
-	m, err := nc.Request("jetkeep.v1."+endpoint, []byte(body), 10*time.Second)
+	m, err := nc.Request("jetkeep.v1."+endpoint, []byte(body), time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func TestPermissionNamesTheSubject(t *testing.T) {
 			t.Errorf("target %s: %+v", c.target, e)
 		}
 	}
-	m, err := nc.Request("jetkeep.v1."+api.BackupCreate, []byte(`{"target":"mute"}`), 10*time.Second)
+	m, err := nc.Request("jetkeep.v1."+api.BackupCreate, []byte(`{"target":"mute"}`), time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

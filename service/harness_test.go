@@ -24,6 +24,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
+// patience is how long tests wait for what must come. Nothing is measured by it:
+// it only ends a test that would hang, so it is long enough for any machine.
+const patience = 5 * time.Minute
+
 // an instance of the service, running in the test.
 type instance struct {
 	t      *testing.T
@@ -33,7 +37,8 @@ type instance struct {
 	done   chan error
 }
 
-// setup is the configuration of a service on the server.
+// setup is the configuration of a service on the server. The lease is one that an
+// instance on a loaded machine can renew in time; no test here waits for its end.
 func setup(t *testing.T, server *natstest.Server) config.Config {
 	dir := t.TempDir()
 	return config.Config{
@@ -41,7 +46,7 @@ func setup(t *testing.T, server *natstest.Server) config.Config {
 		Control:      natsconn.Options{URL: server.URL()},
 		Repositories: []config.Repository{{Name: "default", Kind: config.KindLocal, Path: filepath.Join(dir, "repository"), Create: true}},
 		Staging:      config.Staging{Dir: filepath.Join(dir, "staging")},
-		Lease:        2 * time.Second,
+		Lease:        8 * time.Second,
 		Sweep:        200 * time.Millisecond,
 	}
 }
@@ -63,7 +68,7 @@ func run(t *testing.T, c config.Config, d service.Deps) *instance {
 	case <-svc.Ready():
 	case err := <-i.done:
 		t.Fatal(err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("service did not become ready")
 	}
 	return i
@@ -95,7 +100,7 @@ func connect(t *testing.T, server *natstest.Server) *client.Client {
 
 func clientOf(t *testing.T, nc *nats.Conn) *client.Client {
 	t.Helper()
-	c, err := client.New(nc, client.Options{Timeout: 15 * time.Second})
+	c, err := client.New(nc, client.Options{Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +110,7 @@ func clientOf(t *testing.T, nc *nats.Conn) *client.Client {
 // wait waits for the end of a session and checks its state.
 func wait(t *testing.T, c *client.Client, session string, want api.State) *api.SessionInfoResponse {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r, err := c.Wait(ctx, session, nil)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"jetkeep/service"
 	"jetkeep/service/api"
@@ -205,7 +204,7 @@ func TestPruneWhileBackupRuns(t *testing.T) {
 	someStreams(t, server)
 	run(t, setup(t, server), service.Deps{})
 	c := connect(t, server)
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {

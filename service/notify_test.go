@@ -71,7 +71,7 @@ func TestNotifications(t *testing.T) {
 	wait(t, cl, a.Session, api.StateSucceeded)
 	subjects := map[string]int{}
 	for range 4 {
-		m, err := alerts.NextMsg(10 * time.Second)
+		m, err := alerts.NextMsg(patience)
 		if err != nil {
 			t.Fatal(err, subjects)
 		}
@@ -150,7 +150,7 @@ func TestNotificationRefused(t *testing.T) {
 	if err := server.Embedded().Reload(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := alerts.NextMsg(20 * time.Second); err != nil {
+	if _, err := alerts.NextMsg(patience); err != nil {
 		t.Fatal(err)
 	}
 	// After the second refusal it would be sent again within 5 s.

@@ -38,7 +38,7 @@ func TestHealthOfLoops(t *testing.T) {
 	<-s.Ready()
 	health := func() (int, string) {
 		t.Helper()
-		c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		c := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 		r, err := c.Get("http://" + s.MetricsAddr() + "/healthz")
 		if err != nil {
 			t.Fatal(err)
@@ -48,7 +48,7 @@ func TestHealthOfLoops(t *testing.T) {
 		n, _ := r.Body.Read(b)
 		return r.StatusCode, string(b[:n])
 	}
-	if err := natstest.Eventually(20*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		for _, l := range s.vitals.loops() {
 			if l.ticked.Load() == 0 {
 				return errorOf(l.name)
