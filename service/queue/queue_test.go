@@ -74,11 +74,11 @@ func TestSubmitAndClaim(t *testing.T) {
 	if other, err := q.Queued(t.Context(), "20260101T000000Z-bbbbbbbb"); err != nil || len(other) != 0 {
 		t.Errorf("queued of another session: %v %v", other, err)
 	}
-	a, err := next(t, c, 5*time.Second)
+	a, err := next(t, c, time.Minute)
 	if err != nil || a.Task != task || a.Deliveries != 1 {
 		t.Fatalf("claim: %+v %v", a, err)
 	}
-	b, err := next(t, c, 5*time.Second)
+	b, err := next(t, c, time.Minute)
 	if err != nil || b.Task != session+".0002" {
 		t.Fatalf("claim: %+v %v", b, err)
 	}
@@ -92,7 +92,7 @@ func TestSubmitAndClaim(t *testing.T) {
 		t.Errorf("queued: %v %v", queued, err)
 	}
 	submit(t, q, task, 1)
-	if a, err = next(t, c, 5*time.Second); err != nil || a.Task != task {
+	if a, err = next(t, c, time.Minute); err != nil || a.Task != task {
 		t.Errorf("task that was submitted again: %+v %v", a, err)
 	}
 }
@@ -108,23 +108,24 @@ func TestKindsAreApart(t *testing.T) {
 }
 
 func TestSilenceLosesTheTask(t *testing.T) {
-	const lease = time.Second
+	t.Parallel()
+	const lease = 4 * time.Second // on a loaded machine nothing comes later by that much
 	q, c := setup(t, lease)
 	submit(t, q, task, 0)
-	a, err := next(t, c, 5*time.Second)
+	a, err := next(t, c, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 6 {
-		time.Sleep(lease / 3) // the server's clock decides here, which no test can replace
+		time.Sleep(lease / 4) // the server's clock decides here, which no test can replace
 		if err := a.Extend(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := next(t, c, lease/3); !errors.Is(err, ErrNone) {
+	if _, err := next(t, c, lease/4); !errors.Is(err, ErrNone) {
 		t.Fatalf("claim of a task that is extended: %v", err)
 	}
-	b, err := next(t, c, 5*lease)
+	b, err := next(t, c, time.Minute)
 	if err != nil || b.Task != task || b.Deliveries != 2 {
 		t.Errorf("claim of a task that was silent: %+v %v", b, err)
 	}
@@ -134,7 +135,7 @@ func TestRelease(t *testing.T) {
 	q, c := setup(t, time.Minute)
 	submit(t, q, task, 0)
 	for range 2 {
-		a, err := next(t, c, 5*time.Second)
+		a, err := next(t, c, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +143,7 @@ func TestRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a, err := next(t, c, 5*time.Second)
+	a, err := next(t, c, time.Minute)
 	if err != nil || a.Deliveries != 3 {
 		t.Errorf("claim: %+v %v", a, err)
 	}
@@ -188,8 +189,7 @@ func TestNextEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
-	begin := time.Now()
-	if _, err := c.Next(ctx); err == nil || time.Since(begin) > 5*time.Second {
-		t.Errorf("claim that was cancelled: %v after %s", err, time.Since(begin))
+	if _, err := c.Next(ctx); !errors.Is(err, context.Canceled) { // ErrNone would say that it waited to the end
+		t.Errorf("claim that was cancelled: %v", err)
 	}
 }
