@@ -66,13 +66,14 @@ func TestLocksOfOtherNamesDoNotWait(t *testing.T) {
 // A lock that is held is renewed, for as long as it takes.
 func TestALockOutlastsItsLease(t *testing.T) {
 	connect := open(t)
-	const lease = time.Second
+	t.Parallel()
+	const lease = 5 * time.Second
 	locked, unlock, err := connect().lock(t.Context(), "log", lease)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*lease)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*lease+lease/2)
 	defer cancel()
 	if _, _, err := connect().lock(ctx, "log", lease); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("another had it: %v", err)
@@ -84,6 +85,7 @@ func TestALockOutlastsItsLease(t *testing.T) {
 
 // Who is cut off loses the lock before another has it.
 func TestALockOfOneWhoIsCutOff(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	store := func() (*Store, *nats.Conn) {
 		nc := server.Connect()
@@ -97,7 +99,7 @@ func TestALockOfOneWhoIsCutOff(t *testing.T) {
 		}
 		return s, nc
 	}
-	const lease = 2 * time.Second
+	const lease = 6 * time.Second
 	first, nc := store()
 	locked, unlock, err := first.lock(t.Context(), "log", lease)
 	if err != nil {
@@ -138,7 +140,7 @@ func TestLockIsTakenOverByItsOwner(t *testing.T) {
 	}
 	begun := time.Now()
 	_, unlock, err := connect().LockAs(t.Context(), "stream", "task 1")
-	if err != nil || time.Since(begun) > DefaultLease/2 {
+	if err != nil || time.Since(begun) >= DefaultLease {
 		t.Fatalf("the same one after %s: %v", time.Since(begun), err)
 	}
 	unlock()
@@ -152,7 +154,8 @@ func TestLockIsTakenOverByItsOwner(t *testing.T) {
 // less than a lease, or only look.
 func TestLockOfTheDeadIsTakenInSmallSteps(t *testing.T) {
 	connect := open(t)
-	for _, wait := range []bool{true, false} {
+	// Who waits has a part of the lease for it, who only looks needs no such end.
+	for wait, limit := range map[bool]time.Duration{true: 300 * time.Millisecond, false: time.Minute} {
 		const lease = 2 * time.Second
 		dead := connect()
 		l := &lock{kv: dead.kv, key: keyOf("stream"), lease: lease, owner: "task 1"} // never renewed
@@ -162,12 +165,12 @@ func TestLockOfTheDeadIsTakenInSmallSteps(t *testing.T) {
 		s := connect()
 		begun := time.Now()
 		for tries := 1; ; tries++ {
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			_, unlock, err := s.lockAs(ctx, "stream", "task 2", lease, wait)
 			cancel()
 			if err == nil {
 				unlock()
-				if tries < 3 || time.Since(begun) < lease {
+				if tries < 2 || time.Since(begun) < lease {
 					t.Errorf("it was taken after %d tries, %s", tries, time.Since(begun))
 				}
 				break
@@ -175,7 +178,7 @@ func TestLockOfTheDeadIsTakenInSmallSteps(t *testing.T) {
 			if !wait && !errors.Is(err, ErrLocked) {
 				t.Errorf("who only looks is told: %v", err)
 			}
-			if time.Since(begun) > 10*lease {
+			if time.Since(begun) > 5*time.Minute {
 				t.Fatalf("it is not to be had after %d tries: %v", tries, err)
 			}
 			if !wait {
