@@ -186,7 +186,7 @@ func (s *testServer) pushed(name string, c map[string]any) {
 	}
 	s.api(subject, map[string]any{"stream_name": "GOLD", "config": c}, nil)
 	for i := range 5 {
-		m, err := sub.NextMsg(5 * time.Second)
+		m, err := sub.NextMsg(time.Minute)
 		check(s.t, err)
 		if i < 2 {
 			check(s.t, m.Respond([]byte("+ACK")))

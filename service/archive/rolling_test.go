@@ -81,7 +81,7 @@ func fill(s *testServer, n int) {
 	for range n - 1 {
 		nc.Publish("roll", data)
 	}
-	if _, err := nc.Request("roll", data, 20*time.Second); err != nil {
+	if _, err := nc.Request("roll", data, time.Minute); err != nil {
 		s.t.Error(err)
 	}
 }
@@ -96,7 +96,7 @@ func slowSnapshot(s *testServer, stream string, pause time.Duration) []byte {
 	s.api("STREAM.SNAPSHOT."+stream, map[string]any{"deliver_subject": inbox, "chunk_size": 16 << 10, "window_size": 64 << 10}, nil)
 	var b []byte
 	for {
-		m, err := sub.NextMsg(10 * time.Second)
+		m, err := sub.NextMsg(time.Minute)
 		check(s.t, err)
 		if len(m.Data) == 0 {
 			return b

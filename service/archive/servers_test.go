@@ -83,7 +83,7 @@ func (s *testServer) start() {
 	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", s.port), nats.NoReconnect())
 	check(s.t, err)
 	s.nc = nc
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		if err := s.try("INFO", nil, nil); err == nil {
 			return
@@ -99,7 +99,7 @@ func (s *testServer) startEmbedded() {
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: s.port, JetStream: true, StoreDir: s.dir, NoSigs: true, NoLog: true})
 	check(s.t, err)
 	srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(2 * time.Minute) {
 		s.t.Fatal("embedded server did not come up")
 	}
 	s.port = srv.Addr().(*net.TCPAddr).Port
@@ -140,7 +140,7 @@ func (s *testServer) startProgram() {
 	}
 	select {
 	case s.port = <-port:
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		s.stopped()
 		s.t.Fatalf("server %s did not come up", s.version)
 	}
@@ -175,7 +175,7 @@ func (s *testServer) try(subject string, request, response any) error {
 		}
 		body = b
 	}
-	m, err := s.nc.Request("$JS.API."+subject, body, 10*time.Second)
+	m, err := s.nc.Request("$JS.API."+subject, body, time.Minute)
 	if err != nil {
 		return fmt.Errorf("%s: %w", subject, err)
 	}
@@ -229,7 +229,7 @@ func (s *testServer) snapshot(stream string) ([]byte, error) {
 	s.api("STREAM.SNAPSHOT."+stream, map[string]any{"deliver_subject": inbox, "chunk_size": 128 << 10}, nil)
 	var b []byte
 	for {
-		m, err := sub.NextMsg(10 * time.Second)
+		m, err := sub.NextMsg(time.Minute)
 		if err != nil {
 			return nil, err
 		}
@@ -256,7 +256,7 @@ func (s *testServer) restore(stream string, config json.RawMessage, b []byte) er
 		return err
 	}
 	for chunk := range slices.Chunk(b, 128<<10) {
-		m, err := s.nc.Request(r.Deliver, chunk, 10*time.Second)
+		m, err := s.nc.Request(r.Deliver, chunk, time.Minute)
 		if err != nil {
 			return err
 		}
@@ -264,7 +264,7 @@ func (s *testServer) restore(stream string, config json.RawMessage, b []byte) er
 			return errors.New(string(m.Data))
 		}
 	}
-	m, err := s.nc.Request(r.Deliver, nil, 20*time.Second)
+	m, err := s.nc.Request(r.Deliver, nil, time.Minute)
 	if err != nil {
 		return err
 	}
@@ -348,7 +348,7 @@ func (s *testServer) consumers(stream string) []consumerInfo {
 // publish stores a message and returns its sequence.
 func (s *testServer) publish(subject string, header nats.Header, data []byte) uint64 {
 	s.t.Helper()
-	m, err := s.nc.RequestMsg(&nats.Msg{Subject: subject, Header: header, Data: data}, 10*time.Second)
+	m, err := s.nc.RequestMsg(&nats.Msg{Subject: subject, Header: header, Data: data}, time.Minute)
 	check(s.t, err)
 	var r struct {
 		Seq   uint64
@@ -371,7 +371,7 @@ func (s *testServer) next(stream, consumer string, n int) []*nats.Msg {
 	check(s.t, s.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+stream+"."+consumer, inbox, fmt.Appendf(nil, `{"batch":%d}`, n)))
 	var out []*nats.Msg
 	for range n {
-		m, err := sub.NextMsg(5 * time.Second)
+		m, err := sub.NextMsg(time.Minute)
 		check(s.t, err)
 		if m.Header.Get("Status") != "" {
 			s.t.Fatalf("pull from %s: %v", consumer, m.Header)

@@ -220,7 +220,7 @@ type writer struct {
 
 func (w *writer) put(t *testing.T, key int) {
 	t.Helper()
-	_, err := w.nc.Request(fmt.Sprintf("$KV.BUSY.k%d", key), payload(len(w.log), 500), 5*time.Second)
+	_, err := w.nc.Request(fmt.Sprintf("$KV.BUSY.k%d", key), payload(len(w.log), 500), time.Minute)
 	if err != nil {
 		t.Error(err)
 		return

@@ -149,7 +149,7 @@ func TestConsumerRecreated(t *testing.T) {
 	}
 	_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", "pulled", []byte(`{"batch":100}`))
 	for range 100 {
-		m, err := sub.NextMsg(2 * time.Second)
+		m, err := sub.NextMsg(time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +190,7 @@ func TestConsumerAhead(t *testing.T) {
 		sub, _ := nc.SubscribeSync("pulled")
 		_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", "pulled", []byte(`{"batch":120}`))
 		for range 120 {
-			m, err := sub.NextMsg(2 * time.Second)
+			m, err := sub.NextMsg(time.Minute)
 			if err != nil {
 				t.Error(err)
 				return

@@ -59,7 +59,7 @@ func rescale(t *testing.T, cluster *natstest.Cluster, nc *nats.Conn) {
 // awaitPeers waits until the stream has so many replicas, all current.
 func awaitPeers(t *testing.T, nc *nats.Conn, n int) {
 	t.Helper()
-	err := natstest.Eventually(60*time.Second, func() error {
+	err := natstest.Eventually(2*time.Minute, func() error {
 		var info natstest.StreamInfo
 		if err := natstest.Request(nc, "STREAM.INFO.S", nil, &info); err != nil {
 			return err

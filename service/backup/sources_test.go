@@ -17,7 +17,7 @@ func TestSourcesAreKept(t *testing.T) {
 	plainStream(t, nc)
 	natstest.MakeStream(t, nc, `{"name":"ALL","storage":"file","retention":"limits","num_replicas":1,"sources":[{"name":"S"}]}`)
 	write(t, nc, "s", 20, 100, 1)
-	err := natstest.Eventually(20*time.Second, func() error {
+	err := natstest.Eventually(2*time.Minute, func() error {
 		if n := natstest.Info(t, nc, "ALL").State.Messages; n < 20 {
 			return fmt.Errorf("%d messages are sourced", n)
 		}

@@ -60,13 +60,17 @@ func body(v any) *nats.Msg {
 }
 
 func TestErrors(t *testing.T) {
-	c, nc := setup(t, Options{Timeout: 200 * time.Millisecond})
+	c, nc := setup(t, Options{})
 	ctx := t.Context()
+	hasty, err := New(nc, Options{Timeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := c.TargetList(ctx); !errors.Is(err, ErrNoService) {
 		t.Errorf("without a service: %v", err)
 	}
 	answer(t, nc, api.TargetList, func() *nats.Msg { return nil })
-	if _, err := c.TargetList(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := hasty.TargetList(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without an answer: %v", err)
 	}
 	answer(t, nc, api.TargetInfo, func() *nats.Msg {
@@ -75,7 +79,7 @@ func TestErrors(t *testing.T) {
 		m.Header.Set(api.HeaderErrorCode, "403")
 		return m
 	})
-	_, err := c.TargetInfo(ctx, api.TargetInfoRequest{})
+	_, err = c.TargetInfo(ctx, api.TargetInfoRequest{})
 	var e *api.Error
 	if !errors.As(err, &e) || e.ErrCode != api.CodePermission || e.Code != 403 || e.Hint != "ask" {
 		t.Errorf("error of the service: %v", err)
@@ -115,7 +119,7 @@ func TestWaitOutlastsTheService(t *testing.T) {
 		}
 		return body(r)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	r, err := c.Wait(ctx, session, nil)
 	if err != nil || r.State != api.StateSucceeded || asked.Load() != 3 {
@@ -143,19 +147,25 @@ func TestWaitHeedsEventsAndErrors(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	time.AfterFunc(200*time.Millisecond, func() {
-		publish(api.EventProgress)
-		ended.Store(true)
-		publish(api.EventFailed)
-	})
-	begin := time.Now()
-	var seen []api.EventName
-	r, err := c.Wait(t.Context(), session, func(e api.Event) { seen = append(seen, e.Event) })
-	if err != nil || r.State != api.StateFailed || len(seen) != 2 {
-		t.Errorf("%+v %v, events %v", r, err, seen)
-	}
-	if took := time.Since(begin); took > pollInterval {
-		t.Errorf("the event was not heeded, it took %s", took)
+	// Who does not heed events never ends before it asks again; who does may be as
+	// slow as that on a machine that is busy, but not each time.
+	for try := 0; ; try++ {
+		ended.Store(false)
+		begin := time.Now()
+		time.AfterFunc(200*time.Millisecond, func() {
+			publish(api.EventProgress)
+			ended.Store(true)
+			publish(api.EventFailed)
+		})
+		var seen []api.EventName
+		r, err := c.Wait(t.Context(), session, func(e api.Event) { seen = append(seen, e.Event) })
+		took := time.Since(begin)
+		if err == nil && r.State == api.StateFailed && len(seen) == 2 && took < pollInterval {
+			break
+		}
+		if err != nil || r.State != api.StateFailed || try == 10 {
+			t.Fatalf("%+v %v, events %v, it took %s", r, err, seen, took)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended.Store(false)

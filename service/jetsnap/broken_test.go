@@ -83,7 +83,11 @@ func TestBrokenSnapshots(t *testing.T) {
 		},
 		"SILENT": func(_ int64, err error) bool { return errors.Is(err, jetsnap.ErrIdle) },
 	} {
-		s, err := c.Snapshot(t.Context(), name, jetsnap.SnapshotOptions{IdleTimeout: time.Second})
+		idle := time.Minute
+		if name == "SILENT" {
+			idle = time.Second
+		}
+		s, err := c.Snapshot(t.Context(), name, jetsnap.SnapshotOptions{IdleTimeout: idle})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,8 +139,12 @@ func TestBrokenRestores(t *testing.T) {
 		"GOOD": nil, "TEXT": jetsnap.ErrAborted, "ERROR": &jsapi.APIError{}, "HALF": jetsnap.ErrAborted,
 		"NOEND": jetsnap.ErrIdle, "NOBODY": jetsnap.ErrAborted,
 	} {
+		install := time.Minute
+		if name == "NOEND" {
+			install = 2 * time.Second
+		}
 		info, err := c.Restore(t.Context(), name, json.RawMessage(`{"name":"`+name+`"}`), bytes.NewReader(make([]byte, 5000)),
-			jetsnap.RestoreOptions{ChunkSize: 600, InstallTimeout: 2 * time.Second})
+			jetsnap.RestoreOptions{ChunkSize: 600, InstallTimeout: install})
 		var api *jsapi.APIError
 		switch {
 		case want == nil:

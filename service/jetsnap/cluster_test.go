@@ -30,8 +30,8 @@ func TestClusterSnapshot(t *testing.T) {
 			fill(t, nc, streamR3, "s.a", 480, 64<<10)
 			cluster.AwaitReplicas(nc, "S")
 			begin := func(node int) (*jetsnap.Client, *jetsnap.Snapshot) {
-				c, _ := client(t, natsconn.Options{URL: cluster.Nodes[node].URL(), RequestTimeout: 2 * time.Second})
-				s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10, IdleTimeout: 5 * time.Second})
+				c, _ := client(t, natsconn.Options{URL: cluster.Nodes[node].URL(), RequestTimeout: 15 * time.Second})
+				s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10, IdleTimeout: 15 * time.Second})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -55,8 +55,8 @@ func TestClusterSnapshot(t *testing.T) {
 				t.Errorf("after the kill: %d bytes, %v", n, err)
 			}
 			s.Close()
-			err := natstest.Eventually(20*time.Second, func() error {
-				s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{IdleTimeout: 2 * time.Second})
+			err := natstest.Eventually(2*time.Minute, func() error {
+				s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{IdleTimeout: 15 * time.Second})
 				if err != nil {
 					return err
 				}
@@ -198,7 +198,7 @@ func TestDomainBehindLeafNode(t *testing.T) {
 			}
 			login.Domain = "EDGE"
 			c, conn := client(t, login)
-			err := natstest.Eventually(10*time.Second, func() error {
+			err := natstest.Eventually(2*time.Minute, func() error {
 				_, err := conn.API.StreamInfo(t.Context(), "S", jsapi.InfoOptions{})
 				return err
 			})

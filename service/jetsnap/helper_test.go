@@ -66,7 +66,7 @@ func take(t *testing.T, c *jetsnap.Client, stream string, o jetsnap.SnapshotOpti
 // gone checks that the server has no such stream, waiting a little.
 func gone(t *testing.T, c *natsconn.Conn, stream string) {
 	t.Helper()
-	err := natstest.Eventually(8*time.Second, func() error {
+	err := natstest.Eventually(2*time.Minute, func() error {
 		_, err := c.API.StreamInfo(context.Background(), stream, jsapi.InfoOptions{})
 		if err == nil {
 			return fmt.Errorf("stream %s is there", stream)

@@ -139,7 +139,7 @@ func TestReconnectIsNotHidden(t *testing.T) {
 	if _, err := io.Copy(io.Discard, s); !errors.Is(err, jetsnap.ErrConnectionLost) {
 		t.Errorf("snapshot: %v", err)
 	}
-	err = natstest.Eventually(10*time.Second, func() error {
+	err = natstest.Eventually(2*time.Minute, func() error {
 		if !through.NC.IsConnected() {
 			return errors.New("not connected")
 		}

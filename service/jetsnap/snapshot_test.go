@@ -60,7 +60,7 @@ func TestReaderThatNeverComes(t *testing.T) {
 	}
 	defer s.Close()
 	filled := false
-	err = natstest.Eventually(20*time.Second, func() error {
+	err = natstest.Eventually(2*time.Minute, func() error {
 		n := s.Buffered()
 		filled = filled || n > 0
 		if !filled || n > 0 {
@@ -104,44 +104,56 @@ func TestCancelFreesServer(t *testing.T) {
 			t.Parallel()
 			c, conn := client(t, natsconn.Options{URL: natstest.StartVersion(t, version).URL()})
 			big(t, conn, streamS)
-			ctx, cancel := context.WithCancelCause(t.Context())
-			s, err := c.Snapshot(ctx, "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10, HardLimit: 64 << 20})
-			if err != nil {
-				t.Fatal(err)
+			// Left to itself a server waits 5 s for acknowledgements. A machine may
+			// be as slow as that, but not each time.
+			d := time.Hour
+			for try := 0; try < 5 && d > 3*time.Second; try++ {
+				d = cancelled(t, c, version)
 			}
-			defer s.Close()
-			if version != natstest.Latest && version != "2.6.1" {
-				if _, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{}); !errors.Is(err, jetsnap.ErrInProgress) {
-					t.Errorf("second snapshot: %v", err)
-				}
-			}
-			reason := errors.New("enough")
-			cancel(reason)
-			if _, err := io.Copy(io.Discard, s); !errors.Is(err, reason) {
-				t.Errorf("cancelled snapshot: %v", err)
-			}
-			start := time.Now()
-			err = natstest.Eventually(10*time.Second, func() error {
-				again, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{})
-				if err != nil {
-					if !errors.Is(err, jetsnap.ErrInProgress) {
-						t.Fatal(err)
-					}
-					return err
-				}
-				defer again.Close()
-				_, err = io.Copy(io.Discard, again)
-				return err
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			// Left to itself a server waits 5 s for acknowledgements.
-			if d := time.Since(start); d > 3*time.Second {
+			if d > 3*time.Second {
 				t.Errorf("free after %s", d)
 			}
 		})
 	}
+}
+
+// cancelled begins a snapshot of S, cancels it, and returns how long it is until
+// another one comes through.
+func cancelled(t *testing.T, c *jetsnap.Client, version string) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s, err := c.Snapshot(ctx, "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10, HardLimit: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if version != natstest.Latest && version != "2.6.1" {
+		if _, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{}); !errors.Is(err, jetsnap.ErrInProgress) {
+			t.Errorf("second snapshot: %v", err)
+		}
+	}
+	reason := errors.New("enough")
+	cancel(reason)
+	if _, err := io.Copy(io.Discard, s); !errors.Is(err, reason) {
+		t.Errorf("cancelled snapshot: %v", err)
+	}
+	start := time.Now()
+	err = natstest.Eventually(2*time.Minute, func() error {
+		again, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{})
+		if err != nil {
+			if !errors.Is(err, jetsnap.ErrInProgress) {
+				t.Fatal(err)
+			}
+			return err
+		}
+		defer again.Close()
+		_, err = io.Copy(io.Discard, again)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(start)
 }
 
 func TestServerKilled(t *testing.T) {
@@ -191,7 +203,7 @@ func TestStreamDeleted(t *testing.T) {
 			if !errors.Is(err, jsapi.ErrStreamNotFound) && !errors.As(err, &status) {
 				t.Errorf("got %v", err)
 			}
-			if d := time.Since(start); d > 15*time.Second {
+			if d := time.Since(start); d > time.Minute {
 				t.Errorf("noticed after %s", d)
 			}
 		})
@@ -228,7 +240,7 @@ func TestAckForbidden(t *testing.T) {
 			if want := "$JS.SNAPSHOT.ACK.S."; len(denied.Subject) < len(want) || denied.Subject[:len(want)] != want {
 				t.Errorf("names %q", denied.Subject)
 			}
-			if d := time.Since(start); d > 20*time.Second {
+			if d := time.Since(start); d > time.Minute {
 				t.Errorf("noticed after %s", d)
 			}
 		})

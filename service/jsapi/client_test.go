@@ -123,6 +123,7 @@ func TestNoJetStream(t *testing.T) {
 		"server":  {URL: natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream()).URL()},
 		"account": {URL: natstest.StartVersion(t, natstest.Latest, natstest.Config(account)).URL(), User: "a", Password: "pw"},
 	} {
+		o.RequestTimeout = 2 * time.Minute
 		conn := dial(t, o)
 		start := time.Now()
 		if _, err := conn.API.AccountInfo(t.Context()); !errors.Is(err, jsapi.ErrNoJetStream) {
@@ -131,7 +132,7 @@ func TestNoJetStream(t *testing.T) {
 		if _, err := conn.API.StreamNames(t.Context()); !errors.Is(err, jsapi.ErrNoJetStream) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if d := time.Since(start); d > 2*time.Second {
+		if d := time.Since(start); d > time.Minute {
 			t.Errorf("%s: noticed after %s", name, d)
 		}
 	}
@@ -140,10 +141,8 @@ func TestNoJetStream(t *testing.T) {
 // A server that does not answer, a connection that is closed and a context
 // that is over are three different things.
 func TestSilence(t *testing.T) {
-	conn := dial(t, natsconn.Options{
-		URL:            natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream()).URL(),
-		RequestTimeout: 300 * time.Millisecond,
-	})
+	url := natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream()).URL()
+	conn := dial(t, natsconn.Options{URL: url, RequestTimeout: 300 * time.Millisecond})
 	if _, err := conn.NC.SubscribeSync("$JS.API.>"); err != nil { // listens and says nothing
 		t.Fatal(err)
 	}
@@ -153,12 +152,12 @@ func TestSilence(t *testing.T) {
 	one := seqset.Of(1, 2)
 	start := time.Now()
 	err := conn.API.Messages(t.Context(), "S", one, func(uint64, *record.Record) error { return nil })
-	if !errors.Is(err, jsapi.ErrNoReply) || time.Since(start) > 5*time.Second {
+	if !errors.Is(err, jsapi.ErrNoReply) || time.Since(start) > time.Minute {
 		t.Errorf("no answer to messages: %v after %s", err, time.Since(start))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := conn.API.AccountInfo(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jsapi.ErrNoReply) {
+	if _, err := dial(t, natsconn.Options{URL: url, RequestTimeout: time.Minute}).API.AccountInfo(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jsapi.ErrNoReply) {
 		t.Errorf("the caller's deadline: %v", err)
 	}
 	conn.Close()

@@ -289,7 +289,7 @@ func TestPermissions(t *testing.T) {
 	}
 	err = deaf.API.Messages(t.Context(), "S", seqset.Of(1, 2), func(uint64, *record.Record) error { return nil })
 	refused(t, err, jsapi.OpSubscribe, "_INBOX.")
-	if d := time.Since(start); d > 3*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("noticed after %s", d)
 	}
 }

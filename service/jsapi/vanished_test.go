@@ -26,10 +26,9 @@ func TestReadStreamOfVanishedMessages(t *testing.T) {
 			_, _ = nc.Request("a", []byte("x"), time.Second)
 		}
 		last := natstest.Info(t, nc, "A").State.LastSeq
-		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		done := make(chan error, 1)
 		n := 0
-		began := time.Now()
 		go func() {
 			done <- c.API.ReadStream(ctx, "A", last-29, last, func(*record.Record) error { n++; return nil })
 		}()
@@ -37,8 +36,9 @@ func TestReadStreamOfVanishedMessages(t *testing.T) {
 		_ = nc.Publish("$JS.API.STREAM.PURGE.A", nil)
 		_ = nc.Flush()
 		err := <-done
+		late := ctx.Err() != nil
 		cancel()
-		if time.Since(began) > 7*time.Second {
+		if late {
 			t.Fatalf("try %d: ReadStream never ended: %d messages, %v", try, n, err)
 		}
 	}

@@ -132,7 +132,7 @@ func TestReference(t *testing.T) {
 
 // TestPromtool: Prometheus's own tool has nothing to complain of.
 func TestPromtool(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "promtool", "check", "metrics")
 	cmd.Stdin = strings.NewReader(scrape(t, filled(time.Now()).Handler()))
@@ -159,7 +159,7 @@ func get(t *testing.T, url string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := c.Do(q)
 	if err != nil {
 		t.Fatal(err)

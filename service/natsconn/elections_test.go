@@ -49,15 +49,19 @@ func TestNobodyTakesIt(t *testing.T) {
 	if err := js.DeleteStream(ctx, "KV_B"); err != nil {
 		t.Fatal(err)
 	}
-	soon, cancel := context.WithTimeout(ctx, 1200*time.Millisecond)
-	defer cancel()
-	begun := time.Now()
-	for name, err := range all(soon) {
-		if err == nil {
-			t.Errorf("%s: nobody took it", name)
+	took := time.Hour
+	for try := 0; try < 5 && took > 3*time.Second; try++ { // a machine may be slow, but not each time
+		soon, cancel := context.WithTimeout(ctx, 1200*time.Millisecond)
+		begun := time.Now()
+		for name, err := range all(soon) {
+			if err == nil {
+				t.Errorf("%s: nobody took it", name)
+			}
 		}
+		took = time.Since(begun)
+		cancel()
 	}
-	if took := time.Since(begun); took > 3*time.Second {
+	if took > 3*time.Second {
 		t.Errorf("the caller waited %s", took)
 	}
 	for name, err := range all(ctx) {
@@ -65,18 +69,31 @@ func TestNobodyTakesIt(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	made := make(chan error, 1)
-	time.AfterFunc(1500*time.Millisecond, func() {
-		_, err := js.CreateStream(ctx, stream)
-		made <- err
-	})
-	for name, err := range all(ctx) {
-		if err != nil {
-			t.Errorf("%s, somebody took it later: %v", name, err)
+	for try := 0; ; try++ {
+		begun := time.Now()
+		made := make(chan error, 1)
+		var after time.Duration
+		time.AfterFunc(1500*time.Millisecond, func() {
+			_, err := js.CreateStream(ctx, stream)
+			after = time.Since(begun)
+			made <- err
+		})
+		results := all(ctx)
+		if err := <-made; err != nil {
+			t.Fatal(err)
 		}
-	}
-	if err := <-made; err != nil {
-		t.Fatal(err)
+		if after > 3*time.Second && try < 10 { // too late for who waits 4 s
+			if err := js.DeleteStream(ctx, "KV_B"); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		for name, err := range results {
+			if err != nil {
+				t.Errorf("%s, somebody took it later: %v", name, err)
+			}
+		}
+		break
 	}
 	if info := must(must(js.Stream(ctx, "KV_B"))(t).Info(ctx))(t); info.State.NumSubjects != uint64(len(writes)) {
 		t.Errorf("%d of %d keys were written", info.State.NumSubjects, len(writes))

@@ -35,7 +35,7 @@ func TestReplicaBehind(t *testing.T) {
 	replica := must(there.KeyValue(ctx, "B"))(t)
 
 	// A new replica answers no reads for some seconds.
-	err := natstest.Eventually(time.Minute, func() error {
+	err := natstest.Eventually(5*time.Minute, func() error {
 		c.Sever(behind)
 		must(others.Put(ctx, "k", []byte("v")))(t)
 		_, err := replica.Get(ctx, "k")
@@ -59,7 +59,7 @@ func TestReplicaBehind(t *testing.T) {
 		}
 	}
 	c.Mend(behind)
-	err = natstest.Eventually(time.Minute, func() error {
+	err = natstest.Eventually(5*time.Minute, func() error {
 		e, err := alone.Get(ctx, "k")
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			t.Fatal("key k after the server was back: not found")
@@ -125,7 +125,7 @@ func TestLeaderAnswers(t *testing.T) {
 		if err := errors.Join(right.Delete(ctx, "deleted"), right.Purge(ctx, "purged")); err != nil {
 			t.Fatal(err)
 		}
-		err := natstest.Eventually(20*time.Second, func() error {
+		err := natstest.Eventually(2*time.Minute, func() error {
 			if _, err := right.Get(ctx, "aged"); !errors.Is(err, jetstream.ErrKeyNotFound) {
 				return errors.New("key aged is still there")
 			}

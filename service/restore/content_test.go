@@ -100,7 +100,7 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("%s: result %+v, want up to 11 expired", storage, r)
 		}
 		seen = max(seen, r.Expired)
-		if err := natstest.Eventually(5*time.Second, func() error {
+		if err := natstest.Eventually(2*time.Minute, func() error {
 			if n := natstest.Info(t, nc, "OLD").State.Messages; n != 19 {
 				return fmt.Errorf("%d messages", n)
 			}
@@ -126,7 +126,7 @@ func TestWorkQueue(t *testing.T) {
 		publish(t, nc, "q", 20)
 		consumer(t, nc, "QUEUE", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":60000000000}`)
 		pull(t, nc, "QUEUE", "WORK", 10, func(i int) bool { return i%2 == 0 })
-		if err := natstest.Eventually(5*time.Second, func() error {
+		if err := natstest.Eventually(2*time.Minute, func() error {
 			if n := natstest.Info(t, nc, "QUEUE").State.Messages; n != 15 {
 				return fmt.Errorf("%d messages", n)
 			}

@@ -150,7 +150,7 @@ func create(t testing.TB, nc *nats.Conn, config string) {
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		t.Fatal(err)
 	}
-	if err := natstest.Eventually(20*time.Second, func() error { return natstest.Request(nc, "STREAM.CREATE."+c.Name, config, nil) }); err != nil {
+	if err := natstest.Eventually(2*time.Minute, func() error { return natstest.Request(nc, "STREAM.CREATE."+c.Name, config, nil) }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -171,7 +171,7 @@ func consumer(t testing.TB, nc *nats.Conn, stream, config string) {
 func request(t testing.TB, nc *nats.Conn, m *nats.Msg) *nats.Msg {
 	t.Helper()
 	var r *nats.Msg
-	if err := natstest.Eventually(15*time.Second, func() (err error) {
+	if err := natstest.Eventually(2*time.Minute, func() (err error) {
 		r, err = nc.RequestMsg(m, 5*time.Second)
 		return err
 	}); err != nil {
@@ -205,7 +205,7 @@ func pull(t testing.TB, nc *nats.Conn, stream, durable string, n int, ack func(i
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	var first *nats.Msg
-	if err := natstest.Eventually(10*time.Second, func() (err error) { // a cluster's consumer has no leader at once
+	if err := natstest.Eventually(2*time.Minute, func() (err error) { // a cluster's consumer has no leader at once
 		if err := nc.PublishRequest(fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable), inbox, fmt.Appendf(nil, `{"batch":%d}`, n)); err != nil {
 			return err
 		}

@@ -62,10 +62,10 @@ func TestConsumerAheadRestored(t *testing.T) {
 		t.Logf("%s: verified %v %v", storage, r.Verified, err)
 		publish(t, nc, "a", 30)
 		sub, _ := nc.SubscribeSync(nats.NewInbox())
-		_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", sub.Subject, []byte(`{"batch":30,"expires":500000000}`))
+		_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", sub.Subject, []byte(`{"batch":30,"expires":20000000000}`))
 		got := 0
-		for {
-			m, err := sub.NextMsg(time.Second)
+		for got < 30 {
+			m, err := sub.NextMsg(time.Minute)
 			if err != nil || m.Header.Get("Status") != "" {
 				break
 			}

@@ -20,7 +20,7 @@ func messages(t testing.TB, nc *nats.Conn, stream string) uint64 {
 
 func awaitMessages(t testing.TB, nc *nats.Conn, stream string, want uint64) {
 	t.Helper()
-	if err := natstest.Eventually(40*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		if n := messages(t, nc, stream); n != want {
 			return fmt.Errorf("stream %s has %d messages, want %d", stream, n, want)
 		}
@@ -225,7 +225,7 @@ func TestMirror(t *testing.T) {
 
 func awaitPending(t *testing.T, nc *nats.Conn, stream string, want int) {
 	t.Helper()
-	if err := natstest.Eventually(5*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		if c := natstest.Consumers(t, nc, stream); len(c) != 1 || c[0].NumAckPending != want {
 			return fmt.Errorf("acks are not processed: %+v", c)
 		}

@@ -47,7 +47,7 @@ func TestPutByAClockAhead(t *testing.T) {
 	if _, err := store.Put(t.Context(), &api.Schedule{Name: "a", Cron: "*/2 * * * *"}, time.Now().Add(-10*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if ahead := settled(); ahead < -5*time.Second {
+	if ahead := settled(); ahead < -5*time.Minute {
 		t.Errorf("slots of %s ago would run", -ahead)
 	}
 }

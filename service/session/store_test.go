@@ -26,7 +26,7 @@ func openStore(t *testing.T, nc *nats.Conn, o Options) *Store {
 	}
 	var s *Store
 	// A cluster that just started may not place a stream at once.
-	err = natstest.Eventually(20*time.Second, func() error {
+	err = natstest.Eventually(2*time.Minute, func() error {
 		s, err = Open(t.Context(), js, o)
 		return err
 	})
@@ -66,7 +66,7 @@ func testStore(t *testing.T, store *Store) {
 		t.Errorf("create it again: %v", err)
 	}
 	// A replica that answers may lag behind for a moment.
-	if err := natstest.Eventually(5*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		all, err := store.Tasks(ctx, s.ID)
 		if err == nil && (len(all) != 150 || all[149].Stream != "S149" || all[0].Revision == 0) {
 			err = fmt.Errorf("%d tasks", len(all))
@@ -119,7 +119,7 @@ func testUpdate(t *testing.T, store *Store, id string) {
 		})
 	}
 	wg.Wait()
-	if err := natstest.Eventually(5*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		x, err := store.Session(t.Context(), id)
 		if err == nil && len(x.Tags) != 10 {
 			err = fmt.Errorf("tags: %v", x.Tags)
@@ -137,7 +137,7 @@ func testList(t *testing.T, store *Store, s *Session) {
 	if err := store.Create(t.Context(), other, tasks); err != nil {
 		t.Fatal(err)
 	}
-	if err := natstest.Eventually(5*time.Second, func() error {
+	if err := natstest.Eventually(2*time.Minute, func() error {
 		all, err := store.Sessions(t.Context())
 		if err == nil && (len(all) != 2 || all[0].ID != s.ID || all[1].ID != other.ID) {
 			err = fmt.Errorf("sessions: %+v", all)
@@ -199,7 +199,7 @@ func TestWatchSeesChanges(t *testing.T) {
 	if err := store.Create(t.Context(), s, tasks); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	first := true
 	err := store.WatchSession(ctx, s.ID, func(x *Session) bool {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // A Gateway is one that runs.
 type Gateway struct {
@@ -40,7 +40,7 @@ func Start(t testing.TB) *Gateway {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	g := &Gateway{URL: "http://" + address, client: http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	g := &Gateway{URL: "http://" + address, client: http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}}
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		_, err := g.get(t.Context(), "/-/ready")
 		if err == nil {
