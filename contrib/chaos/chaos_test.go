@@ -31,7 +31,7 @@ var (
 
 const (
 	instances = 3
-	lease     = 4 * time.Second
+	lease     = 8 * time.Second
 )
 
 // A world is what is tormented.
@@ -62,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	w.nc = w.cluster.Connect(nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond))
 	for i, name := range []string{"ORDERS", "EVENTS", "LOGINS", "BILLS"} {
 		config := fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":3}`, name, strings.ToLower(name))
-		w.eventually("make stream "+name, time.Minute, func() error { // a node may have no word of another yet
+		w.eventually("make stream "+name, 5*time.Minute, func() error { // a node may have no word of another yet
 			return natstest.Request(w.nc, "STREAM.CREATE."+name, config, nil)
 		})
 		natstest.PublishTo(t, w.nc, strings.ToLower(name)+".x", 100+50*i, 200)
@@ -85,7 +85,7 @@ hooks {
 	// An instance that stands still is asked as often as the others, until the
 	// server notices: so wait for none for long.
 	w.patience(3 * time.Second)
-	w.eventually("the service answers", time.Minute, func() error {
+	w.eventually("the service answers", 5*time.Minute, func() error {
 		_, err := w.client.TargetList(t.Context())
 		return err
 	})
@@ -223,7 +223,7 @@ func (w *world) ask(rng *rand.Rand, stop <-chan struct{}, accepted map[string]bo
 func (w *world) list() []api.SessionView {
 	w.t.Helper()
 	var all []api.SessionView
-	w.eventually("list sessions", time.Minute, func() error {
+	w.eventually("list sessions", 5*time.Minute, func() error {
 		all = nil
 		for q := (api.SessionListRequest{Limit: api.MaxLimit}); ; {
 			r, err := w.client.SessionList(w.t.Context(), q)
@@ -247,7 +247,7 @@ func TestChaos(t *testing.T) {
 		{Name: "often", Cron: "@every 2s", Streams: []string{"ORDERS", "EVENTS"}, Overlap: api.OverlapQueue, History: 100},
 		{Name: "seldom", Cron: "@every 3s", Streams: []string{"B*"}, Overlap: api.OverlapSkip, History: 100},
 	} {
-		w.eventually("put a schedule", time.Minute, func() error {
+		w.eventually("put a schedule", 5*time.Minute, func() error {
 			_, err := w.client.SchedulePut(t.Context(), s)
 			return err
 		})
@@ -261,7 +261,7 @@ func TestChaos(t *testing.T) {
 		w.ask(rng, stop, accepted, &mu)
 	}()
 	begun := time.Now()
-	for made := 0; made < *sessions && time.Since(begun) < 10*time.Minute; {
+	for made := 0; made < *sessions && time.Since(begun) < 30*time.Minute; {
 		time.Sleep(time.Duration(200+w.rng.IntN(1000)) * time.Millisecond)
 		w.torment()
 		made = len(w.list())
@@ -271,14 +271,14 @@ func TestChaos(t *testing.T) {
 	for who := range w.troubles {
 		w.mend(who)
 	}
-	w.patience(10 * time.Second) // nobody stands still any more
+	w.patience(time.Minute) // nobody stands still any more
 	for _, name := range []string{"often", "seldom"} {
-		w.eventually("pause a schedule", time.Minute, func() error {
+		w.eventually("pause a schedule", 5*time.Minute, func() error {
 			_, err := w.client.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: name})
 			return err
 		})
 	}
-	w.eventually("all sessions end", 3*time.Minute, func() error {
+	w.eventually("all sessions end", 10*time.Minute, func() error {
 		all := w.list()
 		for _, s := range all {
 			if !s.State.Final() {

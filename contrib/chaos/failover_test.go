@@ -112,7 +112,7 @@ func TestFailover(t *testing.T) {
 func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	cluster := natstest.StartCluster(t, 3, natstest.Latest, natstest.Hidden())
 	nc := cluster.Connect(nats.MaxReconnects(-1))
-	if err := natstest.Eventually(time.Minute, func() error {
+	if err := natstest.Eventually(5*time.Minute, func() error {
 		return natstest.Request(nc, "STREAM.CREATE.LARGE", `{"name":"LARGE","subjects":["large"],"storage":"file","retention":"limits","num_replicas":1}`, nil)
 	}); err != nil {
 		t.Fatal(err)
@@ -149,7 +149,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 		t.Fatal(err)
 	}
 	var a *api.Accepted
-	if err := natstest.Eventually(time.Minute, func() (err error) {
+	if err := natstest.Eventually(5*time.Minute, func() (err error) {
 		a, err = c.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"LARGE"}})
 		return err
 	}); err != nil {
@@ -161,7 +161,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	}
 	// In the middle of the upload.
 	owner := ""
-	if err := natstest.Eventually(time.Minute, func() error {
+	if err := natstest.Eventually(5*time.Minute, func() error {
 		r, err := c.SessionTasks(t.Context(), a.Session)
 		if err != nil {
 			return err
@@ -178,7 +178,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	before, _ := store.uploaded()
 	begun := time.Now()
 	var r *api.SessionInfoResponse
-	if err := natstest.Eventually(2*time.Minute, func() (err error) {
+	if err := natstest.Eventually(5*time.Minute, func() (err error) {
 		r, err = c.SessionTasks(t.Context(), a.Session)
 		if err == nil && !r.State.Final() {
 			err = fmt.Errorf("the session is %s", r.State)
@@ -215,7 +215,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := natstest.Eventually(2*time.Minute, func() error {
+	if err := natstest.Eventually(5*time.Minute, func() error {
 		x, err := c.SessionTasks(t.Context(), restored.Session)
 		if err == nil && (x.State != api.StateSucceeded || !x.TaskList[0].Verified || x.TaskList[0].Progress.Messages != failoverMessages) {
 			err = fmt.Errorf("the restore is %s: %v", x.State, x.Error)
@@ -232,7 +232,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 func TestServersLost(t *testing.T) {
 	cluster := natstest.StartCluster(t, 3, natstest.Latest)
 	nc := cluster.Connect(nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
-	if err := natstest.Eventually(time.Minute, func() error {
+	if err := natstest.Eventually(5*time.Minute, func() error {
 		return natstest.Request(nc, "STREAM.CREATE.LARGE", `{"name":"LARGE","subjects":["large"],"storage":"file","retention":"limits","num_replicas":3}`, nil)
 	}); err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestServersLost(t *testing.T) {
 	bucket := s3.NewBucket(t, objectserver.BucketOptions{})
 	command := build(t)
 	rest := fmt.Sprintf(`repositories { main {
-  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 10MB } }`,
+  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 4MB } }`,
 		bucket, s3.Endpoint, s3.Region, s3.AccessKey, s3.SecretKey)
 	for _, name := range []string{"i0", "i1"} {
 		newInstance(t, command, name, newWay(t, cluster), rest).start()
@@ -262,7 +262,7 @@ func TestServersLost(t *testing.T) {
 			return m
 		})
 		var a *api.Accepted
-		if err := natstest.Eventually(time.Minute, func() (err error) {
+		if err := natstest.Eventually(5*time.Minute, func() (err error) {
 			a, err = c.BackupCreate(t.Context(), api.BackupCreateRequest{})
 			return err
 		}); err != nil {
@@ -276,7 +276,7 @@ func TestServersLost(t *testing.T) {
 		}
 		cluster.Kill(node)
 		var r *api.SessionInfoResponse
-		if err := natstest.Eventually(2*time.Minute, func() (err error) {
+		if err := natstest.Eventually(5*time.Minute, func() (err error) {
 			if r, err = c.SessionTasks(t.Context(), a.Session); err == nil && !r.State.Final() {
 				err = fmt.Errorf("the session is %s", r.State)
 			}

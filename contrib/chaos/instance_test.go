@@ -102,7 +102,7 @@ func (x *instance) kill(how syscall.Signal) {
 	x.signal(how)
 	select {
 	case <-x.ended:
-	case <-time.After(40 * time.Second):
+	case <-time.After(2 * time.Minute):
 		x.t.Errorf("%s does not end by %s", x.name, how)
 		x.signal(syscall.SIGKILL)
 		<-x.ended
