@@ -41,11 +41,16 @@ func bulky(t *testing.T, change func(r *config.Repository)) (*campaign, *way) {
 // uploaded waits until a session has uploaded so much, and returns its id.
 func (x *campaign) begin(uploaded uint64) string {
 	x.t.Helper()
+	if uploaded > 0 { // slowly enough for a test that is slow itself to come in time
+		if _, err := x.way.tcp.Toxics.AddToxicJson(strings.NewReader(`{"name":"slowly","type":"bandwidth","stream":"upstream","attributes":{"rate":10000}}`)); err != nil {
+			x.t.Fatal(err)
+		}
+	}
 	a, err := x.client.BackupCreate(x.t.Context(), api.BackupCreateRequest{Streams: []string{"LARGE"}})
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if uint64(x.way.proxy.uploaded.Load()) >= uploaded {
 			return a.Session
 		}

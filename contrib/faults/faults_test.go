@@ -123,7 +123,7 @@ func start(t *testing.T, w *way, repository config.Repository) *campaign {
 	})
 	<-svc.Ready()
 	x := &campaign{t: t, nc: server.Connect(), way: w, points: map[string]made{}, states: map[string]int{}, staging: c.Staging.Dir}
-	if x.client, err = client.New(x.nc, client.Options{Timeout: 40 * time.Second}); err != nil {
+	if x.client, err = client.New(x.nc, client.Options{Timeout: 2 * time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range streams {
@@ -147,7 +147,7 @@ func (x *campaign) ended(a *api.Accepted, err error) *api.SessionInfoResponse {
 		x.states["refused requests"]++
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(x.t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(x.t.Context(), 15*time.Minute)
 	defer cancel()
 	r, err := x.client.Wait(ctx, a.Session, nil)
 	if err != nil {
