@@ -29,7 +29,7 @@ func TestKilledBackupEnds(t *testing.T) { disturbedBackup(t, syscall.SIGKILL) }
 func TestTerminatedBackupEnds(t *testing.T) { disturbedBackup(t, syscall.SIGTERM) }
 
 func disturbedBackup(t *testing.T, signal syscall.Signal) {
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	command, data := binary(t), filepath.Join(t.TempDir(), "data")
 	first := startServe(t, command, data)
@@ -41,7 +41,7 @@ func disturbedBackup(t *testing.T, signal syscall.Signal) {
 	stored := awaitMiddle(t, nc, accepted.Session, filepath.Join(data, "repository"))
 	begin := time.Now()
 	first.signal(signal)
-	code := first.wait(60 * time.Second)
+	code := first.wait(3 * time.Minute)
 	t.Logf("sent %v after %d of %d bytes were stored; exit code %d after %v", signal, stored, crashBytes, code, time.Since(begin))
 	if signal == syscall.SIGTERM && code != exitOK {
 		t.Errorf("exit code %d after SIGTERM:\n%s", code, first.log())
@@ -51,7 +51,7 @@ func disturbedBackup(t *testing.T, signal syscall.Signal) {
 	second := startServe(t, command, data)
 	nc = second.connect()
 	begin = time.Now()
-	info := ended(t, nc, accepted.Session, 3*time.Minute)
+	info := ended(t, nc, accepted.Session, 10*time.Minute)
 	t.Logf("%s %v after the restart, attempts %d", info.State, time.Since(begin), info.TaskList[0].Attempts)
 	if info.State != api.StateSucceeded {
 		if info.TaskList[0].Error == nil {
@@ -78,7 +78,7 @@ func fillLarge(ctx context.Context, t *testing.T, nc *nats.Conn) {
 	for i := range crashBytes / size {
 		body := make([]byte, size)
 		_, _ = random.Read(body)
-		if _, err := js.PublishAsync(fmt.Sprintf("large.%d", i%10), body, jetstream.WithStallWait(30*time.Second)); err != nil {
+		if _, err := js.PublishAsync(fmt.Sprintf("large.%d", i%10), body, jetstream.WithStallWait(5*time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -186,7 +186,7 @@ func restoreAndCompare(ctx context.Context, t *testing.T, nc *nats.Conn, backup,
 		t.Fatal(err)
 	}
 	accepted := request[api.Accepted](t, nc, api.RestoreCreate, `{"backup":"`+backup+`"}`)
-	if info := ended(t, nc, accepted.Session, 3*time.Minute); info.State != api.StateSucceeded {
+	if info := ended(t, nc, accepted.Session, 10*time.Minute); info.State != api.StateSucceeded {
 		t.Fatalf("the restore is %s: %+v", info.State, info)
 	}
 	if after := digest(ctx, t, nc); after != before {

@@ -87,7 +87,7 @@ func TestImportIntoSwiftIsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	accepted := request[api.Accepted](t, nc, api.BackupCreate, `{"streams":["KV_settings"]}`)
-	if info := ended(t, nc, accepted.Session, time.Minute); info.State != api.StateSucceeded {
+	if info := ended(t, nc, accepted.Session, 10*time.Minute); info.State != api.StateSucceeded {
 		t.Fatalf("%+v", info)
 	}
 	for _, c := range []struct {

@@ -113,7 +113,7 @@ func startServe(t testing.TB, command, data string, args ...string) *served {
 		s.url, s.first = line[0], line[1]
 	case <-s.exited:
 		t.Fatalf("serve ended: %v\n%s", s.err, s.log())
-	case <-time.After(2 * time.Minute):
+	case <-time.After(5 * time.Minute):
 		t.Fatalf("serve did not start:\n%s", s.log())
 	}
 	return s
@@ -166,7 +166,7 @@ func (s *served) connect() *nats.Conn {
 // request sends a request as any program could, without the client.
 func request[T any](t testing.TB, nc *nats.Conn, endpoint, body string) T {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	reply, err := nc.RequestWithContext(ctx, api.DefaultPrefix+"."+endpoint, []byte(body))
 	if err != nil {

@@ -32,7 +32,7 @@ func (n natsCLI) command(ctx context.Context, args ...string) *exec.Cmd {
 
 func (n natsCLI) run(args ...string) string {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 5*time.Minute)
 	defer cancel()
 	out, err := n.command(ctx, args...).CombinedOutput()
 	if err != nil {
@@ -64,7 +64,7 @@ func (n natsCLI) wants(out string, texts ...string) {
 
 // TestNatsCommandLine does everything with the nats command alone.
 func TestNatsCommandLine(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	s := startServe(t, binary(t), filepath.Join(t.TempDir(), "data"))
 	nc := s.connect()
@@ -216,7 +216,7 @@ func (n natsCLI) isRefused() {
 // none is wanted.
 func (n natsCLI) ended(session string, want api.State) {
 	n.t.Helper()
-	deadline := time.Now().Add(3 * time.Minute)
+	deadline := time.Now().Add(10 * time.Minute)
 	for {
 		info := req[api.SessionInfoResponse](n, api.SessionInfo, `{"session":"`+session+`"}`)
 		switch {
@@ -260,7 +260,7 @@ func (n natsCLI) subscribe(ctx context.Context, subject string) func(texts ...st
 	return func(texts ...string) {
 		n.t.Helper()
 		var seen strings.Builder
-		limit := time.After(time.Minute)
+		limit := time.After(5 * time.Minute)
 		for _, text := range texts {
 			for !strings.Contains(seen.String(), text) {
 				select {

@@ -155,7 +155,7 @@ func (r *reader) run(c shown) []string {
 	case strings.HasPrefix(command, "go run "):
 		cmd.Dir = root
 	}
-	timer := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(15*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	out, err := cmd.CombinedOutput()
 	// What a failing command writes is compared as well, if the README shows it.

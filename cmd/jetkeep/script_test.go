@@ -143,7 +143,7 @@ func scriptCommands() map[string]scriptCommand {
 		},
 		// await FILE: a file appears.
 		"await": func(ts *testscript.TestScript, _ bool, args []string) {
-			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 				if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
 					return
 				}
@@ -187,11 +187,11 @@ func scriptCommands() map[string]scriptCommand {
 }
 
 func untilReady(ts *testscript.TestScript) error {
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		nc, err := nats.Connect(ts.Getenv("NATS_URL"))
 		if err == nil {
-			_, err = nc.Request("jetkeep.v1.target.list", nil, time.Second)
+			_, err = nc.Request("jetkeep.v1.target.list", nil, 10*time.Second)
 			nc.Close()
 		}
 		if err == nil {
@@ -205,7 +205,7 @@ func untilReady(ts *testscript.TestScript) error {
 }
 
 func withConn(ts *testscript.TestScript, do func(context.Context, *nats.Conn) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	nc, err := nats.Connect(ts.Getenv("NATS_URL"))
 	ts.Check(err)

@@ -49,11 +49,11 @@ staging { dir: %q }
 		t.Fatal(err)
 	}
 	accepted := request[api.Accepted](t, nc, api.BackupCreate, `{"streams":["ORDERS","KV_settings"]}`)
-	if info := ended(t, nc, accepted.Session, time.Minute); info.State != api.StateSucceeded {
+	if info := ended(t, nc, accepted.Session, 10*time.Minute); info.State != api.StateSucceeded {
 		t.Fatalf("%+v", info)
 	}
 	first.signal(syscall.SIGTERM)
-	if code := first.wait(time.Minute); code != exitOK {
+	if code := first.wait(3 * time.Minute); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 
@@ -64,11 +64,11 @@ staging { dir: %q }
 		t.Errorf("%+v, %+v", info, info.Probe)
 	}
 	verify := request[api.Accepted](t, nc, api.RepositoryVerify, `{"level":"records"}`)
-	if info := ended(t, nc, verify.Session, time.Minute); info.State != api.StateSucceeded {
+	if info := ended(t, nc, verify.Session, 10*time.Minute); info.State != api.StateSucceeded {
 		t.Errorf("%+v", info)
 	}
 	second.signal(syscall.SIGTERM)
-	second.wait(time.Minute)
+	second.wait(3 * time.Minute)
 	if !strings.Contains(second.first, "repository main in "+place) {
 		t.Errorf("startup line: %s", second.first)
 	}
@@ -99,7 +99,7 @@ func TestWrongKeyIsSaid(t *testing.T) {
 		t.Errorf("%s %s", code, reply.Data)
 	}
 	s.signal(syscall.SIGTERM)
-	s.wait(time.Minute)
+	s.wait(3 * time.Minute)
 	if all := s.log() + string(reply.Data); strings.Contains(all, "hidden-and-wrong") || !strings.Contains(all, "repository cannot be opened") {
 		t.Errorf("%s", all)
 	}

@@ -16,7 +16,7 @@ import (
 // TestFillMakesWhatTheDemoPromises names what the sample must contain, because
 // a demo over data without the hard cases proves nothing.
 func TestFillMakesWhatTheDemoPromises(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	js := filled(ctx, t, sample.Default())
 
