@@ -13,7 +13,7 @@ import (
 )
 
 // clusterTimeout bounds an election. Servers wait up to 9 s before they stand.
-const clusterTimeout = 60 * time.Second
+const clusterTimeout = 5 * time.Minute
 
 // Cluster is several servers of one version that share one JetStream.
 type Cluster struct {
@@ -134,7 +134,7 @@ type metaInfo struct {
 // meta asks the monitoring port, which wants no credentials whatever the
 // accounts are.
 func (s *Server) meta() (metaInfo, error) {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/jsz", s.http))
 	if err != nil {
 		return metaInfo{}, err

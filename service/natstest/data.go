@@ -49,7 +49,7 @@ func Publish(t testing.TB, nc *nats.Conn, n int, next func(i int) *nats.Msg) {
 	defer func() { _ = acks.Unsubscribe() }()
 	await := func() {
 		t.Helper()
-		m, err := acks.NextMsg(20 * time.Second)
+		m, err := acks.NextMsg(2 * time.Minute)
 		if err != nil {
 			t.Fatalf("await acknowledgement: %v", err)
 		}
@@ -84,7 +84,7 @@ func Publish(t testing.TB, nc *nats.Conn, n int, next func(i int) *nats.Msg) {
 // given to may not know yet of a stream that was made just now.
 func awaitListener(t testing.TB, nc *nats.Conn, m *nats.Msg) {
 	t.Helper()
-	err := Eventually(20*time.Second, func() error {
+	err := Eventually(2*time.Minute, func() error {
 		answer, err := nc.RequestMsg(m, 20*time.Second)
 		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 			t.Fatalf("publish: %v", err)
@@ -161,7 +161,7 @@ func Take(t testing.TB, nc *nats.Conn, stream, consumer string, n int, ack func(
 // ask sends a request that may come before the cluster's nodes know who listens
 // or while they choose a leader, who then may never have seen it.
 func ask(nc *nats.Conn, subject string, body []byte) (m *nats.Msg, err error) {
-	err = Eventually(35*time.Second, func() error {
+	err = Eventually(3*time.Minute, func() error {
 		m, err = nc.Request(subject, body, 10*time.Second)
 		if err != nil && !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrTimeout) {
 			return permanentError{err}

@@ -47,8 +47,8 @@ func Versions() []string {
 }
 
 // startTimeout bounds the start of one server. A loaded machine with the race
-// detector takes a few seconds.
-const startTimeout = 30 * time.Second
+// detector takes a few seconds, and now and then much longer.
+const startTimeout = 3 * time.Minute
 
 type options struct {
 	name   string
@@ -208,7 +208,7 @@ func (s *Server) await() {
 // greets succeeds if a nats-server answers on the port. It opens its ports
 // after it has recovered its streams.
 func greets(port int) error {
-	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), time.Second)
+	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 5*time.Second)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 // several servers.
 func Connect(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, append([]nats.Option{nats.Timeout(5 * time.Second), nats.MaxReconnects(-1),
+	nc, err := nats.Connect(url, append([]nats.Option{nats.Timeout(20 * time.Second), nats.MaxReconnects(-1),
 		nats.ReconnectWait(50 * time.Millisecond)}, opts...)...)
 	if err != nil {
 		t.Fatalf("connect to %s: %v", url, err)

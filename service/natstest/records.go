@@ -202,7 +202,7 @@ func Records(t testing.TB, nc *nats.Conn, stream string) []record.Record {
 			}
 		}
 		for range n {
-			m, err := sub.NextMsg(15 * time.Second)
+			m, err := sub.NextMsg(time.Minute)
 			if err != nil {
 				t.Fatalf("await messages %d to %d of %s: %v", seq, seq+n-1, stream, err)
 			}
