@@ -24,19 +24,20 @@ func TestLockedRepository(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel() // it waits
 			s := objectserver.S3(t, kind)
-			x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: "compliance", retain: 8 * time.Second}
+			x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: "compliance", retain: 24 * time.Second}
 			b := x.open(t, objectserver.User{AccessKey: s.AccessKey, SecretKey: s.SecretKey})
 			r, err := store.Init(t.Context(), b, store.InitOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			backup(t, r, 1000)
-			time.Sleep(6 * time.Second)
+			first := backup(t, r, 1000)
+			time.Sleep(18 * time.Second)
+			begun := time.Now()
 			p := backup(t, r, 1050)
-			if left := time.Until(p.Retained); left < 6*time.Second || left > 9*time.Second {
-				t.Errorf("retained for %s", left)
+			if p.Retained.Before(begun.Add(x.retain-2*time.Second)) || p.Retained.After(time.Now().Add(x.retain+time.Second)) {
+				t.Errorf("retained until %s, begun at %s", p.Retained, begun)
 			}
-			time.Sleep(4 * time.Second) // the first promise is over
+			time.Sleep(time.Until(first.Retained.Add(2 * time.Second))) // the first promise is over
 			if report, err := r.Verify(t.Context(), store.VerifyOptions{Level: store.VerifyRecords}); err != nil || !report.OK() {
 				t.Error(err, report.Problems)
 			}

@@ -94,7 +94,7 @@ func TestLockedBucket(t *testing.T) {
 				if !ok {
 					t.Fatal("nothing is retained")
 				}
-				until := time.Now().Add(6 * time.Second)
+				until := time.Now().Add(20 * time.Second)
 				if err := r.Retain(t.Context(), name, until); err != nil {
 					t.Fatal(err)
 				}

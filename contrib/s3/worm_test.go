@@ -189,7 +189,7 @@ func TestWritersKeyIsStolen(t *testing.T) {
 		if len(before) < 6 {
 			t.Fatal(before)
 		}
-		soon, mode := time.Now().Add(2*time.Second).UTC(), minio.Governance
+		soon, mode := time.Now().Add(15*time.Second).UTC(), minio.Governance
 		for name := range before {
 			info, err := x.server.Root().StatObject(t.Context(), x.bucket, name, minio.StatObjectOptions{})
 			if err != nil {
@@ -239,18 +239,18 @@ func TestWritersKeyIsStolen(t *testing.T) {
 // A prune leaves what is retained, says so, may be interrupted, and a later one
 // collects it.
 func TestPruneOfRetained(t *testing.T) {
-	onLocked(t, 4*time.Second, func(t *testing.T, x *site, repo *store.Repository, d *tap) {
+	onLocked(t, 12*time.Second, func(t *testing.T, x *site, repo *store.Repository, d *tap) {
 		p := backup(t, repo, 3000)
 		r, _ := repo.Bucket().Retainer()
 		held := p.Content.Uses.Objects[len(p.Content.Uses.Objects)-1].Name
-		until := time.Now().Add(14 * time.Second)
+		until := time.Now().Add(34 * time.Second)
 		if err := r.Retain(t.Context(), held, until); err != nil {
 			t.Fatal(err)
 		}
 		if err := repo.Forget(t.Context(), []string{p.ID}); !errors.Is(err, object.ErrRetained) {
 			t.Fatal("forgotten before its time:", err)
 		}
-		time.Sleep(7 * time.Second)
+		time.Sleep(time.Until(p.Retained.Add(2 * time.Second)))
 		if err := repo.Forget(t.Context(), []string{p.ID}); err != nil {
 			t.Fatal(err)
 		}
