@@ -29,7 +29,7 @@ import (
 
 const (
 	// startTimeout bounds the start of a server; Keystone makes its database.
-	startTimeout = 90 * time.Second
+	startTimeout = 5 * time.Minute
 	stopTimeout  = 10 * time.Second
 	// startTries is how often a server is started that did not come up: a free
 	// port may be taken before it is used.

@@ -159,7 +159,7 @@ type BucketOptions struct {
 // NewBucket makes an empty bucket with a name of its own.
 func (x *S3Server) NewBucket(t testing.TB, o BucketOptions) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	name := fmt.Sprintf("test-%016x", rand.Uint64())
 	if err := x.client.MakeBucket(ctx, name, minio.MakeBucketOptions{Region: x.Region, ObjectLocking: o.Lock}); err != nil {

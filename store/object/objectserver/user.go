@@ -26,7 +26,7 @@ type User struct{ AccessKey, SecretKey string }
 func (x *S3Server) NewUser(t testing.TB, bucket string, policy []byte) User {
 	t.Helper()
 	u := User{AccessKey: fmt.Sprintf("user%016x", rand.Uint64()), SecretKey: fmt.Sprintf("secret%016x", rand.Uint64())}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var err error
 	switch x.Kind {

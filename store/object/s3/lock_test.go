@@ -101,7 +101,7 @@ func TestRetention(t *testing.T) {
 func TestRetentionEnds(t *testing.T) {
 	each(t, func(t *testing.T, s *objectserver.S3Server) {
 		o := options(t, s)
-		o.Bucket, o.RetainMode, o.RetainFor = s.NewBucket(t, objectserver.BucketOptions{Lock: true}), s3.RetainCompliance, 2*time.Second
+		o.Bucket, o.RetainMode, o.RetainFor = s.NewBucket(t, objectserver.BucketOptions{Lock: true}), s3.RetainCompliance, 12*time.Second
 		d := open(t, o)
 		if err := put(t.Context(), d, []byte("content")); err != nil {
 			t.Fatal(err)
