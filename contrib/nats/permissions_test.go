@@ -63,7 +63,7 @@ func serve(t *testing.T, server *natstest.Server) *client.Client {
 	})
 	select {
 	case <-svc.Ready():
-	case <-time.After(15 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatalf("the service is not ready; the server says:\n%s", violations(server))
 	}
 	c, err := client.New(server.Connect(nats.UserInfo("operator", "operator-secret")), client.Options{})
@@ -126,7 +126,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 
 func finish(t *testing.T, c *client.Client, session string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	// With events, so that the operator's right to them is tried too.
 	events := 0
