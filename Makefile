@@ -34,7 +34,7 @@ build: ## build everything, and bin/jetkeep
 
 .PHONY: test
 test: tools ## every test, with the race detector
-	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn' -- -race -count=1 -p 2 -timeout 90m $(PKG)
+	$(SUM) -show '^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn' -- -race -count=1 -p 2 -timeout 60m $(PKG)
 
 .PHONY: unit
 unit: ## the tests of packages that need no server, quickly
@@ -76,11 +76,11 @@ demo-stores: tools ## the same with the repository on a real S3 server and on a 
 
 .PHONY: faults
 faults: tools ## disturb the way to real stores a thousand times, and restore all that was called a success
-	$(SUM) -show '^TestFaults' -- -count=1 -timeout 90m -run '^TestFaults' ./contrib/faults -faults 500
+	$(SUM) -show '^TestFaults' -- -count=1 -timeout 45m -run '^TestFaults' ./contrib/faults -faults 500
 
 .PHONY: chaos
 chaos: tools ## kill, stop, cut off and restart instances and servers during 200 sessions, and see that nothing is lost or done twice
-	$(SUM) -show '^TestChaos$$' -- -count=1 -timeout 60m -run '^TestChaos$$' ./contrib/chaos -sessions 200
+	$(SUM) -show '^TestChaos$$' -- -count=1 -timeout 40m -run '^TestChaos$$' ./contrib/chaos -sessions 200
 
 .PHONY: readme
 readme: tools ## run the commands that the README shows

@@ -187,7 +187,7 @@ func (w *world) tormentServers(i int) {
 		return
 	}
 	w.done["leaders stepped down"]++
-	for _, stream := range []string{"KV_JETKEEP_SESSIONS", "KV_JETKEEP_SCHEDULES", "JETKEEP_TASKS"} {
+	for _, stream := range []string{"KV_JETKEEP_SESSIONS", "KV_JETKEEP_SCHEDULES", "KV_JETKEEP_STATE", "JETKEEP_TASKS", "JETKEEP_EVENTS"} {
 		_ = natstest.Request(w.nc, "STREAM.LEADER.STEPDOWN."+stream, nil, nil) // there may be none
 	}
 }

@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -31,9 +32,7 @@ type recorder struct {
 	*httptest.Server
 
 	mu    sync.Mutex
-	puts  map[string]int // uploads that the store took, by object
-	bytes int64          // of them
-	again int64          // of those of objects that it had
+	bytes int64 // that the store took
 }
 
 func newRecorder(t *testing.T, store string) *recorder {
@@ -42,7 +41,7 @@ func newRecorder(t *testing.T, store string) *recorder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &recorder{puts: map[string]int{}}
+	r := new(recorder)
 	pass := &httputil.ReverseProxy{
 		Rewrite:      func(q *httputil.ProxyRequest) { q.SetURL(u); q.Out.Host = q.In.Host }, // which is signed
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
@@ -53,9 +52,6 @@ func newRecorder(t *testing.T, store string) *recorder {
 			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if r.puts[q.URL.Path]++; r.puts[q.URL.Path] > 1 {
-				r.again += q.ContentLength
-			}
 			r.bytes += q.ContentLength
 			return nil
 		},
@@ -68,15 +64,16 @@ func newRecorder(t *testing.T, store string) *recorder {
 	return r
 }
 
-func (r *recorder) uploaded() (bytes, again int64) {
+func (r *recorder) uploaded() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.bytes, r.again
+	return r.bytes
 }
 
 const (
 	failoverMessages = 2400
 	failoverSize     = 100_000 // bytes, which do not compress
+	failoverBytes    = failoverMessages * failoverSize
 	// underWay is what may be uploaded twice: four packs of up to 16 MiB that were
 	// on their way when it happened.
 	underWay = 4 * 17 << 20
@@ -89,6 +86,7 @@ const (
 // off from NATS in the middle of the upload: another instance goes on, uploads
 // nothing again that is there, and whoever comes back too late says nothing.
 func TestFailover(t *testing.T) {
+	command := build(t)
 	for _, encrypted := range []bool{false, true} {
 		for how, disturb := range map[string]func(*instance) (back func()){
 			"killed": func(x *instance) func() {
@@ -104,12 +102,15 @@ func TestFailover(t *testing.T) {
 				return x.way.mend
 			},
 		} {
-			t.Run(fmt.Sprintf("%s,encrypted=%t", how, encrypted), func(t *testing.T) { failover(t, encrypted, disturb) })
+			t.Run(fmt.Sprintf("%s,encrypted=%t", how, encrypted), func(t *testing.T) {
+				t.Parallel()
+				failover(t, command, encrypted, disturb)
+			})
 		}
 	}
 }
 
-func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
+func failover(t *testing.T, command string, encrypted bool, disturb func(*instance) func()) {
 	cluster := natstest.StartCluster(t, 3, natstest.Latest, natstest.Hidden())
 	nc := cluster.Connect(nats.MaxReconnects(-1))
 	if err := natstest.Eventually(5*time.Minute, func() error {
@@ -125,7 +126,6 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	})
 	s3 := objectserver.S3(t, objectserver.Versitygw)
 	bucket := s3.NewBucket(t, objectserver.BucketOptions{})
-	store := newRecorder(t, s3.Endpoint)
 	keys := ""
 	if encrypted {
 		id, err := seal.Generate(seal.Hybrid)
@@ -134,13 +134,12 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 		}
 		keys = fmt.Sprintf("operator_recipients: [%q], identity: %q", id.Recipient(), id.Secret())
 	}
-	rest := fmt.Sprintf(`repositories { main {
-  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 20MB, part_size: 64MB
-  %s } }`, bucket, store.URL, s3.Region, s3.AccessKey, s3.SecretKey, keys)
-	command := build(t)
-	byName := map[string]*instance{}
+	byName, stores := map[string]*instance{}, map[string]*recorder{}
 	for _, name := range []string{"i0", "i1"} {
-		x := newInstance(t, command, name, newWay(t, cluster), rest)
+		stores[name] = newRecorder(t, s3.Endpoint)
+		x := newInstance(t, command, name, newWay(t, cluster), fmt.Sprintf(`repositories { main {
+  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 20MB, part_size: 64MB
+  %s } }`, bucket, stores[name].URL, s3.Region, s3.AccessKey, s3.SecretKey, keys))
 		x.start()
 		byName[name] = x
 	}
@@ -166,8 +165,10 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 		if err != nil {
 			return err
 		}
-		owner = r.TaskList[0].Instance
-		if n, _ := store.uploaded(); n < failoverAt {
+		if owner = r.TaskList[0].Instance; owner == "" {
+			return errors.New("nobody has begun")
+		}
+		if n := stores[owner].uploaded(); n < failoverAt {
 			return fmt.Errorf("%d bytes are uploaded: %s %v", n, r.State, r.TaskList[0].Error)
 		}
 		return nil
@@ -175,7 +176,7 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 		t.Fatal(err)
 	}
 	back := disturb(byName[owner])
-	before, _ := store.uploaded()
+	before := stores[owner].uploaded()
 	begun := time.Now()
 	var r *api.SessionInfoResponse
 	if err := natstest.Eventually(5*time.Minute, func() (err error) {
@@ -192,19 +193,22 @@ func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
 	if r.State != api.StateSucceeded || task.Instance == owner || task.Attempts != 2 {
 		t.Errorf("the session is %s (%v), after %d attempts, the last one on %s after one on %s", r.State, r.Error, task.Attempts, task.Instance, owner)
 	}
-	seen := time.Now()
+	seen, first := time.Now(), stores[owner].uploaded()
 	back()
 	time.Sleep(2 * lease)
-	total, again := store.uploaded()
-	t.Logf("failed over in %s; %d MB were uploaded before, %d MB in all, %d MB of it again",
-		took.Round(100*time.Millisecond), before>>20, total>>20, again>>20)
-	// What was under way when it happened may come twice, and no more. What was on
-	// its way when it was stopped arrives late.
-	if size := int64(failoverMessages * failoverSize); total-size > underWay || total < size {
-		t.Errorf("%d bytes were uploaded for %d, of which %d were there when it happened", total, size, before)
+	second, late := stores[task.Instance].uploaded(), stores[owner].uploaded()-first
+	t.Logf("failed over in %s; of %d MB the first instance had uploaded %d, the second uploaded %d, the first %d more after that",
+		took.Round(100*time.Millisecond), failoverBytes>>20, before>>20, second>>20, late>>20)
+	// What was under way when it happened may come twice, and no more. What the first
+	// one uploads while it is cut off, and cannot note, is nothing to the second.
+	if most := failoverBytes - before + underWay; second > most {
+		t.Errorf("the second one uploaded %d bytes, at most %d were not there", second, most)
 	}
-	if before >= failoverMessages*failoverSize {
-		t.Error("all was there before anything happened")
+	if late > underWay {
+		t.Errorf("the first one uploaded %d bytes when all had long ended", late)
+	}
+	if before >= failoverBytes || first+second < failoverBytes {
+		t.Errorf("of %d bytes %d were there when it happened, and %d came from the first one and %d from the second", int64(failoverBytes), before, first-before, second)
 	}
 	judgeEvents(t, events, owner, seen)
 	if n := commitsIn(t, c, a.Backup); n != 1 {
