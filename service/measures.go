@@ -93,6 +93,9 @@ func (s *Service) lookAfter(ctx context.Context) {
 			s.vitals.reachable.Store(int64(time.Since(s.vitals.begun)))
 		} else if ctx.Err() == nil {
 			s.log.Warn("look at the state in NATS", "error", err)
+			if s.vitals.since(&s.vitals.reachable) > vitalsAge {
+				s.measures.QueueUnknown()
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -123,4 +123,5 @@ func TestMetrics(t *testing.T) {
 	server.Stop()
 	soon(t, at+"/readyz", 503, "not connected to NATS")
 	soon(t, at+"/healthz", 200, "ok")
+	soon(t, at+"/metrics", 200, "\njetkeep_queue_tasks NaN\n")
 }

@@ -13,7 +13,7 @@ const (
 	schedulerAge = 5 * time.Minute
 	sweepAge     = 3 * time.Minute // and the time between two sweeps
 	beatAge      = time.Minute
-	slotAge      = time.Minute
+	slotAge      = 3 * time.Minute // each question to KV is asked again for 15 s
 )
 
 // A loop is one of those that the service consists of.

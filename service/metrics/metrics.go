@@ -8,6 +8,7 @@
 package metrics
 
 import (
+	"math"
 	"net/http"
 	"sync"
 	"time"
@@ -222,6 +223,9 @@ func (m *Metrics) Notified(notification string, err error) {
 
 // Queued sets how many tasks are in the queue.
 func (m *Metrics) Queued(n uint64) { m.queued.Set(float64(n)) }
+
+// QueueUnknown says that nobody knows: what was true long ago is not shown.
+func (m *Metrics) QueueUnknown() { m.queued.Set(math.NaN()) }
 
 // ScheduleLate tells how long after its slot a schedule's session was made.
 func (m *Metrics) ScheduleLate(schedule string, d time.Duration) {

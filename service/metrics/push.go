@@ -9,21 +9,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus/push"
 )
 
-// pushTimeout bounds one push.
-const pushTimeout = 10 * time.Second
+const (
+	// pushTimeout bounds one push.
+	pushTimeout = 10 * time.Second
+	// pushAgain is how long after one that failed it is tried again.
+	pushAgain = 30 * time.Second
+)
 
 // A Pusher replaces an instance's group at a Pushgateway.
 type Pusher struct {
-	m    *Metrics
-	push *push.Pusher
-	wake chan struct{}
+	m     *Metrics
+	push  *push.Pusher
+	wake  chan struct{}
+	again time.Duration
 }
 
 // NewPusher pushes under the job "jetkeep" and the instance's name.
 func NewPusher(m *Metrics, url, instance string) *Pusher {
 	p := push.New(url, "jetkeep").Grouping("instance", instance).Gatherer(m.reg).
 		Client(&http.Client{Timeout: pushTimeout, Transport: &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}})
-	return &Pusher{m: m, push: p, wake: make(chan struct{}, 1)}
+	return &Pusher{m: m, push: p, wake: make(chan struct{}, 1), again: pushAgain}
 }
 
 // Wake asks for a push soon and never waits. What is asked for while one is
@@ -35,32 +40,38 @@ func (p *Pusher) Wake() {
 	}
 }
 
-// Run pushes when it is asked to, until ctx is done and what was asked for
-// before is pushed. A push that fails is counted, and told to failed.
+// Run pushes when it is asked to, and again while that fails, until ctx is done and
+// what was asked for before was tried. A push that fails is counted, and told to
+// failed.
 func (p *Pusher) Run(ctx context.Context, failed func(error)) {
+	var again <-chan time.Time // nil if all is pushed
 	for {
 		select {
 		case <-p.wake:
-			p.once(ctx, failed)
-			continue
+		case <-again:
 		case <-ctx.Done():
+			select {
+			case <-p.wake:
+				p.once(ctx, failed)
+			default:
+			}
+			return
 		}
-		select {
-		case <-p.wake:
-			p.once(ctx, failed)
-		default:
+		if again = nil; !p.once(ctx, failed) {
+			again = time.After(p.again)
 		}
-		return
 	}
 }
 
-func (p *Pusher) once(ctx context.Context, failed func(error)) {
+// once pushes, and tells whether that succeeded.
+func (p *Pusher) once(ctx context.Context, failed func(error)) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pushTimeout)
 	defer cancel()
 	if err := p.push.PushContext(ctx); err != nil {
 		p.m.pushes.WithLabelValues(resultFailed).Inc()
 		failed(fmt.Errorf("push metrics: %w", err))
-		return
+		return false
 	}
 	p.m.pushes.WithLabelValues(resultOK).Inc()
+	return true
 }

@@ -2,7 +2,10 @@ package metrics_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,5 +46,38 @@ func TestPushFails(t *testing.T) {
 	p.Run(ctx, func(error) { failed++ })
 	if failed != 1 || !strings.Contains(scrape(t, m.Handler()), `jetkeep_pushes_total{result="failed"} 1`) {
 		t.Errorf("%d failures were told", failed)
+	}
+}
+
+// TestPushAgain: what a gateway did not take arrives when it is there again, without
+// another session.
+func TestPushAgain(t *testing.T) {
+	var tries atomic.Int64
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if tries.Add(1) < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer gateway.Close()
+	m := filled(time.Now())
+	p := metrics.NewPusherAgain(m, gateway.URL, "one", 10*time.Millisecond)
+	p.Wake()
+	ctx, end := context.WithCancel(t.Context())
+	var failed atomic.Int64
+	ran := make(chan struct{})
+	go func() {
+		defer close(ran)
+		p.Run(ctx, func(error) { failed.Add(1) })
+	}()
+	for begun := time.Now(); !strings.Contains(scrape(t, m.Handler()), `jetkeep_pushes_total{result="ok"} 1`); time.Sleep(5 * time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			t.Fatal("it was not pushed again")
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	end()
+	<-ran
+	if failed.Load() != 2 || tries.Load() != 3 {
+		t.Errorf("%d tries, of which %d were told to have failed", tries.Load(), failed.Load())
 	}
 }

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// parallel is how many schedules are handled at once.
-	parallel = 8
+	// parallel is how many schedules are handled at once. Those whose target does
+	// not answer take long.
+	parallel = 32
 	// startTimeout bounds one try to start a session, and actTimeout all that is
 	// done about one schedule at once.
 	startTimeout = time.Minute
