@@ -29,6 +29,8 @@ const (
 	// startFor is how long an instance tries to start a session, whatever is away,
 	// before that counts as a failure.
 	startFor = 2 * time.Minute
+	// lagPause is how long a replica that lags behind is given.
+	lagPause = 100 * time.Millisecond
 	// takeBackTimeout bounds the cancelling of a session that must not run.
 	takeBackTimeout = 5 * time.Second
 )
@@ -301,7 +303,8 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 	if err != nil {
 		return time.Time{}, err
 	}
-	mine := "" // a session that was started here and is in no state yet
+	var mine []string // sessions that were started here and are in no state yet
+	var passed uint64 // the state has been written over this revision
 	for range 16 {
 		st, revision, err := s.store.State(ctx, def.Name)
 		if err != nil {
@@ -309,6 +312,12 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		}
 		if st.Settled.IsZero() {
 			return time.Time{}, s.store.begin(ctx, def.Name, now())
+		}
+		if passed > 0 && revision <= passed { // a replica that lags behind says nothing new
+			if err := pause(ctx, lagPause); err != nil {
+				return time.Time{}, err
+			}
+			continue
 		}
 		s.waitsFor(def.Name, st)
 		var view *View
@@ -318,15 +327,13 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 			}
 		}
 		st, a := Step(def, st, now(), view)
-		lost := mine != "" && !mentions(st, mine) && !starts(def, a, mine) && !st.Settled.Before(slotOf(mine))
-		if lost && a.Kind != actWrite { // others have gone on, or something else runs
-			s.takeBack(ctx, def, mine, true)
-			mine, lost = "", false
-		}
+		lost := lostOf(def, mine, st, a)
 		switch a.Kind {
 		case actNothing:
+			s.takeBack(ctx, def, lost...) // others have gone on, or something else runs
 			return s.local(a.Wake), nil
 		case actCancel:
+			s.takeBack(ctx, def, lost...)
 			return s.local(a.Wake), s.sessions.Cancel(ctx, a.Session, a.Reason)
 		case actStart:
 			var forget []string
@@ -334,27 +341,50 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 			if st, forget, first, err = s.start(ctx, def, st, a.Run, now()); err != nil {
 				return time.Time{}, err
 			}
+			id := sessionOf(def.Name, a.Run)
 			if first && a.Run.Stage == StageBackup {
-				mine = sessionOf(def.Name, a.Run)
+				mine = append(mine, id)
+			}
+			if !mentions(st, id) { // what did not answer may have been done nevertheless
+				lost = append(lost, id)
 			}
 			a.Forget = append(a.Forget, forget...)
 		}
 		_, err = s.store.Write(ctx, def.Name, st, revision)
 		if errors.Is(err, ErrConflict) {
+			passed = revision
 			continue // another instance was quicker; look again
 		}
 		if err != nil {
 			return time.Time{}, err
 		}
-		s.takeBack(ctx, def, mine, lost) // now it is known that its slot is left out
-		mine = ""
-		if a.Kind == actStart { // what did not answer may have been done nevertheless
-			id := sessionOf(def.Name, a.Run)
-			s.takeBack(ctx, def, id, !mentions(st, id))
-		}
+		// Not before: another instance may have noted one of them in its time.
+		s.takeBack(ctx, def, lost...)
+		mine = nil
 		s.forget(ctx, def, a.Forget)
 	}
 	return s.clock().Add(poll), nil
+}
+
+// lostOf returns those of the sessions that nobody knows of if a state stays, or
+// is written, and that the action does not start.
+func lostOf(def *Definition, mine []string, st State, a Action) (lost []string) {
+	for _, id := range mine {
+		if !mentions(st, id) && !starts(def, a, id) && !st.Settled.Before(slotOf(id)) {
+			lost = append(lost, id)
+		}
+	}
+	return lost
+}
+
+// pause waits for a moment.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // starts says whether an action starts a session.
@@ -477,26 +507,26 @@ func (s *Scheduler) Trigger(ctx context.Context, def *Definition) (*api.Accepted
 			}
 		}
 		if err != nil {
-			s.takeBack(ctx, def, run.Session, started)
+			if started {
+				s.takeBack(ctx, def, run.Session)
+			}
 			return nil, err
 		}
 		s.forget(ctx, def, forget)
 		return accepted, nil
 	}
-	s.takeBack(ctx, def, run.Session, started)
+	s.takeBack(ctx, def, run.Session)
 	return nil, ErrConflict
 }
 
-// takeBack cancels a session that the schedule's state knows nothing of, if it was
-// started.
-func (s *Scheduler) takeBack(ctx context.Context, def *Definition, id string, started bool) {
-	if !started {
-		return
-	}
+// takeBack cancels sessions that the schedule's state knows nothing of.
+func (s *Scheduler) takeBack(ctx context.Context, def *Definition, ids ...string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
 	defer cancel()
-	if err := s.sessions.Cancel(ctx, id, "schedule "+def.Name+": it could not be noted that it runs"); err != nil {
-		s.opt.Log.Warn("session of a schedule runs beside it", "schedule", def.Name, "session", id, "error", err)
+	for _, id := range ids {
+		if err := s.sessions.Cancel(ctx, id, "schedule "+def.Name+": it could not be noted that it runs"); err != nil {
+			s.opt.Log.Warn("session of a schedule runs beside it", "schedule", def.Name, "session", id, "error", err)
+		}
 	}
 }
 
