@@ -20,33 +20,62 @@ const (
 // instance whose clock is ahead would cancel what takes no longer than it may, and
 // leave out slots for whose start it is not too late.
 type serverClock struct {
-	mu    sync.Mutex
-	asked time.Time // zero: never
-	ahead time.Duration
+	asking chan struct{} // holds one while the server is asked
+
+	mu     sync.Mutex
+	asked  time.Time // zero: never
+	ahead  time.Duration
+	failed time.Time // when it was last asked in vain, and why
+	err    error
 }
 
 // now returns what tells the server's time.
 func (s *Scheduler) now(ctx context.Context) (func() time.Time, error) {
 	c := &s.server
+	begun := time.Now()
+	select {
+	case c.asking <- struct{}{}:
+		defer func() { <-c.asking }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.asked.IsZero() || time.Since(c.asked) > clockAge {
-		asked := time.Now()
-		before := s.clock()
-		ctx, cancel := context.WithTimeout(ctx, askFor)
-		defer cancel()
-		t, err := s.store.Now(ctx)
-		if err != nil {
+	asked, ahead, failed, err := c.asked, c.ahead, c.failed, c.err
+	c.mu.Unlock()
+	switch {
+	case !asked.IsZero() && time.Since(asked) <= clockAge:
+	case failed.After(begun):
+		return nil, err // who waited for that does not wait once more
+	default:
+		if ahead, err = s.ask(ctx); err != nil {
 			return nil, err
 		}
-		took := time.Since(asked)
-		c.asked, c.ahead = asked, t.Sub(before.Add(took/2))
-		if c.ahead.Abs() <= clockExact+took {
-			c.ahead = 0
-		}
 	}
-	ahead := c.ahead
 	return func() time.Time { return s.clock().Add(ahead) }, nil
+}
+
+// ask asks the server for its time.
+func (s *Scheduler) ask(ctx context.Context) (time.Duration, error) {
+	asked := time.Now()
+	before := s.clock()
+	actx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	t, err := s.store.Now(actx)
+	took := time.Since(asked)
+	c := &s.server
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		if ctx.Err() == nil { // and not because nobody wants to know any more
+			c.failed, c.err = time.Now(), err
+		}
+		return 0, err
+	}
+	c.asked, c.ahead = asked, t.Sub(before.Add(took/2))
+	if c.ahead.Abs() <= clockExact+took {
+		c.ahead = 0
+	}
+	return c.ahead, nil
 }
 
 // local returns when a time of the server's is by this instance's clock.

@@ -107,7 +107,10 @@ func New(store *Store, sessions Sessions, o Options) *Scheduler {
 }
 
 func newScheduler(store states, sessions Sessions, o Options) *Scheduler {
-	return &Scheduler{store: store, sessions: sessions, opt: o, lookAgain: lookAgain, clock: time.Now, entries: map[string]*entry{}, changed: make(chan struct{}, 1)}
+	return &Scheduler{
+		store: store, sessions: sessions, opt: o, lookAgain: lookAgain, clock: time.Now, server: serverClock{asking: make(chan struct{}, 1)},
+		entries: map[string]*entry{}, changed: make(chan struct{}, 1),
+	}
 }
 
 // Run runs schedules until ctx ends.

@@ -137,3 +137,32 @@ func TestSkipInTime(t *testing.T) {
 		}
 	})
 }
+
+// silent is a KV whose server does not tell the time.
+type silent struct{ *memory }
+
+func (silent) Now(ctx context.Context) (time.Time, error) {
+	<-ctx.Done()
+	return time.Time{}, ctx.Err()
+}
+
+// While the server does not tell the time nobody waits for others who ask it: a
+// request to trigger a run is answered in time.
+func TestManyAskForTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newScheduler(silent{newMemory()}, newSessions(), Options{})
+		var wg sync.WaitGroup
+		for range parallel {
+			wg.Go(func() {
+				begun := time.Now()
+				if _, err := x.now(t.Context()); err == nil {
+					t.Error("it has a time")
+				}
+				if took := time.Since(begun); took > 2*askFor {
+					t.Errorf("after %s", took)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
