@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -180,7 +181,7 @@ func (c *Caller) post(ctx context.Context, to *config.Call, contentType, kind st
 	case err != nil:
 		return nil, fmt.Errorf("answer of %s: %w", r.URL.Host, err)
 	case answer.StatusCode < 200 || answer.StatusCode > 299:
-		return nil, fmt.Errorf("%s answers %s", r.URL.Host, clip(redact(answer.Status+": "+string(reply), r)))
+		return nil, fmt.Errorf("%s answers %s", r.URL.Host, clip(redact(answer.Status+": "+string(reply), r, to)))
 	case len(reply) > maxReply:
 		return nil, fmt.Errorf("the answer of %s has more than %d bytes", r.URL.Host, maxReply)
 	}
@@ -192,14 +193,25 @@ func (c *Caller) post(ctx context.Context, to *config.Call, contentType, kind st
 var httpClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // redact removes what is secret of a request from an answer to it: many servers
-// name the path that they do not know.
-func redact(text string, r *http.Request) string {
-	for _, secret := range []string{r.URL.RequestURI(), r.URL.EscapedPath(), r.URL.Path, r.URL.RawQuery, r.Header.Get("Authorization")} {
+// name the path that they do not know, or the key that they refuse.
+func redact(text string, r *http.Request, to *config.Call) string {
+	secrets := []string{r.URL.RequestURI(), r.URL.EscapedPath(), r.URL.Path, r.URL.RawQuery, to.Authorization.Reveal()}
+	secrets = append(secrets, strings.Fields(to.Authorization.Reveal())...) // a server may name it without its scheme
+	for _, value := range to.Headers {
+		secrets = append(secrets, strings.TrimSpace(value.Reveal()))
+	}
+	for _, values := range r.URL.Query() {
+		secrets = append(secrets, values...)
+	}
+	// The longest first: another may be a part of it.
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, secret := range secrets {
 		if len(secret) > 1 {
-			text = strings.ReplaceAll(text, secret, redacted)
+			pairs = append(pairs, secret, redacted)
 		}
 	}
-	return text
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 func withoutURL(err error) error {

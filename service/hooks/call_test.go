@@ -75,6 +75,9 @@ func TestPost(t *testing.T) {
 		switch r.URL.Path {
 		case "/moved/secret":
 			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+		case "/refused":
+			bare := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+			http.Error(w, fmt.Sprintf("key %s, token %s, %s", r.Header.Get("X-Api-Key"), bare, r.URL.Query().Get("x")), http.StatusForbidden)
 		case "/large/secret":
 			for range 100 {
 				_, _ = w.Write(make([]byte, 1000))
@@ -85,11 +88,12 @@ func TestPost(t *testing.T) {
 	}))
 	defer web.Close()
 	for path, want := range map[string]string{
-		"/moved/secret":      "answers 307 Temporary Redirect",
-		"/large/secret":      "has more than 65536 bytes",
-		"/none/secret?x=%21": "answers 404 Not Found: cannot POST [redacted] as [redacted]",
+		"/moved/secret":        "answers 307 Temporary Redirect",
+		"/large/secret":        "has more than 65536 bytes",
+		"/refused?x=secret%21": "answers 403 Forbidden: key [redacted], token [redacted], [redacted]",
+		"/none/secret?x=%21":   "answers 404 Not Found: cannot POST [redacted] as [redacted]",
 	} {
-		to := &config.Call{URL: config.Secret(web.URL + path), Authorization: "Bearer secret", Timeout: 5 * time.Second}
+		to := &config.Call{URL: config.Secret(web.URL + path), Authorization: "Bearer secret", Timeout: 5 * time.Second, Headers: map[string]config.Secret{"X-Api-Key": "secret key"}}
 		_, err := new(Caller).ask(t.Context(), to, "", "k", []byte("{}"))
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v, should have %s", path, err, want)
