@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -181,6 +182,15 @@ type Claim struct {
 	Message    uint64 // its number in the stream
 	Deliveries uint64 // of the message, up to this one
 	msg        jetstream.Msg
+	heard      atomic.Pointer[time.Time] // when the server last heard of us, as far as we know
+}
+
+// Age returns for how long the server has not heard of us.
+func (c *Claim) Age() time.Duration { return time.Since(*c.heard.Load()) }
+
+func (c *Claim) hear() {
+	now := time.Now()
+	c.heard.Store(&now)
 }
 
 func newClaim(msg jetstream.Msg) (*Claim, error) {
@@ -191,6 +201,7 @@ func newClaim(msg jetstream.Msg) (*Claim, error) {
 		return nil, fmt.Errorf("claim a task: subject %s is of none", msg.Subject())
 	}
 	c := &Claim{Task: tokens[n-2] + "." + tokens[n-1], msg: msg}
+	c.hear()
 	if md, err := msg.Metadata(); err == nil {
 		c.Message, c.Deliveries = md.Sequence.Stream, md.NumDelivered
 	}
@@ -202,6 +213,7 @@ func (c *Claim) Extend() error {
 	if err := c.msg.InProgress(); err != nil {
 		return fmt.Errorf("extend claim on task %s: %w", c.Task, err)
 	}
+	c.hear()
 	return nil
 }
 

@@ -92,3 +92,43 @@ func TestDeletedSessionIsForgotten(t *testing.T) {
 		t.Errorf("remembered: %v", c.active)
 	}
 }
+
+// An instance that needed so long to look at a task that the message comes to
+// another begins nothing, and takes it from nobody.
+func TestLooksTooLong(t *testing.T) {
+	for name, ok := range map[string]bool{"would begin": true, "would give back": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			d := b.deps("slow", b.server.Connect(), handlerFunc(succeed))
+			c, err := d.Queue.Consumer(t.Context(), api.KindBackup)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := func() (claim *queue.Claim) {
+				for claim == nil {
+					if claim, err = c.Next(t.Context()); err != nil && t.Context().Err() != nil {
+						t.Fatal(err)
+					}
+				}
+				return claim
+			}
+			var again *queue.Claim
+			d.Limit = func(context.Context, *session.Task) (func(), bool) {
+				again = next() // what another instance would get, which is alive
+				if err := again.Extend(); err != nil {
+					t.Error(err)
+				}
+				return func() {}, ok
+			}
+			_, tasks := b.create(nil, "ORDERS")
+			b.submit(tasks)
+			New(d).do(t.Context(), new(slot), next())
+			if got := b.task(tasks[0].ID); got.State != api.StatePending {
+				t.Errorf("the task is %s", got.State)
+			}
+			if claim, err := c.Next(t.Context()); err == nil && again.Age() < lease*3/4 {
+				t.Errorf("it is handed out again, for the %d. time", claim.Deliveries)
+			}
+		})
+	}
+}

@@ -391,7 +391,9 @@ func (r *running) release(ctx context.Context) {
 		r.log.Warn("release task", "error", err)
 		return
 	}
-	r.w.giveBack(r.claim, 0, r.log)
+	if err := r.claim.Release(0); err != nil {
+		r.log.Warn("release message", "error", err) // it comes again after the lease
+	}
 	r.log.Info("task given back")
 }
 

@@ -267,6 +267,9 @@ func (w *Worker) do(ctx context.Context, s *slot, claim *queue.Claim) {
 	}
 	defer release()
 	for try := 1; ; try++ {
+		if w.late(claim, log) {
+			return
+		}
 		err := t.Claim(w.Instance, w.MaxAttempts, w.Now())
 		if err != nil && !errors.Is(err, session.ErrAbandoned) {
 			log.Error("claim task", "error", err)
@@ -371,7 +374,22 @@ func (w *Worker) drop(ctx context.Context, claim *queue.Claim, log *slog.Logger)
 	}
 }
 
+// late tells whether it took so long to decide about a message that the server
+// hands it on, or has done so. Whoever gets it then would lose it if it were given
+// back, and if we began would take it from us.
+func (w *Worker) late(claim *queue.Claim, log *slog.Logger) bool {
+	late := claim.Age() > w.Queue.Lease()*7/10
+	if late {
+		log.Warn("message is left to the next instance", "after", claim.Age())
+	}
+	return late
+}
+
+// giveBack gives back the message of a task that is not ours.
 func (w *Worker) giveBack(claim *queue.Claim, delay time.Duration, log *slog.Logger) {
+	if w.late(claim, log) {
+		return
+	}
 	if err := claim.Release(delay); err != nil {
 		log.Warn("release message", "error", err) // it comes again after the lease
 	}
