@@ -132,3 +132,27 @@ func TestLooksTooLong(t *testing.T) {
 		})
 	}
 }
+
+// A consumer that was made anew counts deliveries from one. Who died with a task that
+// he had at a later one keeps it for no longer than others do.
+func TestDeliveriesCountAnew(t *testing.T) {
+	b := newBench(t)
+	_, tasks := b.create(nil, "ORDERS")
+	dead := b.task(tasks[0].ID)
+	if err := dead.Claim("dead", DefaultMaxAttempts, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	dead.Message, dead.Delivery = 1, 1000
+	if err := b.store.PutTask(t.Context(), dead); err != nil {
+		t.Fatal(err)
+	}
+	b.submit(tasks)
+	b.start("heir", b.server.Connect(), handlerFunc(succeed))
+	for end := time.Now().Add(10 * lease); ; time.Sleep(100 * time.Millisecond) {
+		if got := b.task(tasks[0].ID); got.State == api.StateSucceeded && got.Instance == "heir" {
+			return
+		} else if time.Now().After(end) {
+			t.Fatalf("the task is %s, with %s", got.State, got.Instance)
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,8 @@ const (
 	maxLimitDelay = 5 * time.Second
 	// claimTries is how often a claim is tried that another write was quicker than.
 	claimTries = 5
+	// outdatedFor is how long it is remembered that a message of a task was outdated.
+	outdatedFor = time.Hour
 	// bindPatience is how long consumers are tried to be bound at the start.
 	bindPatience = time.Minute
 )
@@ -94,6 +97,9 @@ type Worker struct {
 	mu      sync.Mutex
 	running map[string]time.Time
 	slots   []*slot
+	// outdated are tasks of which a message came that was handed out before they
+	// were claimed.
+	outdated map[string]seen
 }
 
 // A slot does one task of its kind after the other.
@@ -159,7 +165,7 @@ func New(d Deps) *Worker {
 	if d.TaskEnded == nil {
 		d.TaskEnded = func(*session.Task) {}
 	}
-	return &Worker{Deps: d, Conductor: newConductor(d), running: map[string]time.Time{}}
+	return &Worker{Deps: d, Conductor: newConductor(d), running: map[string]time.Time{}, outdated: map[string]seen{}}
 }
 
 // Running returns how many tasks the worker does at the moment.
@@ -312,13 +318,28 @@ func (w *Worker) look(ctx context.Context, claim *queue.Claim, log *slog.Logger)
 	case t.State.Final() || ses.State.Final():
 		w.drop(ctx, claim, log)
 		w.Conductor.Notify(ses.ID)
-	case t.Outdates(claim.Message, claim.Deliveries):
+	case t.Outdates(claim.Message, claim.Deliveries) && !w.silent(t):
 		// We stood still while it was handed on; whoever has it keeps it.
 		log.Warn("task was handed to another instance meanwhile", "instance", t.Instance)
 	default:
 		return t, ses, true
 	}
 	return nil, nil, false
+}
+
+// silent tells whether nobody has written a task since it was asked for a lease or
+// longer ago: a consumer that was made anew counts deliveries from one, and then the
+// task of an owner that died looks as if it were handed to him later.
+func (w *Worker) silent(t *session.Task) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s, ok := w.outdated[t.ID]
+	if ok && s.revision == t.Revision {
+		return time.Since(s.at) >= w.Queue.Lease()
+	}
+	maps.DeleteFunc(w.outdated, func(_ string, s seen) bool { return time.Since(s.at) > outdatedFor })
+	w.outdated[t.ID] = seen{t.Revision, time.Now()}
+	return false
 }
 
 // claimed does a task that is ours, or ends it if it was abandoned.
