@@ -122,11 +122,10 @@ func (o *Options) Validate() error {
 // checkAddresses refuses addresses of servers that cannot be read. What nats.go says
 // of them repeats them, with the password that may be the cause.
 func checkAddresses(urls string) error {
-	if urls == "" {
-		return nil
-	}
 	for i, p := range strings.Split(urls, ",") {
-		p = strings.TrimSpace(p)
+		if p = strings.TrimSpace(p); p == "" {
+			continue // as nats.go does
+		}
 		if !strings.Contains(p, "://") {
 			p = "nats://" + p
 		}

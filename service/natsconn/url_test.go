@@ -32,3 +32,12 @@ func TestMalformedURLShowsNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// A comma too many does no harm, as everywhere else.
+func TestEmptyAddresses(t *testing.T) {
+	for _, urls := range []string{"", "nats://a:4222,", "a, ,b", " "} {
+		if err := (&natsconn.Options{URL: urls}).Validate(); err != nil {
+			t.Errorf("%q: %v", urls, err)
+		}
+	}
+}
