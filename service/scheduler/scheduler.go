@@ -97,8 +97,8 @@ type entry struct {
 	// session is the one whose end is waited for.
 	session string
 	// trying is the session that could not be started since a moment.
-	trying string
-	since  time.Time
+	trying       string
+	since, tried time.Time // and when that was tried last
 }
 
 // New returns a scheduler, which does nothing until Run.
@@ -162,10 +162,13 @@ func (s *Scheduler) tryingFor(name, id string) time.Duration {
 	if e == nil {
 		return 0
 	}
-	if e.trying != id {
-		e.trying, e.since = id, time.Now()
+	// What was away for so long that nobody could even try counts anew.
+	now := time.Now()
+	if e.trying != id || now.Sub(e.tried) > startFor {
+		e.trying, e.since = id, now
 	}
-	return time.Since(e.since)
+	e.tried = now
+	return now.Sub(e.since)
 }
 
 // keepWatching watches again whenever that ended.

@@ -166,3 +166,34 @@ func TestManyAskForTheTime(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// An outage that begins when a slot is tried, and in which KV is away, too, takes
+// nothing from the time in which what comes back last is waited for.
+func TestTriesAnewAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Minute
+		back := time.Now().Add(time.Hour + minutes(30))
+		s.refuse = func(string) error {
+			if time.Now().Before(back.Add(30 * time.Second)) {
+				return api.Errorf(api.CodeTargetUnavailable, "the target is away")
+			}
+			return nil
+		}
+		away := func(is bool) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.away = is
+		}
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *"})
+		defer run(t, m, s, 2)()
+		time.Sleep(time.Hour + 10*time.Second)
+		away(true)
+		time.Sleep(time.Until(back))
+		away(false)
+		time.Sleep(minutes(5))
+		if st := m.state(t, "x"); st.LastSuccess == nil {
+			t.Errorf("%+v", st)
+		}
+	})
+}
