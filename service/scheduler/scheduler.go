@@ -247,17 +247,22 @@ func (s *Scheduler) loop(ctx context.Context) {
 		case <-again.C:
 			s.lookAtAll()
 		}
-		if s.opt.Alive != nil {
-			s.opt.Alive()
-		}
+		s.alive()
 		due, next := s.due(s.clock())
 		for _, def := range due {
+			s.alive() // many whose targets do not answer take their time, one after the other
 			g.Go(func() error {
 				s.handle(ctx, def)
 				return nil
 			})
 		}
 		timer.Reset(next)
+	}
+}
+
+func (s *Scheduler) alive() {
+	if s.opt.Alive != nil {
+		s.opt.Alive()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -194,6 +195,30 @@ func TestTriesAnewAfterAnOutage(t *testing.T) {
 		time.Sleep(minutes(5))
 		if st := m.state(t, "x"); st.LastSuccess == nil {
 			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// However many schedules have targets that do not answer, the loop is not taken for
+// stuck.
+func TestManyHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Hour
+		for i := range 10 * parallel {
+			m.put(t, api.Schedule{Name: "x" + strconv.Itoa(i), Cron: "0 1 * * *"})
+		}
+		var longest time.Duration
+		last := time.Now()
+		o := Options{Log: slog.New(slog.DiscardHandler), Alive: func() { longest, last = max(longest, time.Since(last)), time.Now() }}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { newScheduler(m, hangs{s}, o).Run(ctx) })
+		time.Sleep(2 * time.Hour)
+		cancel()
+		wg.Wait()
+		if longest > lookAgain+time.Second {
+			t.Errorf("the loop did not come around for %s", longest)
 		}
 	})
 }
