@@ -24,6 +24,7 @@ type serverClock struct {
 
 	mu     sync.Mutex
 	asked  time.Time // zero: never
+	here   time.Time // what this instance's clock showed then
 	ahead  time.Duration
 	failed time.Time // when it was last asked in vain, and why
 	err    error
@@ -40,10 +41,11 @@ func (s *Scheduler) now(ctx context.Context) (func() time.Time, error) {
 		return nil, ctx.Err()
 	}
 	c.mu.Lock()
-	asked, ahead, failed, err := c.asked, c.ahead, c.failed, c.err
+	asked, here, ahead, failed, err := c.asked, c.here, c.ahead, c.failed, c.err
 	c.mu.Unlock()
+	age := time.Since(asked)
 	switch {
-	case !asked.IsZero() && time.Since(asked) <= clockAge:
+	case !asked.IsZero() && age <= clockAge && (s.clock().Round(0).Sub(here)-age).Abs() <= clockExact: // it was not set meanwhile
 	case failed.After(begun):
 		return nil, err // who waited for that does not wait once more
 	default:
@@ -71,7 +73,7 @@ func (s *Scheduler) ask(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, err
 	}
-	c.asked, c.ahead = asked, t.Sub(before.Add(took/2))
+	c.asked, c.here, c.ahead = asked, before.Round(0), t.Sub(before.Add(took/2))
 	if c.ahead.Abs() <= clockExact+took {
 		c.ahead = 0
 	}

@@ -222,3 +222,23 @@ func TestManyHang(t *testing.T) {
 		}
 	})
 }
+
+// A clock that is set while it is known how far it is from the server's changes
+// nothing.
+func TestClockIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newScheduler(newMemory(), newSessions(), Options{})
+		var ahead time.Duration
+		x.clock = func() time.Time { return time.Now().Add(ahead) }
+		for _, ahead = range []time.Duration{0, time.Hour, -time.Hour, 10 * time.Minute} {
+			now, err := x.now(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if off := time.Until(now()); off.Abs() > clockExact {
+				t.Errorf("set to %s ahead, it is %s behind", ahead, off)
+			}
+			time.Sleep(clockAge / 4)
+		}
+	})
+}
