@@ -315,7 +315,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		return time.Time{}, err
 	}
 	var mine []string // sessions that were started here and are in no state yet
-	var passed uint64 // the state has been written over this revision
+	var passed uint64 // what is there is newer than this revision
 	for range 16 {
 		st, revision, err := s.store.State(ctx, def.Name)
 		if err != nil {
@@ -361,7 +361,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 			}
 			a.Forget = append(a.Forget, forget...)
 		}
-		_, err = s.store.Write(ctx, def.Name, st, revision)
+		written, err := s.store.Write(ctx, def.Name, st, revision)
 		if errors.Is(err, ErrConflict) {
 			passed = revision
 			continue // another instance was quicker; look again
@@ -369,6 +369,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		if err != nil {
 			return time.Time{}, err
 		}
+		passed = written - 1
 		// Not before: another instance may have noted one of them in its time.
 		s.takeBack(ctx, def, lost...)
 		mine = nil

@@ -11,12 +11,13 @@ import (
 )
 
 // A KV in which others write before us, once for each of the changes, and which
-// says once after the first of them what was true before.
+// says once after each of them, or after what we write, what was true before.
 type rivals struct {
 	*memory
 	changes []func(*State)
 	old     *State
 	lags    bool
+	own     bool // it lags behind us
 }
 
 func (m *rivals) State(ctx context.Context, name string) (State, uint64, error) {
@@ -40,7 +41,9 @@ func (m *rivals) Write(ctx context.Context, name string, st State, revision uint
 			return 0, err
 		}
 	}
-	return m.memory.Write(ctx, name, st, revision)
+	written, err := m.memory.Write(ctx, name, st, revision)
+	m.lags = m.lags || m.own && err == nil
+	return written, err
 }
 
 // A slot's session is not taken back because the next slot would take its place
@@ -115,6 +118,35 @@ func TestTakesBackNothingForALag(t *testing.T) {
 		}
 		if len(s.log) != 1 || s.log[0].id != again.Session || s.log[0].cancelled != "" {
 			t.Errorf("%+v", s.log)
+		}
+	})
+}
+
+// What could not be started, as is written, is not started for what a replica says
+// that does not have that yet.
+func TestStartsNothingForALag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		tries := 0
+		s.refuse = func(string) error {
+			if tries++; tries == 1 {
+				return api.Errorf(api.CodeNoStreams, "there is no stream yet")
+			}
+			return nil
+		}
+		m.put(t, api.Schedule{Name: "x", Cron: "0 * * * *"})
+		def, err := Parse(m.specs["x"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := m.state(t, "x")
+		time.Sleep(time.Hour)
+		x := newScheduler(&rivals{memory: m, old: &old, own: true}, s, Options{Log: slog.New(slog.DiscardHandler)})
+		if _, err := x.act(t.Context(), def); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.log) != 0 {
+			t.Errorf("%+v", s.log[0])
 		}
 	})
 }
