@@ -96,8 +96,9 @@ type entry struct {
 	wake time.Time
 	// session is the one whose end is waited for.
 	session string
-	// trying is the session that could not be started since a moment.
-	trying       string
+	// trying is the revision of the state out of which nothing could be started
+	// since a moment.
+	trying       uint64
 	since, tried time.Time // and when that was tried last
 }
 
@@ -152,10 +153,10 @@ func (s *Scheduler) waitsFor(name string, st State) {
 	}
 }
 
-// tryingFor returns for how long a session could not be started here. What
-// matters is not the slot: that may have waited for the end of an outage, which not
-// everything survives at the same moment.
-func (s *Scheduler) tryingFor(name, id string) time.Duration {
+// tryingFor returns for how long nothing could be started here out of a state.
+// What matters is not the slot: that may have waited for the end of an outage, which
+// not everything survives at the same moment, and the next one may have come.
+func (s *Scheduler) tryingFor(name string, revision uint64) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[name]
@@ -164,8 +165,8 @@ func (s *Scheduler) tryingFor(name, id string) time.Duration {
 	}
 	// What was away for so long that nobody could even try counts anew.
 	now := time.Now()
-	if e.trying != id || now.Sub(e.tried) > startFor {
-		e.trying, e.since = id, now
+	if e.trying != revision || now.Sub(e.tried) > startFor {
+		e.trying, e.since = revision, now
 	}
 	e.tried = now
 	return now.Sub(e.since)
@@ -204,7 +205,7 @@ func (s *Scheduler) apply(c change) {
 			e = new(entry)
 			s.entries[c.name] = e
 		}
-		e.def = def
+		e.def, e.tried = def, time.Time{}
 	case e == nil:
 		return
 	}
@@ -349,7 +350,7 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		case actStart:
 			var forget []string
 			var first bool
-			if st, forget, first, err = s.start(ctx, def, st, a.Run, now()); err != nil {
+			if st, forget, first, err = s.start(ctx, def, st, revision, a.Run, now()); err != nil {
 				return time.Time{}, err
 			}
 			id := sessionOf(def.Name, a.Run)
@@ -426,7 +427,7 @@ func current(r *api.ScheduleRun) string {
 
 // start starts a run's stage and returns the state with it. That it cannot be
 // started ends the attempt.
-func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run api.ScheduleRun, now time.Time) (_ State, forget []string, first bool, err error) {
+func (s *Scheduler) start(ctx context.Context, def *Definition, st State, revision uint64, run api.ScheduleRun, now time.Time) (_ State, forget []string, first bool, err error) {
 	id := sessionOf(def.Name, run)
 	tctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -442,7 +443,7 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, run ap
 	if !run.Manual {
 		begin = def.Timetable.StartOf(def.Name, run.Slot)
 	}
-	if err != nil && mayPass(run.Stage, err) && s.tryingFor(def.Name, id) < startFor {
+	if err != nil && mayPass(run.Stage, err) && s.tryingFor(def.Name, revision) < startFor {
 		return st, nil, false, err // the same id is tried again
 	}
 	if run.Stage != StageBackup {

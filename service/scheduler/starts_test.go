@@ -45,6 +45,27 @@ func TestCannotStartForAMoment(t *testing.T) {
 	})
 }
 
+// A target that is away for good fails also the runs of a schedule whose slots come
+// faster than an instance gives up, and each failure has its time.
+func TestCannotStartOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.refuse = func(string) error { return api.Errorf(api.CodeTargetUnavailable, "the target is away") }
+		m.put(t, api.Schedule{Name: "x", Cron: "* * * * *"})
+		defer run(t, m, s, 2)()
+		time.Sleep(minutes(10) + 30*time.Second)
+		recent := m.state(t, "x").Recent
+		if len(recent) < 3 || len(recent) > 5 {
+			t.Errorf("%d runs have failed in 10 minutes: %+v", len(recent), recent)
+		}
+		for _, r := range recent {
+			if r.State != api.StateFailed || !strings.Contains(r.Reason, "is away") {
+				t.Errorf("%+v", r)
+			}
+		}
+	})
+}
+
 // hangs are sessions that cannot be started, and say so after a long time only; one
 // of them was made nevertheless.
 type hangs struct{ *sessions }
