@@ -110,6 +110,7 @@ func run(ctx context.Context, args []string, std stdio) error {
 }
 
 func newCLI(std stdio) (*cli, *bool) {
+	fisk.EnableFileExpansion = false // @daily is no file with arguments
 	app := fisk.New("jetkeep", "Backup and restore for NATS JetStream")
 	helped := new(bool)
 	// Help and version would otherwise end the process in the middle.
