@@ -39,10 +39,6 @@ func decodeError(err error) error {
 	if errors.As(err, &wrong) {
 		return Errorf(CodeInvalidRequest, "field %s: a JSON %s does not fit", wrong.Field, wrong.Value).WithField(wrong.Field)
 	}
-	var when *time.ParseError
-	if errors.As(err, &when) {
-		return Errorf(CodeInvalidRequest, "%q is no RFC 3339 time", when.Value)
-	}
 	return Errorf(CodeInvalidJSON, "the body is not valid JSON: %v", err)
 }
 
@@ -91,6 +87,11 @@ func (w *walker) value(t reflect.Type, path string, depth int) error {
 		return w.object(t, path, depth)
 	case json.Delim('['):
 		return w.array(t, path, depth)
+	}
+	if text, ok := tok.(string); ok && t != nil && indirect(t) == reflect.TypeFor[time.Time]() {
+		if new(time.Time).UnmarshalText([]byte(text)) != nil { // encoding/json does not say where
+			return Errorf(CodeInvalidRequest, "field %s: %q is no RFC 3339 time such as 2026-01-02T15:04:05Z", path, clip(text)).WithField(path)
+		}
 	}
 	return nil
 }

@@ -69,6 +69,18 @@ func TestUnknownFieldHelps(t *testing.T) {
 	}
 }
 
+func TestWrongTimeNamesItsField(t *testing.T) {
+	for body, q := range map[string]any{
+		`{"at":"yesterday"}`: new(RestoreRequest), `{"start":"2026-02-30T00:00:00Z"}`: new(Schedule), `{"end":""}`: new(Schedule),
+	} {
+		var e *Error
+		errors.As(Decode([]byte(body), q), &e)
+		if e == nil || e.ErrCode != CodeInvalidRequest || !strings.Contains(body, `"`+e.Field+`"`) || e.Field == "" || !strings.Contains(e.Description, "RFC 3339") {
+			t.Errorf("%s: %+v", body, e)
+		}
+	}
+}
+
 // TestAnswersAreNotEchoes keeps a request from making an error as large as
 // itself.
 func TestAnswersAreNotEchoes(t *testing.T) {
