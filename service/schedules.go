@@ -207,8 +207,9 @@ func (x scheduled) backup(ctx context.Context, id string, d *scheduler.Definitio
 	if len(streams) == 0 {
 		return api.Errorf(api.CodeNoStreams, "no stream's metadata has %s=%s", api.ScheduleLabel, d.Name)
 	}
-	tags := map[string]string{"schedule": d.Name}
+	tags := map[string]string{}
 	maps.Copy(tags, d.Tags)
+	tags[api.ScheduleTag] = d.Name
 	_, err = x.s.startSession(ctx, &session.Session{
 		ID: id, Kind: api.KindBackup, Target: d.Target, Repository: d.Repository, Tags: tags,
 	}, x.s.backupTasks(ctx, conn.API, streams))
@@ -234,7 +235,7 @@ func (x scheduled) verify(ctx context.Context, id string, d *scheduler.Definitio
 	}
 	_, err := x.s.startSession(ctx, &session.Session{
 		ID: id, Kind: api.KindVerify, Repository: d.Repository, Backup: run.Session, Verify: &session.Verify{Level: d.Verify},
-		Tags: map[string]string{"schedule": d.Name},
+		Tags: map[string]string{api.ScheduleTag: d.Name},
 	}, []*session.Task{{}})
 	return err
 }
@@ -247,7 +248,7 @@ func (x scheduled) drill(ctx context.Context, id string, d *scheduler.Definition
 	if err != nil {
 		return err
 	}
-	ses.ID, ses.Tags = id, map[string]string{"schedule": d.Name}
+	ses.ID, ses.Tags = id, map[string]string{api.ScheduleTag: d.Name}
 	_, err = x.s.startSession(ctx, ses, tasks)
 	return err
 }
@@ -264,7 +265,7 @@ func (x scheduled) prune(ctx context.Context, id string, d *scheduler.Definition
 	}
 	_, err := x.s.startSession(ctx, &session.Session{
 		ID: id, Kind: api.KindPrune, Repository: d.Repository, Prune: &session.Prune{Keep: d.Keep},
-		Tags: map[string]string{"schedule": d.Name},
+		Tags: map[string]string{api.ScheduleTag: d.Name},
 	}, []*session.Task{{}})
 	return err
 }

@@ -81,6 +81,23 @@ func TestWrongTimeNamesItsField(t *testing.T) {
 	}
 }
 
+// What a schedule could never do is refused when it is put, and nothing else has
+// the tag by which hooks know what a schedule started.
+func TestScheduleIsChecked(t *testing.T) {
+	for body, code := range map[string]ErrCode{
+		`{"streams":["ORDERS","KV_*","JETKEEP_*"],"tags":{"a":"b"}}`: "",
+		`{"streams":["ORDERS","KV_JETKEEP_STATE"]}`:                  CodeReservedStream,
+		`{"tags":{"schedule":"other"}}`:                              CodeInvalidRequest,
+	} {
+		if err := Decode([]byte(body), new(Schedule)); code == "" && err != nil || code != "" && !HasCode(err, code) {
+			t.Errorf("%s: %v, want %s", body, err, code)
+		}
+	}
+	if err := Decode([]byte(`{"tags":{"schedule":"nightly"}}`), new(BackupCreateRequest)); !HasCode(err, CodeInvalidRequest) {
+		t.Errorf("a backup has the tag of a schedule: %v", err)
+	}
+}
+
 // TestAnswersAreNotEchoes keeps a request from making an error as large as
 // itself.
 func TestAnswersAreNotEchoes(t *testing.T) {

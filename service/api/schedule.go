@@ -19,6 +19,10 @@ const (
 // which the stream is backed up.
 const ScheduleLabel = "jetkeep.schedule"
 
+// ScheduleTag is the tag of a session that has the name of the schedule which
+// started it.
+const ScheduleTag = "schedule"
+
 // Schedule says when which streams are backed up.
 type Schedule struct {
 	Name       string            `json:"name" doc:"Letters, digits, _ and -."`

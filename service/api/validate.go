@@ -14,6 +14,7 @@ func (r *BackupCreateRequest) Validate() error {
 		checkPatterns("streams", r.Streams),
 		checkPatterns("exclude", r.Exclude),
 		checkTags("tags", r.Tags),
+		checkNotScheduled(r.Tags),
 	)
 }
 
@@ -134,8 +135,10 @@ func (r *Schedule) Validate() error {
 		checkName("target", r.Target),
 		checkName("repository", r.Repository),
 		checkPatterns("streams", r.Streams),
+		checkUnreserved("streams", r.Streams),
 		checkPatterns("exclude", r.Exclude),
 		checkTags("tags", r.Tags),
+		checkNotScheduled(r.Tags),
 	)
 }
 
@@ -329,6 +332,25 @@ func checkTags(field string, tags map[string]string) error {
 		}
 		if err := checkText(field+"."+k, v, MaxTagValue); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkNotScheduled keeps the tag by which hooks and notifications know what a
+// schedule started.
+func checkNotScheduled(tags map[string]string) error {
+	if _, ok := tags[ScheduleTag]; ok {
+		return invalid("tags."+ScheduleTag, "only a schedule gives its backups this tag, and its own name for a value")
+	}
+	return nil
+}
+
+func checkUnreserved(field string, names []string) error {
+	for i, n := range names {
+		if Reserved(n) && !strings.ContainsAny(n, "*?") {
+			at := fmt.Sprintf("%s[%d]", field, i)
+			return Errorf(CodeReservedStream, "field %s: stream %s belongs to jetkeep itself", at, clip(n)).WithField(at)
 		}
 	}
 	return nil

@@ -420,7 +420,7 @@ func example(kind api.Kind, name api.EventName, state api.State, missing int) *a
 		e.Target = "prod"
 	}
 	if missing&1 == 0 {
-		e.Tags = map[string]string{"schedule": "nightly"}
+		e.Tags = map[string]string{api.ScheduleTag: "nightly"}
 	}
 	if missing&2 == 0 {
 		e.Error = api.Errorf(api.CodeInternal, "an example")

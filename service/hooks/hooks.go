@@ -56,7 +56,7 @@ func (r *Runner) For(ses *session.Session, when string) []string {
 }
 
 func concerns(h *config.Hook, ses *session.Session) bool {
-	return slices.Contains(h.Kinds, string(ses.Kind)) && matches(h.Targets, ses.Target) && matches(h.Schedules, ses.Tags["schedule"])
+	return slices.Contains(h.Kinds, string(ses.Kind)) && matches(h.Targets, ses.Target) && matches(h.Schedules, ses.Tags[api.ScheduleTag])
 }
 
 // matches tells whether a name matches. A session that no schedule started, or

@@ -128,7 +128,7 @@ func (n *Notifier) handle(ctx context.Context, to *config.Notification, m jetstr
 		_ = m.Term()
 		return
 	}
-	if !matches(to.Targets, e.Target) || !matches(to.Schedules, e.Tags["schedule"]) {
+	if !matches(to.Targets, e.Target) || !matches(to.Schedules, e.Tags[api.ScheduleTag]) {
 		_ = m.Ack() // it comes again otherwise, and is left out again
 		return
 	}

@@ -167,7 +167,7 @@ func (d *Definition) retry() error {
 
 func (d *Definition) follow() error {
 	if d.Verify != "" && !slices.Contains(api.Levels(), d.Verify) {
-		return wrong("verify", "%q is no level", d.Verify)
+		return wrong("verify", "%q is none of the levels %v", d.Verify, api.Levels())
 	}
 	if d.Keep == nil {
 		return nil
