@@ -263,3 +263,23 @@ func TestClockIsSet(t *testing.T) {
 		}
 	})
 }
+
+// Slots that are left out one after the other for the same reason are told together.
+func TestSkipsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = 5*time.Minute + 30*time.Second
+		m.put(t, api.Schedule{Name: "x", Cron: "* * * * *"})
+		defer run(t, m, s, 2)()
+		for _, c := range []struct {
+			at, count   int
+			first, last string
+		}{{4, 3, "00:02", "00:04"}, {6, 5, "00:02", "00:06"}, {9, 2, "00:08", "00:09"}} {
+			time.Sleep(time.Until(time.Date(2000, 1, 1, 0, c.at, 20, 0, time.UTC)))
+			k := m.state(t, "x").LastSkipped
+			if k == nil || k.Count != c.count || k.First.Format("15:04") != c.first || k.Last.Format("15:04") != c.last {
+				t.Errorf("after %d minutes: %+v", c.at, k)
+			}
+		}
+	})
+}

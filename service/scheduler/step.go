@@ -88,7 +88,7 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 			s, forget := d.settle(s) // nothing begins by itself while it is paused
 			return s, Action{Kind: actWrite, Forget: forget}
 		case due.Count > 0: // too late for the next slot, which is to be said
-			s.Settled, s.LastSkipped = due.Last, &due
+			s = s.leaveOut(due)
 			return s, Action{Kind: actWrite, Wake: d.earliest(s, *r.RetryAt)}
 		case now.Before(*r.RetryAt):
 			return s, Action{Wake: d.earliest(s, *r.RetryAt)}
@@ -105,9 +105,8 @@ func (d *Definition) begin(s State, now time.Time) (State, Action) {
 	if missed.Count == 0 {
 		return s, Action{Wake: d.earliest(s, time.Time{})}
 	}
-	s.Settled = missed.Last
 	if slot.IsZero() {
-		s.LastSkipped = &missed
+		s = s.leaveOut(missed)
 		return s, Action{Kind: actWrite, Wake: d.earliest(s, time.Time{})}
 	}
 	s.Settled = slot
@@ -117,6 +116,16 @@ func (d *Definition) begin(s State, now time.Time) (State, Action) {
 		s.LastSkipped = &missed
 	}
 	return s, Action{Kind: actStart, Run: api.ScheduleRun{Slot: slot, Attempt: 1, Stage: StageBackup}, Wake: now.Add(poll)}
+}
+
+// leaveOut notes slots that are left out, and counts them together with those right
+// before them that were left out for the same reason.
+func (s State) leaveOut(slots api.ScheduleSkip) State {
+	if k := s.LastSkipped; k != nil && k.Reason == slots.Reason && k.Last.Equal(s.Settled) {
+		slots.First, slots.Count = k.First, k.Count+slots.Count
+	}
+	s.Settled, s.LastSkipped = slots.Last, &slots
+	return s
 }
 
 // due returns the newest slot that is to be started now, the one before it, and
@@ -189,9 +198,8 @@ func (d *Definition) whileRunning(s State, now time.Time) (State, Action) {
 	case api.OverlapCancel:
 		return s, Action{Kind: actCancel, Session: current(r), Reason: fmt.Sprintf("schedule %s: slot %s takes its place", d.Name, slot.Format(time.RFC3339)), Wake: wake}
 	}
-	s.Settled = slot
 	passed.Reason = fmt.Sprintf("session %s of slot %s still ran", r.Session, r.Slot.Format(time.RFC3339))
-	s.LastSkipped = &passed
+	s = s.leaveOut(passed)
 	return s, Action{Kind: actWrite, Wake: d.earliest(s, wake)}
 }
 
