@@ -181,7 +181,8 @@ func (c *Caller) post(ctx context.Context, to *config.Call, contentType, kind st
 	case err != nil:
 		return nil, fmt.Errorf("answer of %s: %w", r.URL.Host, err)
 	case answer.StatusCode < 200 || answer.StatusCode > 299:
-		return nil, fmt.Errorf("%s answers %s", r.URL.Host, clip(redact(answer.Status+": "+string(reply), r, to)))
+		said := strings.TrimSuffix(answer.Status+": "+strings.TrimSpace(string(reply)), ": ")
+		return nil, fmt.Errorf("%s answers %s", r.URL.Host, clip(redact(said, r, to)))
 	case len(reply) > maxReply:
 		return nil, fmt.Errorf("the answer of %s has more than %d bytes", r.URL.Host, maxReply)
 	}

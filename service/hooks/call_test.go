@@ -78,6 +78,8 @@ func TestPost(t *testing.T) {
 		case "/refused":
 			bare := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 			http.Error(w, fmt.Sprintf("key %s, token %s, %s", r.Header.Get("X-Api-Key"), bare, r.URL.Query().Get("x")), http.StatusForbidden)
+		case "/empty/secret":
+			w.WriteHeader(http.StatusBadGateway)
 		case "/large/secret":
 			for range 100 {
 				_, _ = w.Write(make([]byte, 1000))
@@ -88,6 +90,7 @@ func TestPost(t *testing.T) {
 	}))
 	defer web.Close()
 	for path, want := range map[string]string{
+		"/empty/secret":        "answers 502 Bad Gateway\n",
 		"/moved/secret":        "answers 307 Temporary Redirect",
 		"/large/secret":        "has more than 65536 bytes",
 		"/refused?x=secret%21": "answers 403 Forbidden: key [redacted], token [redacted], [redacted]",
@@ -95,7 +98,7 @@ func TestPost(t *testing.T) {
 	} {
 		to := &config.Call{URL: config.Secret(web.URL + path), Authorization: "Bearer secret", Timeout: 5 * time.Second, Headers: map[string]config.Secret{"X-Api-Key": "secret key"}}
 		_, err := new(Caller).ask(t.Context(), to, "", "k", []byte("{}"))
-		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+		if err == nil || !strings.Contains(err.Error()+"\n", want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v, should have %s", path, err, want)
 		}
 	}
