@@ -247,7 +247,7 @@ func sessionLine(s api.SessionView) string {
 	if s.Error != nil {
 		line += ": " + term.Printable(s.Error.Error())
 	}
-	if s.Reason != "" {
+	if s.Reason != "" && (s.Error == nil || s.Error.Description != s.Reason) {
 		line += " (" + term.Printable(s.Reason) + ")"
 	}
 	return line

@@ -166,6 +166,18 @@ func TestWatchersShowEvents(t *testing.T) {
 	})
 }
 
+func TestSessionLineSaysTheReasonOnce(t *testing.T) {
+	v := viewOf(api.StateCancelled)
+	v.Reason, v.Error = "too slow", api.Errorf(api.CodeCancelled, "too slow")
+	if got := sessionLine(v.SessionView); strings.Count(got, "too slow") != 1 {
+		t.Error(got)
+	}
+	v.Error = api.Errorf(api.CodeHookFailed, "nobody answers")
+	if got := sessionLine(v.SessionView); !strings.Contains(got, "nobody answers") || !strings.Contains(got, "too slow") {
+		t.Error(got)
+	}
+}
+
 func TestBoard(t *testing.T) {
 	b := newBoard()
 	if lines := b.lines(80); len(lines) != 1 {
