@@ -268,6 +268,9 @@ func TestTriggerMeets(t *testing.T) {
 				if err == nil || api.HasCode(err, api.CodeConflict) != tc.conflict {
 					t.Errorf("%s: %v", name, err)
 				}
+				if tc.conflict && !strings.Contains(err.(*api.Error).Hint, "session.cancel") {
+					t.Errorf("%v does not say what to do", err)
+				}
 				if len(s.log) != 1 || s.log[0].cancelled == "" {
 					t.Errorf("%s: %d sessions, and the first goes on beside the schedule", name, len(s.log))
 				}

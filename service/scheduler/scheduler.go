@@ -503,7 +503,7 @@ func (s *Scheduler) Trigger(ctx context.Context, def *Definition) (*api.Accepted
 			return accepted, nil // it was written, and the answer was lost
 		}
 		if r := st.Running; err == nil && r != nil && r.RetryAt == nil {
-			err = api.Errorf(api.CodeConflict, "schedule %s runs session %s", def.Name, current(r))
+			err = api.Errorf(api.CodeConflict, "schedule %s runs session %s", def.Name, current(r)).WithHint("Wait until it has ended, or end it with session.cancel.")
 		}
 		if err == nil && !started {
 			started = true
