@@ -148,11 +148,50 @@ func TestDeliveriesCountAnew(t *testing.T) {
 	}
 	b.submit(tasks)
 	b.start("heir", b.server.Connect(), handlerFunc(succeed))
-	for end := time.Now().Add(10 * lease); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		if got := b.task(tasks[0].ID); got.State == api.StateSucceeded && got.Instance == "heir" {
 			return
 		} else if time.Now().After(end) {
 			t.Fatalf("the task is %s, with %s", got.State, got.Instance)
 		}
+	}
+}
+
+// slowAfter are hooks after a task that take longer than a lease.
+type slowAfter struct {
+	noHooks
+	called chan string
+}
+
+func (h slowAfter) After(_ context.Context, _ *session.Session, t *session.Task, end api.State, _ *api.Error) []string {
+	h.called <- t.Instance + " " + string(end)
+	time.Sleep(5 * lease / 2)
+	return nil
+}
+
+// The task of a session that was cancelled stays with its instance while its hooks
+// run, however long they take.
+func TestCancelledWithSlowHooks(t *testing.T) {
+	b := newBench(t)
+	begun, called := make(chan struct{}, 4), make(chan string, 4)
+	for _, name := range []string{"a", "b"} {
+		d := b.deps(name, b.server.Connect(), handlerFunc(func(ctx context.Context, _ session.Task, _ Run) (session.Result, error) {
+			begun <- struct{}{}
+			<-ctx.Done()
+			return session.Result{}, ctx.Err()
+		}))
+		d.Hooks = slowAfter{called: called}
+		b.run(d)
+	}
+	s, tasks := b.create(nil, "ORDERS")
+	b.submit(tasks)
+	<-begun
+	if _, err := b.store.UpdateSession(t.Context(), s.ID, func(x *session.Session) error { return x.RequestCancel("enough") }); err != nil {
+		t.Fatal(err)
+	}
+	b.await(s.ID, api.StateCancelled)
+	got := b.task(tasks[0].ID)
+	if got.State != api.StateCancelled || got.Attempt != 1 || len(called) != 1 || <-called != got.Instance+" cancelled" {
+		t.Errorf("%s after %d attempts, its hooks were called %d times more", got.State, got.Attempt, len(called))
 	}
 }

@@ -78,6 +78,10 @@ func (w *Worker) run(ctx context.Context, claim *queue.Claim, ses *session.Sessi
 	if t.Hook == "" && !errors.Is(cause, errLost) {
 		end, why := r.ending(ctx, err, cause)
 		actx, done := lingering(ctx)
+		// They may take longer than a lease, and that of the handler is not renewed
+		// any more when the session is cancelled or the service stops.
+		still()
+		wg.Go(func() { r.renew(actx) })
 		r.note(w.Hooks.After(actx, ses, r.current(), end, why))
 		done()
 		cause = context.Cause(hctx) // the claim may have been lost meanwhile
