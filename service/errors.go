@@ -145,11 +145,18 @@ func connecting(name string, err error) error {
 	var dns *net.DNSError
 	var op *net.OpError
 	var certificate *tls.CertificateVerificationError
-	if errors.As(err, &certificate) || natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) ||
+	if errors.As(err, &certificate) || natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) || otherwiseSpoken(err) ||
 		errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
 		return &coded{api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err), err}
 	}
 	return fmt.Errorf("target %s: %w", name, err)
+}
+
+// otherwiseSpoken says whether who answers speaks TLS where that was not expected,
+// or none where it was, or is no NATS server.
+func otherwiseSpoken(err error) bool {
+	return errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrNoInfoReceived) ||
+		errors.As(err, new(tls.RecordHeaderError)) || errors.As(err, new(tls.AlertError))
 }
 
 // coded is an error with a code that still is what caused it, for those who

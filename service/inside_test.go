@@ -182,6 +182,22 @@ func TestErrorsHaveTheirCode(t *testing.T) {
 	}
 }
 
+// A target that speaks something else than was expected is one that cannot be
+// reached, and it is said why.
+func TestTargetSpeaksOtherwise(t *testing.T) {
+	server := natstest.Start(t)
+	for name, o := range map[string]natsconn.Options{
+		"secure connection": {URL: strings.Replace(server.URL(), "nats://", "tls://", 1)},
+		"tls: ":             {URL: server.URL(), TLS: natsconn.TLS{First: true}},
+	} {
+		list := targets{list: []config.Target{{Name: "x", Options: o}}}
+		_, err := list.Dial(t.Context(), "x")
+		if e := mapError(err); err == nil || e.ErrCode != api.CodeTargetUnavailable || !strings.Contains(e.Description, name) {
+			t.Errorf("%s: %v, told as %+v", name, err, e)
+		}
+	}
+}
+
 func TestServersShowNoCredentials(t *testing.T) {
 	for _, o := range []natsconn.Options{
 		{URL: "nats://user:hunter2@a:4222,tls://hunter2@b:4222"}, {URL: "user:hunter2@a:4222"}, {Password: "hunter2", User: "u"}, {Token: "hunter2"},
