@@ -77,6 +77,9 @@ func (f *configFile) serve(ctx context.Context, o instanceOptions, level string,
 	if o.Log, err = newLog(std.err, level); err != nil {
 		return err
 	}
+	for _, err := range file.Exposed() {
+		o.Log.Warn("a secret is exposed", "error", err)
+	}
 	return serve(ctx, o, std)
 }
 
@@ -107,6 +110,11 @@ func (f *configFile) read(o instanceOptions) (*config.File, error) {
 // checkFiles reads the files that connections name, and warns of secrets that
 // others can read.
 func checkFiles(file *config.File, warnings io.Writer) error {
+	for _, exposed := range file.Exposed() {
+		if _, err := fmt.Fprintf(warnings, "warning: %v\n", exposed); err != nil {
+			return err
+		}
+	}
 	for _, at := range file.Config.Connections() {
 		if err := at.Options.CheckFiles(); err != nil {
 			return &usageError{file.Locate(fmt.Errorf("%s.%w", at.Path, err))}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"jetkeep/service/natsconn"
 )
 
 // maxSecretFile bounds a file that holds a secret.
@@ -192,6 +194,9 @@ func (d *decoder) secretFile(n node, path string, into reflect.Value) {
 	if err != nil {
 		d.fail(n.at, path, err)
 		return
+	}
+	if err := natsconn.ExposedFile(file); err != nil {
+		d.file.exposed = append(d.file.exposed, &FieldError{File: n.at.file, Line: n.at.line, Field: path, Err: err})
 	}
 	into.SetString(secret)
 }

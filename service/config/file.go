@@ -24,7 +24,13 @@ type File struct {
 
 	name  string
 	lines map[string]place // of fields, by their path
+
+	exposed []error
 }
+
+// Exposed returns an error for each file of its own that holds a secret and that
+// others may read.
+func (f *File) Exposed() []error { return f.exposed }
 
 // A FieldError says which field of a configuration file cannot be accepted.
 type FieldError struct {

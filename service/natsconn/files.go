@@ -76,17 +76,23 @@ var ErrExposed = errors.New("every user of this machine can read it")
 // Exposed returns an error for each file of a secret that others may read. It
 // knows nothing of Windows, whose files have no such mode.
 func (o *Options) Exposed() []error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
 	var out []error
 	for _, f := range []struct{ field, name string }{{"creds", o.Creds}, {"nkey", o.NKeySeedFile}, {"tls.key", o.TLS.Key}} {
 		if f.name == "" {
 			continue
 		}
-		if info, err := os.Stat(f.name); err == nil && info.Mode().Perm()&0o007 != 0 {
-			out = append(out, fmt.Errorf("%s: %s has the mode %04o: %w; chmod o= %s", f.field, f.name, info.Mode().Perm(), ErrExposed, f.name))
+		if err := ExposedFile(f.name); err != nil {
+			out = append(out, fmt.Errorf("%s: %w", f.field, err))
 		}
 	}
 	return out
+}
+
+// ExposedFile returns an error if others may read a file.
+func ExposedFile(name string) error {
+	info, err := os.Stat(name)
+	if err != nil || runtime.GOOS == "windows" || info.Mode().Perm()&0o007 == 0 {
+		return nil //nolint:nilerr // who reads it says so
+	}
+	return fmt.Errorf("%s has the mode %04o: %w; chmod o= %s", name, info.Mode().Perm(), ErrExposed, name)
 }
