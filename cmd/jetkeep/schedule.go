@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"time"
 
 	"github.com/choria-io/fisk"
@@ -22,6 +22,9 @@ func addSchedule(c *cli) {
 		s := &scheduleCommand{}
 		clause := schedule.Command(name, help)
 		c.command(clause, func(ctx context.Context, std stdio) error {
+			if err := s.prepare(); err != nil {
+				return err
+			}
 			return withRemote(ctx, &s.conn, func(r *client.Client) error { return run(s, ctx, r, std) })
 		})
 		s.clause = clause
@@ -68,19 +71,26 @@ type scheduleCommand struct {
 // maxScheduleFile bounds what is read of a file.
 const maxScheduleFile = api.MaxBody
 
-func (s *scheduleCommand) doPut(ctx context.Context, r *client.Client, std stdio) error {
-	q := s.put
-	q.Keep = s.keep.policy()
+// prepare puts together what is to be put.
+func (s *scheduleCommand) prepare() error {
+	s.put.Keep = s.keep.policy()
 	if s.file != "" {
-		if q.Cron != "" {
-			return errors.New("--file has all of it: --cron is not used beside it")
+		if !reflect.DeepEqual(s.put, api.Schedule{}) {
+			return usagef("--file has all of the schedule: no other flag that says what it is goes beside it")
 		}
-		if err := s.read(&q); err != nil {
-			return fmt.Errorf("--file %s: %w", s.file, err)
+		if err := s.read(&s.put); err != nil {
+			return usagef("--file %s: %w", s.file, err)
+		}
+		if s.put.Name != "" && s.put.Name != s.name {
+			return usagef("--file %s is of schedule %s, not of %s", s.file, s.put.Name, s.name)
 		}
 	}
-	q.Name = s.name
-	answer, err := r.SchedulePut(ctx, q)
+	s.put.Name = s.name
+	return nil
+}
+
+func (s *scheduleCommand) doPut(ctx context.Context, r *client.Client, std stdio) error {
+	answer, err := r.SchedulePut(ctx, s.put)
 	if err != nil {
 		return err
 	}
