@@ -52,7 +52,7 @@ func TestNotifications(t *testing.T) {
 	c.Notifications = []config.Notification{
 		{Name: "chat", Call: config.Call{URL: config.Secret(web.URL + "/hook/secret")}, Targets: []string{"def*"}},
 		{Name: "bus", Call: config.Call{Subject: "ops.{{.Kind}}.{{.Event}}"}, Events: []string{"started", "task_completed", "completed", "started"}, Kinds: []string{"backup"}},
-		{Name: "elsewhere", Call: config.Call{Subject: "ops.wrong"}, Targets: []string{"other"}},
+		{Name: "elsewhere", Call: config.Call{Subject: "ops.wrong"}, Targets: []string{"other*"}},
 		{Name: "scheduled", Call: config.Call{Subject: "ops.wrong"}, Schedules: []string{"*"}},
 	}
 	c.Notifications[0].Body = `{{.Kind}} of {{.Repository}} {{.State}}{{with .Error}}: {{.Description}}{{end}}`

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func (c *Config) validateCalls() error {
 		if err := unique(at, c.Hooks[i].Name, seen); err != nil {
 			return err
 		}
-		if err := c.Hooks[i].validate(); err != nil {
+		if err := cmp.Or(c.Hooks[i].validate(), c.checkTargets(c.Hooks[i].Targets)); err != nil {
 			return fmt.Errorf("%s.%w", at, err)
 		}
 	}
@@ -144,7 +145,7 @@ func (c *Config) validateCalls() error {
 		if err := unique(at, c.Notifications[i].Name, seen); err != nil {
 			return err
 		}
-		if err := c.Notifications[i].validate(); err != nil {
+		if err := cmp.Or(c.Notifications[i].validate(), c.checkTargets(c.Notifications[i].Targets)); err != nil {
 			return fmt.Errorf("%s.%w", at, err)
 		}
 	}
@@ -315,6 +316,18 @@ func checkKinds(kinds []string) error {
 	for _, k := range kinds {
 		if !slices.Contains(api.Kinds(), api.Kind(k)) {
 			return fmt.Errorf("kinds: %q is no kind of session", k)
+		}
+	}
+	return nil
+}
+
+// checkTargets refuses the name of a target that there is not: what is meant for it
+// would never be called. A pattern may match none.
+func (c *Config) checkTargets(names []string) error {
+	for _, name := range names {
+		is := func(t Target) bool { return t.Name == name }
+		if !strings.ContainsAny(name, `*?[\`) && !slices.ContainsFunc(c.Targets, is) {
+			return fmt.Errorf("targets: there is no target %q", name)
 		}
 	}
 	return nil

@@ -64,3 +64,18 @@ func TestTextIsShownAsItIs(t *testing.T) {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }
+
+// A hook or notification for a target that there is not would never be called.
+func TestCallsNameTargets(t *testing.T) {
+	for block, want := range map[string]string{
+		`hooks { n { when: before, subject: "x", targets: [shop, "pro*"] } }`: "",
+		`hooks { n { when: before, subject: "x", targets: [shop, shpo] } }`:   `hooks.n.targets: there is no target "shpo"`,
+		`notifications { n { subject: "x", targets: [default] } }`:            `notifications.n.targets: there is no target "default"`,
+		`notifications { n { subject: "x", targets: [shop] } }`:               "",
+	} {
+		_, err := ReadFile(write(t, t.TempDir(), "x.conf", minimal+"targets { shop { url: \"nats://127.0.0.1:4222\" } }\n"+block))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: says %v, want %q", block, err, want)
+		}
+	}
+}
