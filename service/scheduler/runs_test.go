@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -268,7 +269,8 @@ func TestTriggerMeets(t *testing.T) {
 				if err == nil || api.HasCode(err, api.CodeConflict) != tc.conflict {
 					t.Errorf("%s: %v", name, err)
 				}
-				if tc.conflict && !strings.Contains(err.(*api.Error).Hint, "session.cancel") {
+				var said *api.Error
+				if tc.conflict && (!errors.As(err, &said) || !strings.Contains(said.Hint, "session.cancel")) {
 					t.Errorf("%v does not say what to do", err)
 				}
 				if len(s.log) != 1 || s.log[0].cancelled == "" {
