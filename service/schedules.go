@@ -207,13 +207,18 @@ func (x scheduled) backup(ctx context.Context, id string, d *scheduler.Definitio
 	if len(streams) == 0 {
 		return api.Errorf(api.CodeNoStreams, "no stream's metadata has %s=%s", api.ScheduleLabel, d.Name)
 	}
+	_, err = x.s.startSession(ctx, &session.Session{
+		ID: id, Kind: api.KindBackup, Target: d.Target, Repository: d.Repository, Tags: tagsOf(d),
+	}, x.s.backupTasks(ctx, conn.API, streams))
+	return err
+}
+
+// tagsOf returns the tags of a schedule's backups.
+func tagsOf(d *scheduler.Definition) map[string]string {
 	tags := map[string]string{}
 	maps.Copy(tags, d.Tags)
 	tags[api.ScheduleTag] = d.Name
-	_, err = x.s.startSession(ctx, &session.Session{
-		ID: id, Kind: api.KindBackup, Target: d.Target, Repository: d.Repository, Tags: tags,
-	}, x.s.backupTasks(ctx, conn.API, streams))
-	return err
+	return tags
 }
 
 // labelOf returns the schedule that a stream's metadata names.
@@ -267,6 +272,29 @@ func (x scheduled) prune(ctx context.Context, id string, d *scheduler.Definition
 		ID: id, Kind: api.KindPrune, Repository: d.Repository, Prune: &session.Prune{Keep: d.Keep},
 		Tags: map[string]string{api.ScheduleTag: d.Name},
 	}, []*session.Task{{}})
+	return err
+}
+
+// Fail implements scheduler.Sessions.
+func (x scheduled) Fail(ctx context.Context, id string, d *scheduler.Definition, run api.ScheduleRun, why error) error {
+	ses := &session.Session{ID: id, Repository: d.Repository, Tags: map[string]string{api.ScheduleTag: d.Name}}
+	switch run.Stage {
+	case scheduler.StageVerify:
+		ses.Kind, ses.Backup = api.KindVerify, run.Session
+	case scheduler.StageDrill:
+		ses.Kind, ses.Backup = api.KindDrill, run.Session
+	case scheduler.StagePrune:
+		ses.Kind = api.KindPrune
+	default:
+		ses.Kind, ses.Target, ses.Backup, ses.Tags = api.KindBackup, d.Target, id, tagsOf(d)
+	}
+	err := x.s.store.CreateFailed(ctx, ses, mapError(why), time.Now().UTC())
+	if errors.Is(err, session.ErrExists) {
+		return scheduler.ErrExists
+	}
+	if err == nil {
+		x.s.worker.Conductor.Notify(id)
+	}
 	return err
 }
 

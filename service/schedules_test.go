@@ -203,6 +203,40 @@ func TestScheduleRequests(t *testing.T) {
 	}
 }
 
+// What a schedule cannot start is a session that failed, of which an event tells as
+// of others.
+func TestScheduleCannotStart(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	run(t, setup(t, server), service.Deps{})
+	cl := connect(t, server)
+	told := make(chan api.Event, 16)
+	stop, err := cl.Subscribe("", func(e api.Event) { told <- e })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if _, err := cl.SchedulePut(t.Context(), api.Schedule{Name: "often", Cron: "@every 1s", Streams: []string{"NONE*"}, Tags: map[string]string{"a": "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-told:
+		if e.Event != api.EventFailed || e.Kind != api.KindBackup || e.Target != "default" || e.Tags["schedule"] != "often" || e.Tags["a"] != "b" || !api.HasCode(e.Error, api.CodeNoStreams) {
+			t.Errorf("%+v", e)
+		}
+		ses, err := cl.SessionTasks(t.Context(), e.Session)
+		if err != nil || ses.State != api.StateFailed || ses.Tasks.Total != 0 || len(ses.TaskList) != 0 || !api.HasCode(ses.Error, api.CodeNoStreams) {
+			t.Errorf("%+v, %v", ses, err)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing tells of it")
+	}
+	eventually(t, "the run is in the history, with its session", func() bool {
+		info, err := cl.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"})
+		return err == nil && len(info.Recent) > 0 && info.Recent[0].State == api.StateFailed && info.Recent[0].Session != ""
+	})
+}
+
 // Instances say that they live; one that ends in good order leaves.
 func TestInstances(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,9 @@ type instant struct{}
 func (instant) Start(context.Context, string, *scheduler.Definition, api.ScheduleRun) error {
 	return nil
 }
+func (instant) Fail(context.Context, string, *scheduler.Definition, api.ScheduleRun, error) error {
+	return nil
+}
 func (instant) View(context.Context, string) (*scheduler.View, error) {
 	return &scheduler.View{State: api.StateSucceeded}, nil
 }

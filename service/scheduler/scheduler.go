@@ -43,6 +43,9 @@ type Sessions interface {
 	// Start starts the session of a run's stage under an id. ErrExists is success
 	// of somebody else.
 	Start(ctx context.Context, id string, d *Definition, run api.ScheduleRun) error
+	// Fail makes the session of a run's stage that could not be started, so that it
+	// is told of as others are that failed. ErrExists means that there is one.
+	Fail(ctx context.Context, id string, d *Definition, run api.ScheduleRun, why error) error
 	// View describes a session, nil if there is none.
 	View(ctx context.Context, id string) (*View, error)
 	Cancel(ctx context.Context, id, reason string) error
@@ -446,8 +449,12 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, revisi
 	if err != nil && mayPass(run.Stage, err) && s.tryingFor(def.Name, revision) < startFor {
 		return st, nil, false, err // the same id is tried again
 	}
+	noted := err != nil && s.failed(ctx, def, id, run, err)
 	if run.Stage != StageBackup {
 		if err != nil {
+			if noted {
+				run.Follow = append(run.Follow, id)
+			}
 			st, a := def.ended(st, unfollowed(run, err.Error()), now)
 			return st, a.Forget, false, nil //nolint:nilerr // it is in the state
 		}
@@ -466,6 +473,9 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, revisi
 	if err != nil {
 		s.opt.Log.Error("scheduled backup cannot be started", "schedule", def.Name, "slot", run.Slot, "attempt", run.Attempt, "error", err)
 		run.State, run.Reason = api.StateFailed, err.Error()
+		if noted {
+			run.Session = id
+		}
 		st, a := def.failed(st, run, now)
 		return st, a.Forget, false, nil
 	}
@@ -475,6 +485,16 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, revisi
 	run.Session = id
 	st.Running = &run
 	return st, nil, first, nil
+}
+
+// failed notes a session that could not be started, and tells whether it did: there
+// may be one nevertheless, or KV may be away.
+func (s *Scheduler) failed(ctx context.Context, def *Definition, id string, run api.ScheduleRun, why error) bool {
+	err := s.sessions.Fail(ctx, id, def, run, why)
+	if err != nil && !errors.Is(err, ErrExists) {
+		s.opt.Log.Warn("no session tells that it could not be started", "schedule", def.Name, "session", id, "error", err)
+	}
+	return err == nil
 }
 
 // mayPass says whether the same may succeed later: not if the request is wrong. A

@@ -132,12 +132,14 @@ func (m *memory) state(t *testing.T, name string) State {
 
 // sessions are those that were started.
 type sessions struct {
-	mu      sync.Mutex
-	all     map[string]*made
-	log     []*made // all that were ever started
-	refuse  func(name string) error
-	outcome func(m *made) api.State // how it ends; succeeded if nil
-	takes   time.Duration
+	mu  sync.Mutex
+	all map[string]*made
+	log []*made // all that were ever started
+	// unstarted are those that were noted because they could not be.
+	unstarted []*made
+	refuse    func(name string) error
+	outcome   func(m *made) api.State // how it ends; succeeded if nil
+	takes     time.Duration
 	// unready says which sessions were left before their tasks were written.
 	unready func(m *made) bool
 }
@@ -147,6 +149,7 @@ type made struct {
 	slot, at        time.Time
 	attempt         int
 	cancelled       string
+	failed          string // why it could not be started
 }
 
 func newSessions() *sessions { return &sessions{all: map[string]*made{}} }
@@ -167,6 +170,17 @@ func (s *sessions) Start(_ context.Context, id string, d *Definition, run api.Sc
 	return nil
 }
 
+func (s *sessions) Fail(_ context.Context, id string, d *Definition, run api.ScheduleRun, why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all[id] != nil {
+		return ErrExists
+	}
+	s.all[id] = &made{id: id, name: d.Name, stage: run.Stage, slot: run.Slot, at: time.Now(), attempt: run.Attempt, failed: why.Error()}
+	s.unstarted = append(s.unstarted, s.all[id])
+	return nil
+}
+
 func (s *sessions) View(_ context.Context, id string) (*View, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,6 +188,8 @@ func (s *sessions) View(_ context.Context, id string) (*View, error) {
 	switch {
 	case m == nil:
 		return nil, nil //nolint:nilnil // as the interface says
+	case m.failed != "":
+		return &View{State: api.StateFailed, Reason: m.failed}, nil
 	case m.cancelled != "":
 		return &View{State: api.StateCancelled, Reason: m.cancelled}, nil
 	case time.Since(m.at) < s.takes:

@@ -59,9 +59,31 @@ func TestCannotStartOften(t *testing.T) {
 			t.Errorf("%d runs have failed in 10 minutes: %+v", len(recent), recent)
 		}
 		for _, r := range recent {
-			if r.State != api.StateFailed || !strings.Contains(r.Reason, "is away") {
+			if r.State != api.StateFailed || !strings.Contains(r.Reason, "is away") || r.Session == "" {
 				t.Errorf("%+v", r)
 			}
+		}
+		if len(s.unstarted) != len(recent) {
+			t.Errorf("%d sessions tell of %d runs", len(s.unstarted), len(recent))
+		}
+	})
+}
+
+// A stage that follows a backup and cannot be started is a session that failed, too.
+func TestCannotFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s := newMemory(), newSessions()
+		s.takes = time.Minute
+		m.put(t, api.Schedule{Name: "x", Cron: "0 1 * * *", Verify: api.LevelData})
+		defer run(t, m, s, 2)()
+		time.Sleep(time.Hour + 30*time.Second)
+		s.mu.Lock()
+		s.refuse = func(string) error { return api.Errorf(api.CodeLocked, "it is locked") }
+		s.mu.Unlock()
+		time.Sleep(minutes(5))
+		st := m.state(t, "x")
+		if len(st.Recent) != 1 || st.Recent[0].Reason != "verify: it is locked (repository_locked)" || len(st.Recent[0].Follow) != 1 || len(s.unstarted) != 1 {
+			t.Errorf("%+v, sessions %+v", st.Recent, s.unstarted)
 		}
 	})
 }

@@ -104,6 +104,22 @@ func (s *Store) Create(ctx context.Context, ses *Session, tasks []*Task) error {
 	return nil
 }
 
+// CreateFailed writes a session that could not be started: it has no tasks, and has
+// failed with the error. It is ErrExists if there is one of its id.
+func (s *Store) CreateFailed(ctx context.Context, ses *Session, e *api.Error, now time.Time) error {
+	if !ValidID(ses.ID) {
+		return fmt.Errorf("create session: %q is no id", ses.ID)
+	}
+	ses.State, ses.Created, ses.Ready, ses.Tasks, ses.Counts = api.StatePending, now, true, 0, new(api.TaskCounts)
+	if err := ses.Abort(e, now); err != nil {
+		return err
+	}
+	if err := s.create(ctx, ses.ID, ses, &ses.Revision); err != nil {
+		return fmt.Errorf("create session %s: %w", ses.ID, err)
+	}
+	return nil
+}
+
 func checkNew(ses *Session, tasks []*Task) error {
 	if !ValidID(ses.ID) {
 		return fmt.Errorf("%q is no id", ses.ID)
