@@ -21,7 +21,8 @@ func addRestore(c *cli) {
 		key    identitySource
 	)
 	cmd := c.command(c.app.Command("restore", "Restore streams"), func(ctx context.Context, std stdio) error {
-		if err := restoreTime(&req, at); err != nil {
+		var err error
+		if req.At, err = timeOf("--at", at); err != nil {
 			return err
 		}
 		if !verify {
@@ -56,16 +57,16 @@ func addRestore(c *cli) {
 	conn.flags(cmd)
 }
 
-func restoreTime(req *api.RestoreRequest, at string) error {
-	if at == "" {
-		return nil
+// timeOf reads the time of a flag, nil if it was not given.
+func timeOf(flag, text string) (*time.Time, error) {
+	if text == "" {
+		return nil, nil //nolint:nilnil // says so
 	}
-	t, err := time.Parse(time.RFC3339Nano, at)
+	t, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		return usagef("--at: %q is no RFC 3339 time, such as 2026-11-22T12:00:00Z", at)
+		return nil, usagef("%s: %q is no RFC 3339 time, such as 2026-11-22T12:00:00Z", flag, text)
 	}
-	req.At = &t
-	return nil
+	return &t, nil
 }
 
 // showPlan prints a plan; a plan that is refused is a failure.

@@ -19,7 +19,7 @@ import (
 func addSchedule(c *cli) {
 	schedule := c.app.Command("schedule", "Back up by itself, on time")
 	add := func(name, help string, build func(*scheduleCommand), run func(*scheduleCommand, context.Context, *client.Client, stdio) error) {
-		s := &scheduleCommand{}
+		s := &scheduleCommand{tags: map[string]string{}}
 		clause := schedule.Command(name, help)
 		c.command(clause, func(ctx context.Context, std stdio) error {
 			if err := s.prepare(); err != nil {
@@ -35,19 +35,7 @@ func addSchedule(c *cli) {
 	name := func(s *scheduleCommand) { s.clause.Arg("name", "Name of the schedule").Required().StringVar(&s.name) }
 	add("put", "Make a schedule, or change it", func(s *scheduleCommand) {
 		name(s)
-		s.clause.Flag("cron", "Five fields, @daily or the like, or @every and a duration").PlaceHolder("CRON").StringVar(&s.put.Cron)
-		s.clause.Flag("zone", "Time zone of the fields; default UTC").PlaceHolder("ZONE").StringVar(&s.put.Zone)
-		s.clause.Flag("stream", "Streams, names or patterns; default: every one").PlaceHolder("NAME").StringsVar(&s.put.Streams)
-		s.clause.Flag("exclude", "Names or patterns to leave out").PlaceHolder("NAME").StringsVar(&s.put.Exclude)
-		s.clause.Flag("target", "Name of the target").PlaceHolder("NAME").StringVar(&s.put.Target)
-		s.clause.Flag("repository", "Name of the repository").PlaceHolder("NAME").StringVar(&s.put.Repository)
-		s.clause.Flag("jitter", "Put off starts by up to this").PlaceHolder("DURATION").StringVar(&s.put.Jitter)
-		s.clause.Flag("overlap", "When the predecessor still runs: skip, queue or cancel").PlaceHolder("WHAT").StringVar(&s.put.Overlap)
-		s.clause.Flag("timeout", "Cancel what runs when a backup and what follows it take longer").PlaceHolder("DURATION").StringVar(&s.put.Timeout)
-		s.clause.Flag("verify", "Verify each backup: structure, data or records").PlaceHolder("LEVEL").StringVar((*string)(&s.put.Verify))
-		s.clause.Flag("drill", "Then restore each backup into a scratch server and compare").UnNegatableBoolVar(&s.put.Drill)
-		s.keep.flags(s.clause)
-		s.clause.Flag("file", "All of it as JSON, as schedule.put takes it, from a file").PlaceHolder("FILE").StringVar(&s.file)
+		s.putFlags()
 	}, (*scheduleCommand).doPut)
 	add("ls", "List schedules", func(*scheduleCommand) {}, (*scheduleCommand).list)
 	add("info", "Show a schedule, how it went and when it is due", name, (*scheduleCommand).info)
@@ -55,6 +43,33 @@ func addSchedule(c *cli) {
 	add("pause", "Pause a schedule", name, (*scheduleCommand).pause)
 	add("resume", "Resume a schedule", name, (*scheduleCommand).resume)
 	add("trigger", "Run a schedule now", name, (*scheduleCommand).trigger)
+}
+
+// putFlags are those of what a schedule is.
+func (s *scheduleCommand) putFlags() {
+	s.clause.Flag("cron", "Five fields, @daily or the like, or @every and a duration").PlaceHolder("CRON").StringVar(&s.put.Cron)
+	s.clause.Flag("zone", "Time zone of the fields; default UTC").PlaceHolder("ZONE").StringVar(&s.put.Zone)
+	s.clause.Flag("stream", "Streams, names or patterns; default: every one").PlaceHolder("NAME").StringsVar(&s.put.Streams)
+	s.clause.Flag("exclude", "Names or patterns to leave out").PlaceHolder("NAME").StringsVar(&s.put.Exclude)
+	s.clause.Flag("target", "Name of the target").PlaceHolder("NAME").StringVar(&s.put.Target)
+	s.clause.Flag("repository", "Name of the repository").PlaceHolder("NAME").StringVar(&s.put.Repository)
+	s.clause.Flag("start", "No slot before this time").PlaceHolder("TIME").StringVar(&s.start)
+	s.clause.Flag("end", "No slot after this time").PlaceHolder("TIME").StringVar(&s.end)
+	s.clause.Flag("opt-in", "Only streams that are named, and those whose metadata names the schedule").UnNegatableBoolVar(&s.put.OptIn)
+	s.clause.Flag("tag", "Tag to keep with each backup; can be repeated").PlaceHolder("KEY=VALUE").StringMapVar(&s.tags)
+	s.clause.Flag("jitter", "Put off starts by up to this").PlaceHolder("DURATION").StringVar(&s.put.Jitter)
+	s.clause.Flag("overlap", "When the predecessor still runs: skip, queue or cancel").PlaceHolder("WHAT").StringVar(&s.put.Overlap)
+	s.clause.Flag("missed", "Of slots that passed while no instance ran: once or none").PlaceHolder("WHAT").StringVar(&s.put.Missed)
+	s.clause.Flag("start-deadline", "Leave out what could not be started so long after its time").PlaceHolder("DURATION").StringVar(&s.put.Deadline)
+	s.clause.Flag("retry", "How often a backup that failed is tried again").PlaceHolder("COUNT").IntVar(&s.retry.Count)
+	s.clause.Flag("retry-delay", "How long after it failed; default 1m").PlaceHolder("DURATION").StringVar(&s.retry.Delay)
+	s.clause.Flag("retry-backoff", "How many times longer from try to try; default 2").PlaceHolder("FACTOR").Float64Var(&s.retry.Backoff)
+	s.clause.Flag("history", "How many runs to remember; default 10").PlaceHolder("COUNT").IntVar(&s.put.History)
+	s.clause.Flag("timeout", "Cancel what runs when a backup and what follows it take longer").PlaceHolder("DURATION").StringVar(&s.put.Timeout)
+	s.clause.Flag("verify", "Verify each backup: structure, data or records").PlaceHolder("LEVEL").StringVar((*string)(&s.put.Verify))
+	s.clause.Flag("drill", "Then restore each backup into a scratch server and compare").UnNegatableBoolVar(&s.put.Drill)
+	s.keep.flags(s.clause)
+	s.clause.Flag("file", "All of it as JSON, as schedule.put takes it, from a file").PlaceHolder("FILE").StringVar(&s.file)
 }
 
 // scheduleCommand is what the commands on schedules are given.
@@ -66,6 +81,10 @@ type scheduleCommand struct {
 	keep   keepFlags
 	file   string
 	json   bool
+
+	start, end string
+	retry      api.ScheduleRetry
+	tags       map[string]string
 }
 
 // maxScheduleFile bounds what is read of a file.
@@ -74,6 +93,22 @@ const maxScheduleFile = api.MaxBody
 // prepare puts together what is to be put.
 func (s *scheduleCommand) prepare() error {
 	s.put.Keep = s.keep.policy()
+	if len(s.tags) > 0 {
+		s.put.Tags = s.tags
+	}
+	if s.retry != (api.ScheduleRetry{}) {
+		if s.retry.Count == 0 {
+			return usagef("--retry says how often it is tried again; without it there is nothing to delay")
+		}
+		s.put.Retry = &s.retry
+	}
+	var err error
+	if s.put.Start, err = timeOf("--start", s.start); err != nil {
+		return err
+	}
+	if s.put.End, err = timeOf("--end", s.end); err != nil {
+		return err
+	}
 	if s.file != "" {
 		if !reflect.DeepEqual(s.put, api.Schedule{}) {
 			return usagef("--file has all of the schedule: no other flag that says what it is goes beside it")
