@@ -242,7 +242,34 @@ func (c *Config) Validate() error {
 	if err := c.validateCalls(); err != nil {
 		return err
 	}
-	return c.validateBounds()
+	if err := c.validateBounds(); err != nil {
+		return err
+	}
+	return c.validatePlaces()
+}
+
+// validatePlaces refuses directories of our own within a repository: what is not a
+// repository's is not to be in it, and one that is made must be empty.
+func (c *Config) validatePlaces() error {
+	for _, own := range []struct{ field, dir string }{{"staging.dir", c.Staging.Dir}, {"drill.dir", c.Drill.Dir}} {
+		for _, r := range c.Repositories {
+			if r.Kind != KindLocal {
+				continue
+			}
+			path, err := filepath.Abs(r.Path)
+			if err != nil {
+				return fmt.Errorf("%s: %w", own.field, err)
+			}
+			dir, err := filepath.Abs(own.dir)
+			if err != nil {
+				return fmt.Errorf("%s: %w", own.field, err)
+			}
+			if in, err := filepath.Rel(path, dir); err == nil && filepath.IsLocal(in) {
+				return fmt.Errorf("%s: %s lies in the repository %s; give it a directory of its own", own.field, own.dir, r.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // A Connection is one that the configuration has, and the path of its field.

@@ -56,6 +56,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		"repositories[0].trusted_keys": func(c *Config) { c.Repositories[0].TrustedKeys = []string{"UA"} },
 		"repositories[0].keep":         func(c *Config) { c.Repositories[0].Keep = &api.Keep{Within: "soon"} },
 		"staging.dir":                  func(c *Config) { c.Staging.Dir = "" },
+		"drill.dir":                    func(c *Config) { c.Drill.Dir = "/r" },
 		"staging.limit":                func(c *Config) { c.Staging.Limit = 1 },
 		"concurrency":                  func(c *Config) { c.Concurrency = -1 },
 		"replicas":                     func(c *Config) { c.Replicas = 9 },
@@ -73,6 +74,17 @@ func TestValidateNamesTheField(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		} else if strings.Contains(err.Error(), "secret key") && strings.Contains(err.Error(), "NOTHING") {
 			t.Errorf("%s shows a secret: %v", field, err)
+		}
+	}
+}
+
+// TestPlaces: what is ours is in no repository, but may be beside one, or around it.
+func TestPlaces(t *testing.T) {
+	for dir, ok := range map[string]bool{"/r": false, "/r/staging": false, "/r/../r/x": false, "/": true, "/rs": true, "/q/r": true, "/r/../s": true} {
+		c := valid()
+		c.Staging.Dir = dir
+		if err := c.Validate(); (err == nil) != ok {
+			t.Errorf("%s: %v", dir, err)
 		}
 	}
 }
