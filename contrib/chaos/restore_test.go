@@ -78,10 +78,17 @@ func (w *world) restore(points []store.Listed) int {
 }
 
 // restoreInto returns how many streams were as they had been, and empties the
-// account again.
+// account again, so that one failure is one.
 func (w *world) restoreInto(t *testing.T, target string, nc *nats.Conn, backup string, streams []string) (int, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), restoreLimit)
 	defer cancel()
+	defer func() {
+		for _, stream := range natstest.Streams(t, nc) {
+			if err := natstest.Request(nc, "STREAM.DELETE."+stream, nil, nil); err != nil {
+				t.Errorf("delete %s: %v", stream, err)
+			}
+		}
+	}()
 	a, err := w.client.RestoreCreate(ctx, api.RestoreRequest{Backup: backup, Target: target})
 	if err != nil {
 		return 0, err
@@ -99,9 +106,6 @@ func (w *world) restoreInto(t *testing.T, target string, nc *nats.Conn, backup s
 			return same, fmt.Errorf("%s is wrong: %s", stream, d)
 		}
 		same++
-		if err := natstest.Request(nc, "STREAM.DELETE."+stream, nil, nil); err != nil {
-			return same, fmt.Errorf("delete %s: %w", stream, err)
-		}
 	}
 	return same, nil
 }

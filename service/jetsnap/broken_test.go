@@ -123,8 +123,11 @@ func TestBrokenRestores(t *testing.T) {
 		"TEXT":  func(m *nats.Msg) { _ = m.Respond([]byte("-ERR 'storage failure during restore'")) },
 		"ERROR": func(m *nats.Msg) { _ = m.Respond([]byte(`{"error":{"code":500,"err_code":10062,"description":"no"}}`)) },
 		"HALF": func(m *nats.Msg) { // the last reply without all acknowledgements
-			if len(m.Data) == 0 {
+			switch {
+			case len(m.Data) == 0:
 				_ = m.Respond([]byte(done))
+			case strings.HasSuffix(m.Reply, ".1"):
+				_ = m.Respond(nil)
 			}
 		},
 		"NOEND": func(m *nats.Msg) {
@@ -157,6 +160,51 @@ func TestBrokenRestores(t *testing.T) {
 			}
 		case !errors.Is(err, want):
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestLateListener restores to a server whose subscription is known only a while
+// after its answer, as in a cluster: each chunk must arrive, once and in order.
+func TestLateListener(t *testing.T) {
+	c, _, nc := responder(t)
+	data := make([]byte, 5000)
+	for i := range data {
+		data[i] = byte(i)
+	}
+	slow := io.MultiReader(bytes.NewReader(data[:300]), &hook{func() { time.Sleep(2 * time.Second) }}, bytes.NewReader(data[300:]))
+	for _, source := range []io.Reader{bytes.NewReader(data), slow} {
+		var got bytes.Buffer
+		api, err := nc.Subscribe("$JS.API.STREAM.RESTORE.S", func(m *nats.Msg) {
+			_ = m.Respond([]byte(`{"deliver_subject":"$JS.SNAPSHOT.RESTORE.S.abc"}`))
+			time.Sleep(500 * time.Millisecond)
+			chunks, err := nc.Subscribe("$JS.SNAPSHOT.RESTORE.S.abc", func(m *nats.Msg) {
+				got.Write(m.Data)
+				if len(m.Data) > 0 {
+					_ = m.Respond(nil)
+				} else {
+					_ = m.Respond([]byte(`{"config":{"name":"S"},"state":{"messages":7}}`))
+					_ = m.Sub.Unsubscribe()
+				}
+			})
+			if err != nil {
+				t.Error(chunks, err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Restore(t.Context(), "S", json.RawMessage(`{"name":"S"}`), source, jetsnap.RestoreOptions{ChunkSize: 300}); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got.Bytes(), data) {
+			t.Errorf("%d bytes arrived, or other ones", got.Len())
+		}
+		if err := api.Unsubscribe(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -31,6 +31,14 @@ const (
 	// knockAfter is when a server that owes a reply is asked whether it still
 	// listens: another node of its cluster tells if it does not.
 	knockAfter = 8 * time.Second
+	// The server that takes a restore in answers before all nodes of its cluster
+	// have heard that it listens: so the first chunk is sent again for a while, at
+	// this interval, if nobody got it. Nothing follows it until it has arrived.
+	listenTime  = 3 * time.Second // less than the 5 s that the server waits
+	listenPause = 20 * time.Millisecond
+	// tendInterval is the time between two looks at an upload of which nothing
+	// is heard.
+	tendInterval = 500 * time.Millisecond
 	// settle is how long the reason for an end may come after its sign.
 	settle = 2 * time.Second
 	// lifeInterval is the time between two questions whether the server lives.
@@ -131,12 +139,14 @@ type upload struct {
 	sent   uint64
 	acked  uint64
 	flying int // bytes
+	begun  time.Time
 	heard  time.Time
 	alive  time.Time
 	last   uint64 // number of the end, once sent
 	ending bool
 	reply  []byte // to the end
 	gone   bool   // nobody listens to chunks any more
+	missed bool   // nobody listened yet when the first chunk was sent
 	err    error
 }
 
@@ -213,7 +223,8 @@ func (u *upload) begin(ctx context.Context, config json.RawMessage) error {
 		return fmt.Errorf("%w: no subject to send to", jsapi.ErrInvalidReply)
 	}
 	u.mu.Lock()
-	u.to, u.heard, u.alive = where.Subject, time.Now(), time.Now()
+	u.to, u.begun = where.Subject, time.Now()
+	u.heard, u.alive = u.begun, u.begun
 	u.mu.Unlock()
 	return nil
 }
@@ -228,7 +239,11 @@ func (u *upload) receive(m *nats.Msg) {
 	defer u.mu.Unlock()
 	defer u.signal()
 	if m.Header.Get("Status") == "503" {
-		u.gone = true
+		if u.acked == 0 && u.next == 2 && time.Since(u.begun) < listenTime {
+			u.missed = true
+		} else {
+			u.gone = true
+		}
 		return
 	}
 	u.heard, u.alive = time.Now(), time.Now()
@@ -278,8 +293,9 @@ func (u *upload) failLocked(err error) {
 	u.signal()
 }
 
-// publish sends one chunk and counts it as under way.
-func (u *upload) publish(data []byte) error {
+// publish sends one chunk and counts it as under way. It returns once the first
+// one has arrived.
+func (u *upload) publish(ctx context.Context, data []byte) error {
 	u.mu.Lock()
 	n := u.next
 	u.next++
@@ -287,7 +303,20 @@ func (u *upload) publish(data []byte) error {
 	u.flying += len(data)
 	u.sent += uint64(len(data))
 	u.mu.Unlock()
-	return u.post(n, data)
+	err := u.post(n, data)
+	if n > 1 || err != nil {
+		return err
+	}
+	return u.until(ctx, listenPause, func() bool { return u.acked > 0 || time.Since(u.begun) > knockAfter }, func() error {
+		u.mu.Lock()
+		missed := u.missed
+		u.missed = false
+		u.mu.Unlock()
+		if !missed {
+			return nil
+		}
+		return u.post(n, data)
+	})
 }
 
 func (u *upload) post(n uint64, data []byte) error {
@@ -323,17 +352,17 @@ func (u *upload) send(ctx context.Context, chunk []byte, src *source) error {
 // sendHeld sends what is held but for the last keep bytes, as soon as the
 // window has room.
 func (u *upload) sendHeld(ctx context.Context, keep int) error {
-	err := u.until(ctx, func() bool {
+	err := u.until(ctx, tendInterval, func() bool {
 		n := len(u.hold) - keep
 		return n <= 0 || u.flying == 0 || u.flying+n <= u.o.InFlight
 	}, func() error {
 		if time.Since(u.lastHeard()) < knockAfter {
 			return nil
 		}
-		return u.nudge(knockAfter)
+		return u.nudge(ctx, knockAfter)
 	})
 	if n := len(u.hold) - keep; err == nil && n > 0 {
-		err = u.publish(u.hold[:n])
+		err = u.publish(ctx, u.hold[:n])
 		u.hold = append(u.hold[:0], u.hold[n:]...)
 	}
 	return err
@@ -341,12 +370,12 @@ func (u *upload) sendHeld(ctx context.Context, keep int) error {
 
 // nudge sends a single byte of what is held, whatever the window, if none was
 // sent for some time: to keep the server patient or to see if it is there.
-func (u *upload) nudge(every time.Duration) error {
+func (u *upload) nudge(ctx context.Context, every time.Duration) error {
 	if len(u.hold) == 0 || time.Since(u.nudged) < every {
 		return nil
 	}
 	u.nudged = time.Now()
-	err := u.publish(u.hold[:1])
+	err := u.publish(ctx, u.hold[:1])
 	u.hold = append(u.hold[:0], u.hold[1:]...)
 	return err
 }
@@ -367,7 +396,7 @@ func (u *upload) await(ctx context.Context, src *source) ([]byte, error) {
 		case p := <-src.parts:
 			return p.data, p.err
 		case <-alive.C:
-			if err := u.nudge(keepAlive); err != nil {
+			if err := u.nudge(ctx, keepAlive); err != nil {
 				return nil, err
 			}
 		case <-u.event:
@@ -415,8 +444,8 @@ func (u *upload) patience() error {
 
 // until waits for a condition on the upload, an end, or the bounds, and calls
 // tend every now and then meanwhile.
-func (u *upload) until(ctx context.Context, ok func() bool, tend func() error) error {
-	tick := time.NewTicker(500 * time.Millisecond)
+func (u *upload) until(ctx context.Context, every time.Duration, ok func() bool, tend func() error) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if err := u.settled(); err != nil {

@@ -21,7 +21,7 @@ func (u *upload) finish(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	knocked := false
-	err := u.until(ctx, func() bool { return u.reply != nil }, func() error {
+	err := u.until(ctx, tendInterval, func() bool { return u.reply != nil }, func() error {
 		if knocked || time.Since(u.lastHeard()) < knockAfter {
 			return nil
 		}
@@ -43,8 +43,12 @@ func (u *upload) finish(ctx context.Context) ([]byte, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.sizes) > 0 {
-		return nil, fmt.Errorf("%w: %d chunks were never acknowledged", ErrAborted, len(u.sizes))
+	if n := len(u.sizes); n > 0 {
+		err := fmt.Errorf("%w: %d chunks were never acknowledged", ErrAborted, n)
+		if why := jsapi.ReplyError(u.reply); why != nil {
+			err = fmt.Errorf("%w: %w", err, why)
+		}
+		return nil, err
 	}
 	return u.reply, nil
 }

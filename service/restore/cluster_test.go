@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -177,6 +178,54 @@ func TestServerDiesDuringRestore(t *testing.T) {
 				t.Errorf("result %+v", r)
 			}
 		})
+	}
+}
+
+// A restore whose server dies under it is made again by another one of the
+// cluster.
+func TestClusterServerDiesDuringRestore(t *testing.T) {
+	t.Parallel()
+	c := natstest.StartCluster(t, 3, natstest.Latest)
+	conn := dial(t, c.Nodes[0].URL())
+	nc := c.Nodes[0].Connect()
+	k, p := big(t, c.Nodes[0], conn, "file", 12000)
+	o, err := decodeObject(p.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o["num_replicas"] = []byte("3")
+	if p.Config, err = json.Marshal(o); err != nil {
+		t.Fatal(err)
+	}
+	starts := func() (out []int) {
+		for _, n := range c.Nodes {
+			out = append(out, strings.Count(n.Log(), "Starting restore for stream"))
+		}
+		return out
+	}
+	killed := false
+	for try := 0; !killed; try++ {
+		if try == 8 {
+			t.Fatal("every restore went to the connection's own server")
+		}
+		before := starts()
+		k.hook = func(n int) {
+			if n != 11000 || killed {
+				return
+			}
+			for i, starts := range starts() {
+				if i > 0 && starts > before[i] {
+					killed = true
+					c.Kill(i)
+					c.Nodes[i].Start()
+				}
+			}
+		}
+		if _, err := Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p}); err != nil {
+			t.Fatal(err)
+		}
+		wantRecords(t, nc, "BIG", k.records[p.ID])
+		drop(t, nc, "BIG")
 	}
 }
 

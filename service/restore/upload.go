@@ -37,9 +37,8 @@ func (x *execution) bring(ctx context.Context) error {
 	return x.pushSequence(ctx)
 }
 
-// uploads bounds how often an upload is begun of which nothing arrived. In a
-// cluster the server that we are connected to may not know yet where chunks are
-// listened to when the first comes.
+// uploads bounds how often an upload is begun that the server gives up, as that
+// of a cluster does if it is ended meanwhile.
 const uploads = 3
 
 // A cluster one of whose servers was just started again, or that elects a
@@ -67,10 +66,10 @@ func (x *execution) tryUpload(ctx context.Context, stream string, config json.Ra
 			n--
 			continue
 		}
-		if n == uploads || !same || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
+		if n == uploads || !same || ctx.Err() != nil || !errors.Is(err, jetsnap.ErrAborted) {
 			return nil, left
 		}
-		x.Log.Info("nothing of the upload arrived, it is repeated", "reason", err)
+		x.Log.Info("the server gave up the upload and holds nothing of it, it is repeated", "reason", err)
 	}
 }
 
@@ -105,9 +104,7 @@ func (x *execution) upload(ctx context.Context, stream string, config json.RawMe
 	var info *jsapi.StreamInfo
 	g.Go(func() error {
 		var err error
-		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{
-			Progress: func(_, acked uint64) { x.arrived.Store(acked > 0) },
-		})
+		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{})
 		pr.CloseWithError(errors.Join(errUploadEnded, err))
 		return err
 	})
