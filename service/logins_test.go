@@ -170,7 +170,7 @@ func TestEveryLogin(t *testing.T) {
 		control.URL(), filepath.Join(dir, "staging"), filepath.Join(dir, "repository"))
 	for _, name := range slices.Sorted(maps.Keys(logins)) {
 		l := logins[name]
-		server := natstest.StartVersion(t, natstest.Latest, natstest.Config(l.server))
+		server := natstest.Start(t, natstest.Config(l.server))
 		url := server.URL()
 		if l.host != "" {
 			url = "nats://" + net.JoinHostPort(l.host, strconv.Itoa(server.Port()))

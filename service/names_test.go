@@ -14,7 +14,7 @@ import (
 
 // The server shows connections by the names that the configuration gives them.
 func TestConnectionNames(t *testing.T) {
-	s := natstest.Start(t)
+	s := natstest.StartEmbedded(t)
 	c := setup(t, s)
 	c.Control.Name = "keeper"
 	c.Targets = []config.Target{

@@ -122,7 +122,7 @@ func TestNotificationRefused(t *testing.T) {
 		}
 	}
 	permit("ops.>")
-	server := natstest.Start(t, natstest.Config(fmt.Sprintf("include '../%s/users.conf'", filepath.Base(dir)))) // beside its own directory
+	server := natstest.StartEmbedded(t, natstest.Config(fmt.Sprintf("include '../%s/users.conf'", filepath.Base(dir)))) // beside its own directory
 	nc := server.Connect(nats.UserInfo("ops", "p"))
 	shop(t, nc)
 	alerts, err := nc.SubscribeSync("ops.>")

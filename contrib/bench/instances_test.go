@@ -25,7 +25,7 @@ const (
 // and three instances on one server and one directory: the wall time, and how
 // many tasks each instance did.
 func BenchmarkInstances(b *testing.B) {
-	server := natstest.StartVersion(b, natstest.Latest)
+	server := natstest.Start(b)
 	nc := server.Connect()
 	for i := range manyStreams {
 		name := fmt.Sprintf("S%04d", i)

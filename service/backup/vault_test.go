@@ -250,7 +250,7 @@ func clone(r *record.Record) record.Record {
 func (v *vault) restore(points ...made) {
 	v.t.Helper()
 	if v.scrap == nil {
-		v.scrap = natstest.StartVersion(v.t, natstest.Latest) // a process of its own, which has no race detector
+		v.scrap = natstest.Start(v.t)
 	}
 	for _, m := range points {
 		v.restoreTo(v.scrap.URL(), m)

@@ -22,7 +22,7 @@ import (
 // over a real server without JetStream.
 func responder(t *testing.T) (*jetsnap.Client, *natsconn.Conn, *nats.Conn) {
 	t.Helper()
-	srv := natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream())
+	srv := natstest.Start(t, natstest.WithoutJetStream())
 	c, conn := client(t, natsconn.Options{URL: srv.URL(), RequestTimeout: time.Second})
 	nc := srv.Connect()
 	return c, conn, nc

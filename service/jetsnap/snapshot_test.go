@@ -52,7 +52,7 @@ func TestStalledReaderIsPaced(t *testing.T) {
 }
 
 func TestReaderThatNeverComes(t *testing.T) {
-	c, conn := client(t, natsconn.Options{URL: natstest.StartVersion(t, natstest.Latest).URL()})
+	c, conn := client(t, natsconn.Options{URL: natstest.Start(t).URL()})
 	big(t, conn, streamS)
 	s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10, HardLimit: 512 << 10})
 	if err != nil {
@@ -157,7 +157,7 @@ func cancelled(t *testing.T, c *jetsnap.Client, version string) time.Duration {
 }
 
 func TestServerKilled(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest)
+	srv := natstest.Start(t)
 	c, conn := client(t, natsconn.Options{URL: srv.URL()})
 	big(t, conn, streamS)
 	s, err := c.Snapshot(t.Context(), "S", jetsnap.SnapshotOptions{MaxBuffered: 256 << 10})

@@ -82,7 +82,7 @@ func distinct(names []string) int {
 }
 
 func TestStreamLife(t *testing.T) {
-	conn := dial(t, natsconn.Options{URL: natstest.StartVersion(t, natstest.Latest).URL()})
+	conn := dial(t, natsconn.Options{URL: natstest.Start(t).URL()})
 	ctx := t.Context()
 	info, err := conn.API.CreateStream(ctx, json.RawMessage(`{"name":"S","subjects":["s"],"storage":"file"}`))
 	if err != nil || info.Name() != "S" || info.Created.IsZero() {
@@ -120,8 +120,8 @@ func TestStreamLife(t *testing.T) {
 func TestNoJetStream(t *testing.T) {
 	account := `accounts { A { users: [{user: a, password: pw}] }, B { jetstream: enabled, users: [{user: b, password: pw}] } }`
 	for name, o := range map[string]natsconn.Options{
-		"server":  {URL: natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream()).URL()},
-		"account": {URL: natstest.StartVersion(t, natstest.Latest, natstest.Config(account)).URL(), User: "a", Password: "pw"},
+		"server":  {URL: natstest.Start(t, natstest.WithoutJetStream()).URL()},
+		"account": {URL: natstest.Start(t, natstest.Config(account)).URL(), User: "a", Password: "pw"},
 	} {
 		o.RequestTimeout = 2 * time.Minute
 		conn := dial(t, o)
@@ -141,7 +141,7 @@ func TestNoJetStream(t *testing.T) {
 // A server that does not answer, a connection that is closed and a context
 // that is over are three different things.
 func TestSilence(t *testing.T) {
-	url := natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream()).URL()
+	url := natstest.Start(t, natstest.WithoutJetStream()).URL()
 	conn := dial(t, natsconn.Options{URL: url, RequestTimeout: 300 * time.Millisecond})
 	if _, err := conn.NC.SubscribeSync("$JS.API.>"); err != nil { // listens and says nothing
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func TestMessagesOverStepDown(t *testing.T) {
 // delivered in order. No server can be told to lose requests, so a responder of
 // the test's own answers, over a real server without JetStream.
 func TestMessagesAskAgain(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest, natstest.WithoutJetStream())
+	srv := natstest.Start(t, natstest.WithoutJetStream())
 	conn := dial(t, natsconn.Options{URL: srv.URL()})
 	nc := srv.Connect()
 	asked := map[uint64]int{}
@@ -244,7 +244,7 @@ func TestMessagesAskAgain(t *testing.T) {
 
 // Few large messages and many small ones are read within the same bound.
 func TestMessagesOfManySizes(t *testing.T) {
-	conn := dial(t, natsconn.Options{URL: natstest.StartVersion(t, natstest.Latest, natstest.Config("max_payload: 8MB")).URL()})
+	conn := dial(t, natsconn.Options{URL: natstest.Start(t, natstest.Config("max_payload: 8MB")).URL()})
 	natstest.MakeStream(t, conn.NC, `{"name":"S","subjects":["s"]}`)
 	size := func(i int) int {
 		if i > 400 {

@@ -154,7 +154,7 @@ func TestReaders(t *testing.T) {
 }
 
 func TestReadStreamRange(t *testing.T) {
-	conn := dial(t, natsconn.Options{URL: natstest.StartVersion(t, natstest.Latest).URL()})
+	conn := dial(t, natsconn.Options{URL: natstest.Start(t).URL()})
 	sample(t, conn, "file")
 	for _, tc := range []struct{ first, last, from, to, n uint64 }{
 		{50, 60, 50, 60, 11},
@@ -203,7 +203,7 @@ func TestReadStreamRange(t *testing.T) {
 // The reader's own connection breaks again and again, or loses a piece of the
 // stream; what arrives is whole all the same.
 func TestReadStreamRestarts(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest)
+	srv := natstest.Start(t)
 	direct := dial(t, natsconn.Options{URL: srv.URL()})
 	sample(t, direct, "file")
 	want := natstest.Records(t, direct.NC, "S")
@@ -229,7 +229,7 @@ func TestReadStreamRestarts(t *testing.T) {
 // A message that is lost between server and reader, in the middle or as the
 // last one, is noticed by the consumer's numbers and read again.
 func TestReadStreamNoticesLoss(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest)
+	srv := natstest.Start(t)
 	direct := dial(t, natsconn.Options{URL: srv.URL()})
 	sample(t, direct, "file")
 	want := natstest.Records(t, direct.NC, "S")
@@ -264,7 +264,7 @@ accounts { A { jetstream: enabled
 
 // A refused permission is named, at once, by the call that suffers from it.
 func TestPermissions(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest, natstest.Config(readerAuth))
+	srv := natstest.Start(t, natstest.Config(readerAuth))
 	all := dial(t, natsconn.Options{URL: srv.URL(), User: "all", Password: "pw"})
 	natstest.MakeStream(t, all.NC, `{"name":"S","subjects":["s"]}`)
 	natstest.PublishTo(t, all.NC, "s", 10, 10)
@@ -321,9 +321,9 @@ func TestReadStreamLogins(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := func(s *natstest.Server) string { return strings.TrimPrefix(s.URL(), "nats://") }
-	users := natstest.StartVersion(t, natstest.Latest, natstest.Config(
+	users := natstest.Start(t, natstest.Config(
 		`authorization { users: [ {nkey: `+public+`}, {user: u, password: "p w"} ] }`))
-	token := natstest.StartVersion(t, natstest.Latest, natstest.Config(`authorization { token: tok }`))
+	token := natstest.Start(t, natstest.Config(`authorization { token: tok }`))
 	for name, o := range map[string]natsconn.Options{
 		"nkey":         {URL: users.URL(), NKeySeedFile: file},
 		"user":         {URL: users.URL(), User: "u", Password: "p w"},

@@ -69,7 +69,7 @@ func TestDialEnds(t *testing.T) {
 }
 
 func TestLogin(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest, natstest.Config(`authorization { users: [ {user: u, password: s3cret} ] }`))
+	srv := natstest.Start(t, natstest.Config(`authorization { users: [ {user: u, password: s3cret} ] }`))
 	ctx := t.Context()
 	_, err := natsconn.Dial(ctx, natsconn.Options{URL: srv.URL(), User: "u", Password: "wr0ng"})
 	if !natsconn.IsAuthorization(err) || strings.Contains(err.Error(), "wr0ng") {
@@ -104,7 +104,7 @@ func TestLogin(t *testing.T) {
 // A connection for transfers is closed when it breaks; one that may reconnect
 // comes back.
 func TestReconnect(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest)
+	srv := natstest.Start(t)
 	once, err := natsconn.Dial(t.Context(), natsconn.Options{URL: srv.URL()})
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestReconnect(t *testing.T) {
 // Contexts of the nats command line give address, login, domain and inbox;
 // what the options have comes first.
 func TestContext(t *testing.T) {
-	srv := natstest.StartVersion(t, natstest.Latest, natstest.Domain("HUB"),
+	srv := natstest.Start(t, natstest.Domain("HUB"),
 		natstest.Config(`authorization { users: [ {user: u, password: s3cret}, {user: v, password: other} ] }`))
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)
@@ -221,7 +221,7 @@ func TestTLS(t *testing.T) {
 	ca, cert, key := natstest.Certificates(t, dir)
 	for name, extra := range map[string]string{"after greeting": "", "first": `handshake_first: "1500ms"`} {
 		conf := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true\n%s }", cert, key, ca, extra)
-		port := natstest.StartVersion(t, natstest.Latest, natstest.Config(conf)).Port()
+		port := natstest.Start(t, natstest.Config(conf)).Port()
 		files := natsconn.TLS{CA: ca, Cert: cert, Key: key, First: extra != ""}
 		c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: fmt.Sprintf("nats://localhost:%d", port), TLS: files})
 		if err != nil {

@@ -1,11 +1,12 @@
 // Package natstest starts real nats-servers for tests and looks at their
 // streams with eyes of its own.
 //
-// Start runs the server this module is built with inside the test's process;
-// StartVersion runs a released binary as a child process; StartCluster runs
-// several of one version. Each listens on a loopback port of its own, keeps its
-// data in a temporary directory, is stopped when the test ends and shows the
-// end of its log if the test failed. A server that is stopped or killed can be
+// Start runs the released binary of the version that this module is built with as
+// a child process, StartVersion that of another version, StartCluster several of
+// one version, and StartEmbedded runs a server inside the test's process, where
+// the race detector makes it slow. Each listens on a loopback port of its own,
+// keeps its data in a temporary directory, is stopped when the test ends and shows
+// the end of its log if the test failed. A server that is stopped or killed can be
 // started again on the same directory and port.
 //
 // Records, Info and Consumers ask the server's API one message at a time and
@@ -36,8 +37,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Latest is the version that Start runs. It exists as a binary too, for tests
-// that must kill a server.
+// Latest is the version of the server's module, whose binary Start runs.
 const Latest = "2.15.2"
 
 // Versions returns the released versions that `make tools` installs, oldest
@@ -105,8 +105,14 @@ type node interface {
 	kill() // at once, as far as the kind of node can
 }
 
-// Start starts the embedded server and waits until it serves.
+// Start starts the binary of Latest and waits until it serves.
 func Start(t testing.TB, opts ...Option) *Server {
+	t.Helper()
+	return newServer(t, Latest, opts)
+}
+
+// StartEmbedded starts a server in this process and waits until it serves.
+func StartEmbedded(t testing.TB, opts ...Option) *Server {
 	t.Helper()
 	return newServer(t, "", opts)
 }

@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 func TestEmbeddedKeepsItsDataOverARestart(t *testing.T) {
-	s := natstest.Start(t)
+	s := natstest.StartEmbedded(t)
 	checkRestart(t, s, (*natstest.Server).Stop)
 }
 
@@ -62,7 +62,7 @@ func TestSampleOnEveryVersion(t *testing.T) {
 }
 
 func TestSampleOnTheEmbeddedServer(t *testing.T) {
-	nc := natstest.Start(t).Connect()
+	nc := natstest.StartEmbedded(t).Connect()
 	if got := nc.ConnectedServerVersion(); got != natstest.Latest {
 		t.Fatalf("version is %s, Latest says %s", got, natstest.Latest)
 	}
@@ -130,7 +130,7 @@ func TestConfigAndDomain(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			var s *natstest.Server
 			if version == "" {
-				s = natstest.Start(t, conf, natstest.Domain("edge"))
+				s = natstest.StartEmbedded(t, conf, natstest.Domain("edge"))
 			} else {
 				s = natstest.StartVersion(t, version, conf, natstest.Domain("edge"))
 			}

@@ -151,7 +151,7 @@ func TestServerDiesDuringRestore(t *testing.T) {
 	for _, storage := range []string{"file", "memory"} {
 		t.Run(storage, func(t *testing.T) {
 			t.Parallel()
-			s := natstest.StartVersion(t, natstest.Latest)
+			s := natstest.Start(t)
 			k, p := big(t, s, dial(t, s.URL()), storage, 12000)
 			died := make(chan struct{})
 			k.hook = func(n int) {

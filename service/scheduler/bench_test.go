@@ -42,7 +42,7 @@ func BenchmarkSchedules(b *testing.B) {
 	const count = 2000
 	for name, jitter := range map[string]string{"spread": "55s", "at once": ""} {
 		b.Run(name, func(b *testing.B) {
-			js, err := jetstream.New(natstest.StartVersion(b, natstest.Latest).Connect())
+			js, err := jetstream.New(natstest.Start(b).Connect())
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -47,7 +47,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 					if _, err := Export(t.Context(), repo, points, out, f, true); err != nil {
 						t.Fatal(err)
 					}
-					dst := natstest.StartVersion(t, natstest.Latest)
+					dst := natstest.Start(t)
 					into := dst.Connect()
 					for _, name := range names {
 						command(t, dst, "stream", "restore", filepath.Join(out, name))

@@ -154,7 +154,7 @@ func TestThereAndBack(t *testing.T) {
 
 // A single stream in memory storage, which only V2 can carry.
 func TestMemoryStream(t *testing.T) {
-	s := natstest.StartVersion(t, natstest.Latest)
+	s := natstest.Start(t)
 	nc := s.Connect()
 	natstest.MakeStream(t, nc, `{"name":"TICKS","subjects":["ticks"],"storage":"memory","retention":"limits","num_replicas":1}`)
 	natstest.PublishTo(t, nc, "ticks", 500, 100)
