@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"jetkeep/service/jetsnap"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
 	"jetkeep/store/record"
@@ -181,11 +182,20 @@ func TestServerDiesDuringRestore(t *testing.T) {
 	}
 }
 
-// A restore whose server dies under it is made again by another one of the
-// cluster.
+// A restore in a cluster whose server dies under it fails and leaves the name free:
+// the next one, made as soon as the server is back, keeps its stream. It is back no
+// sooner, for 2.14.5 crashes if it learns of a restore that is not ended.
 func TestClusterServerDiesDuringRestore(t *testing.T) {
-	t.Parallel()
-	c := natstest.StartCluster(t, 3, natstest.Latest)
+	for _, version := range []string{"2.14.5", natstest.Latest} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			serverDiesDuringRestore(t, natstest.StartCluster(t, 3, version))
+		})
+	}
+}
+
+func serverDiesDuringRestore(t *testing.T, c *natstest.Cluster) {
+	t.Helper()
 	conn := dial(t, c.Nodes[0].URL())
 	nc := c.Nodes[0].Connect()
 	k, p := big(t, c.Nodes[0], conn, "file", 12000)
@@ -203,28 +213,42 @@ func TestClusterServerDiesDuringRestore(t *testing.T) {
 		}
 		return out
 	}
-	killed := false
-	for try := 0; !killed; try++ {
+	killed := 0
+	for try := 0; killed == 0; try++ {
 		if try == 8 {
 			t.Fatal("every restore went to the connection's own server")
 		}
 		before := starts()
 		k.hook = func(n int) {
-			if n != 11000 || killed {
+			if n != 11000 {
 				return
 			}
 			for i, starts := range starts() {
 				if i > 0 && starts > before[i] {
-					killed = true
+					killed = i
 					c.Kill(i)
-					c.Nodes[i].Start()
 				}
 			}
 		}
-		if _, err := Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p}); err != nil {
+		_, err := Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p})
+		if killed > 0 {
+			if !errors.Is(err, jetsnap.ErrAborted) {
+				t.Fatalf("its server died, and the restore ended with %v", err)
+			}
+			t.Log(err)
+			k.hook = nil
+			c.Nodes[killed].Start()
+			_, err = Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p})
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		wantRecords(t, nc, "BIG", k.records[p.ID])
+		if killed > 0 {
+			c.AwaitReplicas(nc, "BIG")
+			c.StepDown(nc, "BIG")
+			wantRecords(t, nc, "BIG", k.records[p.ID])
+		}
 		drop(t, nc, "BIG")
 	}
 }

@@ -85,16 +85,17 @@ func Execute(ctx context.Context, j Job) (Result, error) {
 
 type execution struct {
 	Job
-	stream string
-	began  time.Time
-	plan   StreamPlan
-	cfg    streamConfig
-	target Target
-	info   *jsapi.StreamInfo // of the restored stream
-	first  *record.Record    // the first message given to the server
-	live   *record.Sum       // digest of the restore point's messages, once they were all read
-	whole  atomic.Bool       // the whole archive was given to the server
-	result Result
+	stream  string
+	began   time.Time
+	plan    StreamPlan
+	cfg     streamConfig
+	target  Target
+	info    *jsapi.StreamInfo // of the restored stream
+	first   *record.Record    // the first message given to the server
+	live    *record.Sum       // digest of the restore point's messages, once they were all read
+	arrived atomic.Bool       // the server acknowledged a part of it
+	whole   atomic.Bool       // the whole archive was given to the server
+	result  Result
 }
 
 func (x *execution) warn(code string, messages uint64, format string, args ...any) {

@@ -37,8 +37,9 @@ func (x *execution) bring(ctx context.Context) error {
 	return x.pushSequence(ctx)
 }
 
-// uploads bounds how often an upload is begun that the server gives up, as that
-// of a cluster does if it is ended meanwhile.
+// uploads bounds how often an upload is begun of which nothing arrived. One that
+// had begun is not repeated: servers of a cluster before 2.15 may find the end of
+// the first one late, and take the stream away that another one made since.
 const uploads = 3
 
 // A cluster one of whose servers was just started again, or that elects a
@@ -66,10 +67,10 @@ func (x *execution) tryUpload(ctx context.Context, stream string, config json.Ra
 			n--
 			continue
 		}
-		if n == uploads || !same || ctx.Err() != nil || !errors.Is(err, jetsnap.ErrAborted) {
+		if n == uploads || !same || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
 			return nil, left
 		}
-		x.Log.Info("the server gave up the upload and holds nothing of it, it is repeated", "reason", err)
+		x.Log.Info("nothing of the upload arrived, it is repeated", "reason", err)
 	}
 }
 
@@ -104,7 +105,9 @@ func (x *execution) upload(ctx context.Context, stream string, config json.RawMe
 	var info *jsapi.StreamInfo
 	g.Go(func() error {
 		var err error
-		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{})
+		info, err = jetsnap.New(x.Conn.API).Restore(gctx, stream, config, pr, jetsnap.RestoreOptions{
+			Progress: func(_, acked uint64) { x.arrived.Store(acked > 0) },
+		})
 		pr.CloseWithError(errors.Join(errUploadEnded, err))
 		return err
 	})
@@ -295,7 +298,7 @@ func (x *execution) appears(ctx context.Context, conn *natsconn.Conn, stream str
 	switch {
 	case errors.As(failure, &answered):
 		deadline = time.Now() // by its answer it has ended it
-	case !x.whole.Load() && x.Conn.NC.IsConnected():
+	case !x.whole.Load() && x.Conn.NC.IsConnected() && !errors.Is(failure, jetsnap.ErrAborted):
 		deadline = time.Now().Add(aborted) // it was told, and cannot complete it
 	}
 	for {
