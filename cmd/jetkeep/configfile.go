@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
@@ -107,8 +108,8 @@ func (f *configFile) read(o instanceOptions) (*config.File, error) {
 	return file, nil
 }
 
-// checkFiles reads the files that connections name, and warns of secrets that
-// others can read.
+// checkFiles reads the files that connections name, looks for the programs of
+// hooks, and warns of secrets that others can read.
 func checkFiles(file *config.File, warnings io.Writer) error {
 	for _, exposed := range file.Exposed() {
 		if _, err := fmt.Fprintf(warnings, "warning: %v\n", exposed); err != nil {
@@ -123,6 +124,14 @@ func checkFiles(file *config.File, warnings io.Writer) error {
 			if _, err := fmt.Fprintf(warnings, "warning: %v\n", file.Locate(fmt.Errorf("%s.%w", at.Path, err))); err != nil {
 				return err
 			}
+		}
+	}
+	for i, h := range file.Config.Hooks {
+		if len(h.Command) == 0 {
+			continue
+		}
+		if _, err := exec.LookPath(h.Command[0]); err != nil {
+			return &usageError{file.Locate(fmt.Errorf("hooks[%d].command: %w", i, err))}
 		}
 	}
 	return nil
