@@ -173,7 +173,10 @@ func TestLateListener(t *testing.T) {
 		data[i] = byte(i)
 	}
 	slow := io.MultiReader(bytes.NewReader(data[:300]), &hook{func() { time.Sleep(2 * time.Second) }}, bytes.NewReader(data[300:]))
-	for _, source := range []io.Reader{bytes.NewReader(data), slow} {
+	for _, sent := range []struct {
+		source io.Reader
+		chunk  int
+	}{{bytes.NewReader(data), 300}, {slow, 300}, {bytes.NewReader(data), 0}} {
 		var got bytes.Buffer
 		api, err := nc.Subscribe("$JS.API.STREAM.RESTORE.S", func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"deliver_subject":"$JS.SNAPSHOT.RESTORE.S.abc"}`))
@@ -197,7 +200,7 @@ func TestLateListener(t *testing.T) {
 		if err := nc.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Restore(t.Context(), "S", json.RawMessage(`{"name":"S"}`), source, jetsnap.RestoreOptions{ChunkSize: 300}); err != nil {
+		if _, err := c.Restore(t.Context(), "S", json.RawMessage(`{"name":"S"}`), sent.source, jetsnap.RestoreOptions{ChunkSize: sent.chunk}); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got.Bytes(), data) {

@@ -32,8 +32,10 @@ const (
 	// listens: another node of its cluster tells if it does not.
 	knockAfter = 8 * time.Second
 	// The server that takes a restore in answers before all nodes of its cluster
-	// have heard that it listens: so the first chunk is sent again for a while, at
-	// this interval, if nobody got it. Nothing follows it until it has arrived.
+	// have heard that it listens: so the first chunk, a short one, is sent again for
+	// a while, at this interval, if nobody got it. Nothing follows it until it has
+	// arrived.
+	firstChunk  = 4 << 10
 	listenTime  = 3 * time.Second // less than the 5 s that the server waits
 	listenPause = 20 * time.Millisecond
 	// tendInterval is the time between two looks at an upload of which nothing
@@ -343,29 +345,39 @@ func (u *upload) send(ctx context.Context, chunk []byte, src *source) error {
 			return err
 		}
 	}
-	if err := u.sendHeld(ctx, 0); err != nil {
-		return err
-	}
-	return u.settled()
+	return u.sendHeld(ctx, 0)
 }
 
 // sendHeld sends what is held but for the last keep bytes, as soon as the
 // window has room.
 func (u *upload) sendHeld(ctx context.Context, keep int) error {
-	err := u.until(ctx, tendInterval, func() bool {
-		n := len(u.hold) - keep
-		return n <= 0 || u.flying == 0 || u.flying+n <= u.o.InFlight
-	}, func() error {
-		if time.Since(u.lastHeard()) < knockAfter {
-			return nil
+	for len(u.hold) > keep {
+		err := u.until(ctx, tendInterval, func() bool {
+			n := len(u.hold) - keep
+			return n <= 0 || u.flying == 0 || u.flying+n <= u.o.InFlight
+		}, func() error {
+			if time.Since(u.lastHeard()) < knockAfter {
+				return nil
+			}
+			return u.nudge(ctx, knockAfter)
+		})
+		if err != nil {
+			return err
 		}
-		return u.nudge(ctx, knockAfter)
-	})
-	if n := len(u.hold) - keep; err == nil && n > 0 {
+		n := len(u.hold) - keep
+		if u.next == 1 {
+			n = min(n, firstChunk)
+		}
+		if n <= 0 { // it was sent byte by byte meanwhile
+			break
+		}
 		err = u.publish(ctx, u.hold[:n])
 		u.hold = append(u.hold[:0], u.hold[n:]...)
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return u.settled()
 }
 
 // nudge sends a single byte of what is held, whatever the window, if none was
@@ -448,10 +460,10 @@ func (u *upload) until(ctx context.Context, every time.Duration, ok func() bool,
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		u.report()
 		if err := u.settled(); err != nil {
 			return err
 		}
-		u.report()
 		u.mu.Lock()
 		met := ok()
 		u.mu.Unlock()

@@ -229,6 +229,7 @@ func decodeMessage(m *nats.Msg) (record.Record, bool, error) {
 			Subject  string    `json:"subject"`
 			Sequence uint64    `json:"seq"`
 			Header   []byte    `json:"hdrs"`
+			Data     string    `json:"data"`
 			Time     time.Time `json:"time"`
 		} `json:"message"`
 		Error *APIError `json:"error"`
@@ -240,6 +241,9 @@ func decodeMessage(m *nats.Msg) (record.Record, bool, error) {
 	}
 	if err := json.Unmarshal(head, &answer); err != nil {
 		return record.Record{}, false, fmt.Errorf("decode: %w", err)
+	}
+	if answer.Message.Data != "" {
+		return record.Record{}, false, errors.New("decode: the body is not where it was looked for")
 	}
 	data, err := base64.StdEncoding.AppendDecode(nil, body)
 	if err != nil {

@@ -59,18 +59,24 @@ func (x *execution) tryUpload(ctx context.Context, stream string, config json.Ra
 		}
 		left := x.cleanUp(ctx, stream, err)
 		same := left == err //nolint:errorlint // the clean-up had nothing to add
-		if same && errors.Is(err, jsapi.ErrNotReady) && time.Now().Before(ready) {
-			x.Log.Info("the cluster is not ready, the upload is repeated", "reason", err)
-			if sleep(ctx, readyPause) != nil {
-				return nil, left
-			}
-			n--
-			continue
-		}
-		if n == uploads || !same || x.arrived.Load() || !errors.Is(err, jetsnap.ErrAborted) {
+		if !same || x.arrived.Load() {
 			return nil, left
 		}
-		x.Log.Info("nothing of the upload arrived, it is repeated", "reason", err)
+		switch {
+		case errors.Is(err, jsapi.ErrNotReady) && time.Now().Before(ready):
+			x.Log.Info("the cluster is not ready, the upload is repeated", "reason", err)
+			n--
+		case n < uploads && errors.Is(err, jetsnap.ErrAborted):
+			x.Log.Info("nothing of the upload arrived, it is repeated", "reason", err)
+		default:
+			return nil, left
+		}
+		if sleep(ctx, readyPause) != nil {
+			return nil, left
+		}
+		if err := x.Fence(ctx); err != nil { // much may have happened since bring asked
+			return nil, err
+		}
 	}
 }
 
@@ -298,7 +304,7 @@ func (x *execution) appears(ctx context.Context, conn *natsconn.Conn, stream str
 	switch {
 	case errors.As(failure, &answered):
 		deadline = time.Now() // by its answer it has ended it
-	case !x.whole.Load() && x.Conn.NC.IsConnected() && !errors.Is(failure, jetsnap.ErrAborted):
+	case !x.whole.Load() && x.Conn.NC.IsConnected() && !errors.Is(failure, jetsnap.ErrAborted) && !errors.Is(failure, jetsnap.ErrIdle):
 		deadline = time.Now().Add(aborted) // it was told, and cannot complete it
 	}
 	for {
@@ -306,7 +312,8 @@ func (x *execution) appears(ctx context.Context, conn *natsconn.Conn, stream str
 		if err != nil && !errors.Is(err, jsapi.ErrStreamNotFound) && !errors.Is(err, jsapi.ErrNoReply) {
 			return nil, err
 		}
-		// A cluster does not answer for a stream that is being restored.
+		// A cluster does not answer for a stream that is being restored, at least
+		// as long as its group has no leader.
 		if !time.Now().Before(deadline) && !errors.Is(err, jsapi.ErrNoReply) {
 			return info, nil
 		}
