@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"jetkeep/service/natstest"
+	"jetkeep/store/freeport"
 	"jetkeep/store/object/objectserver"
 )
 
@@ -131,7 +132,7 @@ func (r *reader) run(c shown) []string {
 	command := r.here(c.command)
 	if data, ok := strings.CutPrefix(command, "jetkeep serve --embedded --data "); ok {
 		data, shown, _ := strings.Cut(data, " --metrics ")
-		port, err := freePort()
+		port, err := freeport.Get()
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 
 	"jetkeep/cmd/jetkeep/internal/compare"
 	"jetkeep/cmd/jetkeep/internal/sample"
+	"jetkeep/store/freeport"
 	"jetkeep/store/seal"
 )
 
@@ -32,7 +32,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds:                scriptCommands(),
 		Setup: func(env *testscript.Env) error {
-			port, err := freePort()
+			port, err := freeport.Get()
 			if err != nil {
 				return err
 			}
@@ -47,15 +47,6 @@ func TestScript(t *testing.T) {
 
 // recordings is the key under which a script keeps what it recorded.
 type recordings struct{}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
 
 type scriptCommand = func(ts *testscript.TestScript, neg bool, args []string)
 

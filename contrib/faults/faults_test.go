@@ -23,6 +23,7 @@ import (
 	"jetkeep/service/config"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store/freeport"
 	"jetkeep/store/object/objectserver"
 	"jetkeep/store/record"
 )
@@ -47,7 +48,11 @@ func newWay(t *testing.T, store string, seed uint64) *way {
 	t.Helper()
 	w := &way{proxy: newProxy(t, store, seed)}
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	w.tcp = toxiproxy.NewProxy(server, "store", "127.0.0.1:0", w.proxy.Listener.Addr().String())
+	port, err := freeport.Get() // for it is started on it again
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.tcp = toxiproxy.NewProxy(server, "store", fmt.Sprintf("127.0.0.1:%d", port), w.proxy.Listener.Addr().String())
 	if err := w.tcp.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ func start(t *testing.T) *natstest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return natstest.Start(t, natstest.Config(string(permissions)))
+	// Inside this process, whose log has what was refused before the client hears.
+	return natstest.StartEmbedded(t, natstest.Config(string(permissions)))
 }
 
 // serve runs the service with two targets of one account, one for each of its

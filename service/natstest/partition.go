@@ -80,8 +80,9 @@ func newWire(t testing.TB, from, to, port int) *wire {
 	t.Helper()
 	w := &wire{from: from, to: to, port: freePort(t), whole: true, conns: map[net.Conn]bool{}}
 	w.target = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	if w.listener = listen(w.port); w.listener == nil {
-		t.Fatalf("listen on port %d between nodes %d and %d", w.port, from, to)
+	var err error
+	if w.listener, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(w.port))); err != nil {
+		t.Fatalf("listen between nodes %d and %d: %v", from, to, err)
 	}
 	w.running.Go(w.accept)
 	t.Cleanup(func() {

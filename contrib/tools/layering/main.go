@@ -56,7 +56,9 @@ func layer(name string) (level int, peers, known bool) {
 
 // support names the packages that only tests may import.
 func support(name string) bool {
-	return name == "service/natstest" || name == "store/object/objecttest" || name == "store/object/objectserver" || name == "store/object/faulty" || name == "service/metrics/gatewaytest"
+	return slices.Contains([]string{
+		"service/metrics/gatewaytest", "service/natstest", "store/freeport", "store/object/faulty", "store/object/objectserver", "store/object/objecttest",
+	}, name)
 }
 
 // leaf names the packages that import nothing of this module.

@@ -6,12 +6,13 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os/exec"
 	"syscall"
 	"testing"
 	"time"
+
+	"jetkeep/store/freeport"
 )
 
 const patience = 2 * time.Minute
@@ -25,12 +26,11 @@ type Gateway struct {
 // Start starts a Pushgateway at any free port; it ends with the test.
 func Start(t testing.TB) *Gateway {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	port, err := freeport.Get()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	_ = l.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", port)
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "prometheus-pushgateway", "--web.listen-address="+address)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

@@ -14,8 +14,6 @@ package objectserver
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"jetkeep/store/freeport"
 )
 
 const (
@@ -255,23 +255,15 @@ func answers(url string, header http.Header, statuses ...int) func() error {
 	}
 }
 
-// freePorts returns ports that nobody listens on at the moment, below those
-// that the kernel hands out.
 func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range 500 {
-		if len(ports) == n {
-			return ports, nil
+	ports := make([]int, n)
+	for i := range ports {
+		var err error
+		if ports[i], err = freeport.Get(); err != nil {
+			return nil, err
 		}
-		port := 10000 + rand.IntN(1900)
-		l, err := net.Listen("tcp", address(port))
-		if err != nil {
-			continue
-		}
-		_ = l.Close()
-		ports = append(ports, port)
 	}
-	return nil, fmt.Errorf("no %d free ports found", n)
+	return ports, nil
 }
 
 func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
