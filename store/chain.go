@@ -264,6 +264,17 @@ func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*ent
 			return nil, err
 		}
 		e, err := build()
+		if errors.Is(err, object.ErrNotExist) {
+			// What it looked for may have been condemned by an entry that came
+			// meanwhile, and be gone: then that is the reason.
+			n := t.Number
+			if err := r.readOn(ctx, t, seen); err != nil {
+				return nil, err
+			}
+			if t.Number > n {
+				continue
+			}
+		}
 		if e == nil || err != nil {
 			return nil, err
 		}
