@@ -177,21 +177,26 @@ func TestLateListener(t *testing.T) {
 		source io.Reader
 		chunk  int
 	}{{bytes.NewReader(data), 300}, {slow, 300}, {bytes.NewReader(data), 0}} {
-		var got bytes.Buffer
+		whole := make(chan []byte, 1)
 		api, err := nc.Subscribe("$JS.API.STREAM.RESTORE.S", func(m *nats.Msg) {
 			_ = m.Respond([]byte(`{"deliver_subject":"$JS.SNAPSHOT.RESTORE.S.abc"}`))
 			time.Sleep(500 * time.Millisecond)
-			chunks, err := nc.Subscribe("$JS.SNAPSHOT.RESTORE.S.abc", func(m *nats.Msg) {
-				got.Write(m.Data)
+			var got []byte
+			_, err := nc.Subscribe("$JS.SNAPSHOT.RESTORE.S.abc", func(m *nats.Msg) {
+				if len(got) == 0 {
+					time.Sleep(200 * time.Millisecond) // what has arrived is not sent again
+				}
+				got = append(got, m.Data...)
 				if len(m.Data) > 0 {
 					_ = m.Respond(nil)
 				} else {
-					_ = m.Respond([]byte(`{"config":{"name":"S"},"state":{"messages":7}}`))
 					_ = m.Sub.Unsubscribe()
+					whole <- got
+					_ = m.Respond([]byte(`{"config":{"name":"S"},"state":{"messages":7}}`))
 				}
 			})
 			if err != nil {
-				t.Error(chunks, err)
+				t.Error(err)
 			}
 		})
 		if err != nil {
@@ -203,8 +208,8 @@ func TestLateListener(t *testing.T) {
 		if _, err := c.Restore(t.Context(), "S", json.RawMessage(`{"name":"S"}`), sent.source, jetsnap.RestoreOptions{ChunkSize: sent.chunk}); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(got.Bytes(), data) {
-			t.Errorf("%d bytes arrived, or other ones", got.Len())
+		if got := <-whole; !bytes.Equal(got, data) {
+			t.Errorf("%d bytes of %d arrived, or other ones", len(got), len(data))
 		}
 		if err := api.Unsubscribe(); err != nil {
 			t.Fatal(err)

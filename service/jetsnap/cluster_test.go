@@ -116,14 +116,14 @@ func TestClusterRestore(t *testing.T) {
 // reports false, with the restore done, if that is node 0.
 func killRestoring(t *testing.T, cluster *natstest.Cluster, c *jetsnap.Client, config json.RawMessage, data []byte) bool {
 	t.Helper()
-	before := restoring(cluster)
+	before := cluster.Restores()
 	var mu sync.Mutex // Restore may return while its source is still read
 	node := -1
 	var killed time.Time
 	kill := &hook{f: func() {
 		mu.Lock()
 		defer mu.Unlock()
-		for i, n := range restoring(cluster) {
+		for i, n := range cluster.Restores() {
 			if n > before[i] {
 				node = i
 			}
@@ -153,14 +153,6 @@ func killRestoring(t *testing.T, cluster *natstest.Cluster, c *jetsnap.Client, c
 		t.Errorf("noticed after %s", d)
 	}
 	return true
-}
-
-func restoring(c *natstest.Cluster) []int {
-	var out []int
-	for _, n := range c.Nodes {
-		out = append(out, strings.Count(n.Log(), "Starting restore for stream"))
-	}
-	return out
 }
 
 const hubConfig = `

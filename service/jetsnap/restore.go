@@ -295,8 +295,9 @@ func (u *upload) failLocked(err error) {
 	u.signal()
 }
 
-// publish sends one chunk and counts it as under way. It returns once the first
-// one has arrived.
+// publish sends one chunk and counts it as under way. For the first one it waits
+// until that has arrived, or until the server has given up for long, which the
+// next one will tell.
 func (u *upload) publish(ctx context.Context, data []byte) error {
 	u.mu.Lock()
 	n := u.next

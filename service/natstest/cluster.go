@@ -75,6 +75,15 @@ func (c *Cluster) Restart(i int) {
 	c.AwaitReady()
 }
 
+// Restores tells how many restores each node has begun to take in.
+func (c *Cluster) Restores() []int {
+	var out []int
+	for _, n := range c.Nodes {
+		out = append(out, strings.Count(n.Log(), "Starting restore for stream"))
+	}
+	return out
+}
+
 // AwaitReady waits until the leader of JetStream sees every running node.
 func (c *Cluster) AwaitReady() {
 	c.t.Helper()

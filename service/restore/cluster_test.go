@@ -1,16 +1,18 @@
 package restore
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"jetkeep/service/jetsnap"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store"
 	"jetkeep/store/record"
 )
 
@@ -80,8 +82,10 @@ func TestClusterServerBack(t *testing.T) {
 	drop(t, nc, "ORDERS")
 	c.Nodes[down].Stop() // by which it tells the others
 	ended := make(chan error, 1)
+	var fences atomic.Int64
+	fence := func(context.Context) error { fences.Add(1); return nil }
 	go func() {
-		_, err := Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p})
+		_, err := Execute(t.Context(), Job{Conn: conn, Repo: k, Point: p, Fence: fence})
 		ended <- err
 	}()
 	select {
@@ -92,6 +96,9 @@ func TestClusterServerBack(t *testing.T) {
 	c.Restart(down)
 	if err := <-ended; err != nil {
 		t.Fatal(err)
+	}
+	if fences.Load() < 2 {
+		t.Errorf("the claim was asked for %d times, and not again before the upload was repeated", fences.Load())
 	}
 	wantRecords(t, nc, "ORDERS", k.records[p.ID])
 }
@@ -182,6 +189,19 @@ func TestServerDiesDuringRestore(t *testing.T) {
 	}
 }
 
+// replicate makes a restore point one of a stream of three replicas.
+func replicate(t *testing.T, p *store.Point) {
+	t.Helper()
+	o, err := decodeObject(p.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o["num_replicas"] = []byte("3")
+	if p.Config, err = json.Marshal(o); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A restore in a cluster whose server dies under it fails and leaves the name free:
 // the next one, made as soon as the server is back, keeps its stream. It is back no
 // sooner, for 2.14.5 crashes if it learns of a restore that is not ended.
@@ -199,32 +219,19 @@ func serverDiesDuringRestore(t *testing.T, c *natstest.Cluster) {
 	conn := dial(t, c.Nodes[0].URL())
 	nc := c.Nodes[0].Connect()
 	k, p := big(t, c.Nodes[0], conn, "file", 12000)
-	o, err := decodeObject(p.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o["num_replicas"] = []byte("3")
-	if p.Config, err = json.Marshal(o); err != nil {
-		t.Fatal(err)
-	}
-	starts := func() (out []int) {
-		for _, n := range c.Nodes {
-			out = append(out, strings.Count(n.Log(), "Starting restore for stream"))
-		}
-		return out
-	}
+	replicate(t, &p)
 	killed := 0
 	for try := 0; killed == 0; try++ {
 		if try == 8 {
 			t.Fatal("every restore went to the connection's own server")
 		}
-		before := starts()
+		before := c.Restores()
 		k.hook = func(n int) {
 			if n != 11000 {
 				return
 			}
-			for i, starts := range starts() {
-				if i > 0 && starts > before[i] {
+			for i, n := range c.Restores() {
+				if i > 0 && n > before[i] {
 					killed = i
 					c.Kill(i)
 				}
@@ -257,15 +264,8 @@ func serverDiesDuringRestore(t *testing.T, c *natstest.Cluster) {
 func TestReplicasOnOneServer(t *testing.T) {
 	s := natstest.Start(t)
 	k, p := big(t, s, dial(t, s.URL()), "file", 10)
-	o, err := decodeObject(p.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o["num_replicas"] = []byte("3")
-	if p.Config, err = json.Marshal(o); err != nil {
-		t.Fatal(err)
-	}
-	_, err = execute(t, s.URL(), k, p)
+	replicate(t, &p)
+	_, err := execute(t, s.URL(), k, p)
 	var refused *RefusedError
 	if !errors.As(err, &refused) || refused.Problems[0].Code != CodeReplicas {
 		t.Errorf("error %v, want %s", err, CodeReplicas)

@@ -93,8 +93,8 @@ type execution struct {
 	info    *jsapi.StreamInfo // of the restored stream
 	first   *record.Record    // the first message given to the server
 	live    *record.Sum       // digest of the restore point's messages, once they were all read
-	arrived atomic.Bool       // the server acknowledged a part of it
 	whole   atomic.Bool       // the whole archive was given to the server
+	arrived atomic.Bool       // the server acknowledged a part of it
 	result  Result
 }
 
