@@ -1,6 +1,7 @@
 package natstest_test
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -179,5 +180,40 @@ func checkCluster(t *testing.T, c *natstest.Cluster) {
 	c.AwaitReplicas(nc, "R")
 	if d := natstest.Diff(before, natstest.Records(t, nc, "R")); d != "" {
 		t.Fatal(d)
+	}
+}
+
+// What Records returns is what was published: everything else is held against it.
+func TestRecordsAreWhatWasPublished(t *testing.T) {
+	const quoted = `{"data":"bm8=","x":"\"data\":\""}`
+	bodies := [][]byte{nil, {0}, []byte(quoted), []byte("<&>\u2028/+="), make([]byte, 100_000), {0xff, 0xfe, 0xfd}}
+	for i := range bodies[4] {
+		bodies[4][i] = byte(i * i >> 3)
+	}
+	for _, version := range []string{"2.6.1", "2.10.29", natstest.Latest} {
+		t.Run(version, func(t *testing.T) {
+			nc := natstest.StartVersion(t, version).Connect()
+			natstest.MakeStream(t, nc, `{"name":"S","subjects":["s.>"],"storage":"file","retention":"limits","num_replicas":1}`)
+			natstest.Publish(t, nc, len(bodies), func(i int) *nats.Msg {
+				m := &nats.Msg{Subject: `s."data":"x"`, Data: bodies[i]}
+				if i%2 == 1 {
+					m.Header = nats.Header{"K": {quoted}}
+				}
+				return m
+			})
+			records := natstest.Records(t, nc, "S")
+			if len(records) != len(bodies) {
+				t.Fatalf("%d records of %d messages", len(records), len(bodies))
+			}
+			for i, r := range records {
+				header := ""
+				if i%2 == 1 {
+					header = "NATS/1.0\r\nK: " + quoted + "\r\n\r\n"
+				}
+				if !bytes.Equal(r.Data, bodies[i]) || string(r.Subject) != `s."data":"x"` || string(r.Header) != header || r.Sequence != uint64(i+1) {
+					t.Errorf("message %d came back as %d, %q, %q and %d bytes", i+1, r.Sequence, r.Subject, r.Header, len(r.Data))
+				}
+			}
+		})
 	}
 }
