@@ -8,16 +8,17 @@ import (
 	"errors"
 )
 
-// A Journal remembers, for a few days, packs that were uploaded, by a name that
-// only holders of the writer key can make. Sealing the same records twice gives
-// different packs, so that an attempt which follows one that failed finds in no
-// store what it would upload again. Losing a journal costs those uploads and
-// nothing else, so that its methods return no errors. They must end by a
+// A Journal remembers, for a few days, packs whose upload was begun, by a name
+// that only holders of the writer key can make. Sealing the same records twice
+// gives different packs, so that an attempt which follows one that failed finds
+// in no store what it would upload again. Losing a journal costs those uploads
+// and nothing else, so that its methods return no errors. They must end by a
 // deadline of their own.
 type Journal interface {
-	// Uploaded returns what was noted under a key, nil for nothing.
+	// Uploaded returns what was noted under a key, nil for nothing. Whether it
+	// arrived is for the store to say.
 	Uploaded(ctx context.Context, key string) []byte
-	// NoteUpload notes a value of at most 4 KiB.
+	// NoteUpload notes a value of at most 4 KiB, before the upload.
 	NoteUpload(ctx context.Context, key string, value []byte)
 }
 
@@ -108,7 +109,7 @@ func (w *Writer) whole(name string, size int64) (bool, error) {
 	return there, err
 }
 
-// note remembers a pack that has been uploaded.
+// note remembers a pack that is about to be uploaded.
 func (w *Writer) note(pack *packFile) error {
 	if pack.key == "" {
 		return nil

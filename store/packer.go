@@ -202,21 +202,30 @@ func (w *Writer) uploads() error {
 	return nil
 }
 
-// upload stores a pack and its proof.
+// upload stores a pack and its proof, and frees its file.
 func (w *Writer) upload(pack *packFile) error {
-	if again, err := w.reuse(pack); again || err != nil {
-		return errors.Join(err, pack.file.Close())
+	again, err := w.reuse(pack)
+	if err == nil && !again {
+		err = w.put(pack)
 	}
-	size := int64(pack.ref.size)
-	n, err := w.repo.putOnce(w.ctx, w.repo.packName(w.place.chain, pack.ref.hash), pack.file, size)
-	if err = errors.Join(err, pack.file.Close()); err != nil {
-		return err
-	}
-	proof, m, err := w.repo.putBlob(w.ctx, w.place, kindProof, pack.proof, maxInlineProof)
+	return errors.Join(err, pack.file.Close())
+}
+
+// put notes a pack before it uploads it: of one whose answer is lost, or whose
+// writer dies, the next attempt still knows the name.
+func (w *Writer) put(pack *packFile) error {
+	proof, n, err := w.repo.putBlob(w.ctx, w.place, kindProof, pack.proof, maxInlineProof)
 	if err != nil {
 		return err
 	}
 	pack.ref.proof = proof
+	if err := w.note(pack); err != nil {
+		return err
+	}
+	m, err := w.repo.putOnce(w.ctx, w.repo.packName(w.place.chain, pack.ref.hash), pack.file, int64(pack.ref.size))
+	if err != nil {
+		return err
+	}
 	w.progress(0, 0, uint64(n+m))
-	return w.note(pack)
+	return nil
 }

@@ -20,10 +20,10 @@ const (
 	uploadsTimeout = 2 * time.Second
 )
 
-// Uploads is the journal of packs that were uploaded into encrypted
-// repositories, in the bucket JETKEEP_UPLOADS: whichever instance makes the next
-// attempt uses what arrived. The bucket is made when it is needed first. It
-// implements store.Journal.
+// Uploads is the journal of packs uploaded into encrypted repositories, in the
+// bucket JETKEEP_UPLOADS: whichever instance makes the next attempt uses what
+// arrived. The bucket is made when it is needed first. It implements
+// store.Journal.
 type Uploads struct {
 	js   jetstream.JetStream
 	opt  Options
@@ -75,7 +75,7 @@ func (u *Uploads) Uploaded(ctx context.Context, key string) []byte {
 	return e.Value()
 }
 
-// NoteUpload notes a pack.
+// NoteUpload notes a pack that is about to be uploaded.
 func (u *Uploads) NoteUpload(ctx context.Context, key string, value []byte) {
 	ctx, cancel := context.WithTimeout(ctx, uploadsTimeout)
 	defer cancel()
@@ -84,6 +84,6 @@ func (u *Uploads) NoteUpload(ctx context.Context, key string, value []byte) {
 		_, err = kv.Put(ctx, key, value)
 	}
 	if err != nil {
-		u.log.Warn("an uploaded pack could not be noted, the next attempt would upload it again", "error", err)
+		u.log.Warn("a pack could not be noted, another attempt would upload it again", "error", err)
 	}
 }
