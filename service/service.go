@@ -336,7 +336,8 @@ func (s *Service) openKeys(ctx context.Context) error {
 		return err
 	}
 	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{
-		Log: s.log, Late: s.measures.ScheduleLate, Alive: func() { s.vitals.tick(&s.vitals.scheduler) },
+		Log: s.log, Late: s.measures.ScheduleLate, LeftOut: s.measures.SlotsLeftOut,
+		Alive: func() { s.vitals.tick(&s.vitals.scheduler) },
 	})
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)

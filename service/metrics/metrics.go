@@ -69,6 +69,7 @@ type Metrics struct {
 	storeRetries  *prometheus.CounterVec
 	storeBytes    *prometheus.CounterVec
 	late          *prometheus.HistogramVec
+	leftOut       *prometheus.CounterVec
 	pushes        *prometheus.CounterVec
 	hooks         *prometheus.CounterVec
 	notifications *prometheus.CounterVec
@@ -104,6 +105,7 @@ func New(o Options) *Metrics {
 	m.storeRetries = m.counter("jetkeep_store_retries_total", "Tries of operations on stores that failed and were made again.", "repository")
 	m.late = m.histogram("jetkeep_schedule_lateness_seconds", "From a schedule's slot to its session.",
 		[]float64{0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600}, "schedule")
+	m.leftOut = m.counter("jetkeep_schedule_left_out_slots_total", "Slots that got no session.", "schedule")
 	m.pushes = m.counter("jetkeep_pushes_total", "Pushes to the Pushgateway.", "result")
 	m.hooks = m.counter("jetkeep_hooks_total", "Calls of hooks.", "hook", "when", "result")
 	m.notifications = m.counter("jetkeep_notifications_total", "Tries to send an event on.", "notification", "result")
@@ -229,15 +231,25 @@ func (m *Metrics) QueueUnknown() { m.queued.Set(math.NaN()) }
 
 // ScheduleLate tells how long after its slot a schedule's session was made.
 func (m *Metrics) ScheduleLate(schedule string, d time.Duration) {
+	m.late.WithLabelValues(m.schedule(schedule)).Observe(max(d, 0).Seconds())
+}
+
+// SlotsLeftOut counts slots of a schedule that get no session.
+func (m *Metrics) SlotsLeftOut(schedule string, slots int) {
+	m.leftOut.WithLabelValues(m.schedule(schedule)).Add(float64(max(slots, 0)))
+}
+
+// schedule returns the label of a schedule.
+func (m *Metrics) schedule(name string) string {
 	m.mu.Lock()
-	if !m.schedules[schedule] {
-		if len(m.schedules) < maxSchedules {
-			m.schedules[schedule] = true
-		} else {
-			schedule = Other
-			m.dropped.WithLabelValues("schedule").Inc()
-		}
+	defer m.mu.Unlock()
+	if m.schedules[name] {
+		return name
 	}
-	m.mu.Unlock()
-	m.late.WithLabelValues(schedule).Observe(max(d, 0).Seconds())
+	if len(m.schedules) == maxSchedules {
+		m.dropped.WithLabelValues("schedule").Inc()
+		return Other
+	}
+	m.schedules[name] = true
+	return name
 }

@@ -47,6 +47,7 @@ func filled(now time.Time) *metrics.Metrics {
 	for i := range 102 {
 		m.ScheduleLate(fmt.Sprint("s", i), time.Second)
 	}
+	m.SlotsLeftOut("s0", 3)
 	return m
 }
 
@@ -77,6 +78,7 @@ func TestValues(t *testing.T) {
 		`jetkeep_labels_dropped_total{label="stream"} 2`,
 		`jetkeep_labels_dropped_total{label="schedule"} 2`,
 		`jetkeep_schedule_lateness_seconds_count{schedule="_other"} 2`,
+		`jetkeep_schedule_left_out_slots_total{schedule="s0"} 3`,
 		`jetkeep_queue_tasks 5`,
 		`jetkeep_store_operations_total{operation="put",repository="r",result="ok"} 1`,
 		`jetkeep_store_operation_duration_seconds_sum{operation="put",repository="r"} 1`,

@@ -72,6 +72,9 @@ type Options struct {
 	Log *slog.Logger
 	// Late, if set, is told how long after its time each run was started here.
 	Late func(schedule string, late time.Duration)
+	// LeftOut, if set, is told how many slots of a schedule this instance has
+	// left out.
+	LeftOut func(schedule string, slots int)
 	// Alive, if set, is called whenever the loop comes around, at the latest
 	// after some minutes.
 	Alive func()
@@ -378,6 +381,9 @@ func (s *Scheduler) act(ctx context.Context, def *Definition) (time.Time, error)
 		s.takeBack(ctx, def, lost...)
 		mine = nil
 		s.forget(ctx, def, a.Forget)
+		if a.LeftOut > 0 && s.opt.LeftOut != nil {
+			s.opt.LeftOut(def.Name, a.LeftOut)
+		}
 	}
 	return s.clock().Add(poll), nil
 }

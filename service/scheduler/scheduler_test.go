@@ -26,10 +26,25 @@ type memory struct {
 	revs     map[string]uint64
 	watchers []func(change)
 	away     bool
+	leftOut  map[string]int // slots, as instances report them
 }
 
 func newMemory() *memory {
-	return &memory{specs: map[string]api.Schedule{}, states: map[string][]byte{}, revs: map[string]uint64{}}
+	return &memory{specs: map[string]api.Schedule{}, states: map[string][]byte{}, revs: map[string]uint64{}, leftOut: map[string]int{}}
+}
+
+// leaves counts slots that an instance says were left out.
+func (m *memory) leaves(schedule string, slots int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leftOut[schedule] += slots
+}
+
+// left returns how many there were.
+func (m *memory) left(schedule string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leftOut[schedule]
 }
 
 var errAway = errors.New("KV is away")
@@ -247,7 +262,7 @@ func run(t *testing.T, m *memory, s *sessions, instances int) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for i := range instances {
-		x := newScheduler(m, s, Options{Log: slog.New(slog.DiscardHandler)})
+		x := newScheduler(m, s, Options{Log: slog.New(slog.DiscardHandler), LeftOut: m.leaves})
 		x.clock = func() time.Time { return time.Now().Add(skews[i%len(skews)]) }
 		x.lookAgain = 12 * time.Hour // or most of a simulated year would be that
 		wg.Go(func() { x.Run(ctx) })
@@ -343,6 +358,9 @@ func TestYear(t *testing.T) {
 					t.Errorf("%s: slot %s was run %d times", name, slot, n)
 				}
 			}
+			if n := m.left(name); n != 0 {
+				t.Errorf("%s: %d slots are said to be left out", name, n)
+			}
 			total += len(want)
 		}
 		t.Logf("%d slots", total)
@@ -401,8 +419,8 @@ func TestMissed(t *testing.T) {
 				if got := strings.Join(s.started("x"), ", "); got != c.want {
 					t.Errorf("started %s", got)
 				}
-				if k := m.state(t, "x").LastSkipped; k == nil || k.Count != c.skip || k.Reason == "" || k.Last.Format("15:04") != c.last {
-					t.Errorf("skipped %+v", k)
+				if k := m.state(t, "x").LastSkipped; k == nil || k.Count != c.skip || k.Reason == "" || k.Last.Format("15:04") != c.last || m.left("x") != c.skip {
+					t.Errorf("skipped %+v, %d reported", k, m.left("x"))
 				}
 				time.Sleep(minutes(5))
 				if got := s.started("x"); len(got) == 0 || got[len(got)-1] != "backup 01:10:00 1" {

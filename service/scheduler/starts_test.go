@@ -296,11 +296,12 @@ func TestSkipsAreCounted(t *testing.T) {
 		for _, c := range []struct {
 			at, count   int
 			first, last string
-		}{{4, 3, "00:02", "00:04"}, {6, 5, "00:02", "00:06"}, {9, 2, "00:08", "00:09"}} {
+			all         int // since the start
+		}{{4, 3, "00:02", "00:04", 3}, {6, 5, "00:02", "00:06", 5}, {9, 2, "00:08", "00:09", 7}} {
 			time.Sleep(time.Until(time.Date(2000, 1, 1, 0, c.at, 20, 0, time.UTC)))
 			k := m.state(t, "x").LastSkipped
-			if k == nil || k.Count != c.count || k.First.Format("15:04") != c.first || k.Last.Format("15:04") != c.last {
-				t.Errorf("after %d minutes: %+v", c.at, k)
+			if k == nil || k.Count != c.count || k.First.Format("15:04") != c.first || k.Last.Format("15:04") != c.last || m.left("x") != c.all {
+				t.Errorf("after %d minutes: %+v, %d reported", c.at, k, m.left("x"))
 			}
 		}
 	})

@@ -58,6 +58,8 @@ type Action struct {
 	Wake    time.Time // zero: nothing is due any more
 	// Forget are sessions that fell out of the history.
 	Forget []string
+	// LeftOut is how many slots the state leaves out that the one before did not.
+	LeftOut int
 }
 
 // maxReplaced bounds how many sessions of a run are replaced whose makers died.
@@ -89,7 +91,7 @@ func Step(d *Definition, s State, now time.Time, session *View) (State, Action) 
 			return s, Action{Kind: actWrite, Forget: forget}
 		case due.Count > 0: // too late for the next slot, which is to be said
 			s = s.leaveOut(due)
-			return s, Action{Kind: actWrite, Wake: d.earliest(s, *r.RetryAt)}
+			return s, Action{Kind: actWrite, Wake: d.earliest(s, *r.RetryAt), LeftOut: due.Count}
 		case now.Before(*r.RetryAt):
 			return s, Action{Wake: d.earliest(s, *r.RetryAt)}
 		}
@@ -107,15 +109,16 @@ func (d *Definition) begin(s State, now time.Time) (State, Action) {
 	}
 	if slot.IsZero() {
 		s = s.leaveOut(missed)
-		return s, Action{Kind: actWrite, Wake: d.earliest(s, time.Time{})}
+		return s, Action{Kind: actWrite, Wake: d.earliest(s, time.Time{}), LeftOut: missed.Count}
 	}
 	s.Settled = slot
-	if missed.Count > 1 {
-		missed.Count--
+	missed.Count--
+	if missed.Count > 0 {
 		missed.Last, missed.Reason = before, "they passed together; the newest one ran for all"
 		s.LastSkipped = &missed
 	}
-	return s, Action{Kind: actStart, Run: api.ScheduleRun{Slot: slot, Attempt: 1, Stage: StageBackup}, Wake: now.Add(poll)}
+	run := api.ScheduleRun{Slot: slot, Attempt: 1, Stage: StageBackup}
+	return s, Action{Kind: actStart, Run: run, Wake: now.Add(poll), LeftOut: missed.Count}
 }
 
 // leaveOut notes slots that are left out, and counts them together with those right
@@ -200,7 +203,7 @@ func (d *Definition) whileRunning(s State, now time.Time) (State, Action) {
 	}
 	passed.Reason = fmt.Sprintf("session %s of slot %s still ran", r.Session, r.Slot.Format(time.RFC3339))
 	s = s.leaveOut(passed)
-	return s, Action{Kind: actWrite, Wake: d.earliest(s, wake)}
+	return s, Action{Kind: actWrite, Wake: d.earliest(s, wake), LeftOut: passed.Count}
 }
 
 // stageEnded goes on after a session has ended, or is gone.
