@@ -117,20 +117,36 @@ func (d *Driver) putPart(ctx context.Context, name, upload string, number int, s
 	return part, err
 }
 
-// abort gives up an upload, also when the request for it was cancelled.
+// abort gives up an upload, also when the request for it was cancelled. Parts
+// that a store is taking in meanwhile may outlive that or bring the upload back,
+// so it is asked again until it knows of none; some never say so.
 func (d *Driver) abort(ctx context.Context, name, upload string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	err := d.opt.Retry.Do(ctx, "abort", name, func(ctx context.Context) error {
-		ctx = httpclient.Hear(ctx)
-		err := d.core.AbortMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload)
-		if minio.ToErrorResponse(err).Code == "NoSuchUpload" {
-			return nil
+	gone, err := d.abortOnce(ctx, name, upload)
+	for try := 0; try < len(abortAgain) && err == nil && !gone; try++ {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(abortAgain[try]):
+			gone, err = d.abortOnce(ctx, name, upload)
 		}
-		return d.typed(ctx, "s3:AbortMultipartUpload", err)
-	})
+	}
 	if err != nil {
 		return fmt.Errorf("abort upload %s: %w", upload, errors.New(err.Error())) // what went wrong before says whether to try again
 	}
 	return nil
+}
+
+// abortOnce asks to give up an upload, and tells whether there was none.
+func (d *Driver) abortOnce(ctx context.Context, name, upload string) (gone bool, err error) {
+	err = d.opt.Retry.Do(ctx, "abort", name, func(ctx context.Context) error {
+		ctx = httpclient.Hear(ctx)
+		err := d.core.AbortMultipartUpload(ctx, d.opt.Bucket, d.key(name), upload)
+		if gone = minio.ToErrorResponse(err).Code == "NoSuchUpload"; gone {
+			return nil
+		}
+		return d.typed(ctx, "s3:AbortMultipartUpload", err)
+	})
+	return gone, err
 }

@@ -214,6 +214,32 @@ func TestUploadFails(t *testing.T) {
 	})
 }
 
+// An upload outlives being given up, as it does if a part is being taken in then.
+// It is given up again.
+func TestUploadOutlivesAbort(t *testing.T) {
+	each(t, func(t *testing.T, s *objectserver.S3Server) {
+		o, p := behind(t, s)
+		d := open(t, o)
+		var aborts atomic.Int64
+		p.meddle = func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case isPart(r) && r.URL.Query().Get("partNumber") == "3":
+				w.WriteHeader(http.StatusForbidden)
+			case r.Method == http.MethodDelete && r.URL.Query().Has("uploadId") && aborts.Add(1) < 3:
+				w.WriteHeader(http.StatusNoContent)
+			default:
+				return false
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			return true
+		}
+		if err := put(t.Context(), d, large()); !errors.Is(err, object.ErrNotWritable) {
+			t.Error(err)
+		}
+		nothingLeft(t, s, o.Bucket, d)
+	})
+}
+
 // Cancelled at whatever request, an upload leaves nothing.
 func TestUploadCancelled(t *testing.T) {
 	each(t, func(t *testing.T, s *objectserver.S3Server) {

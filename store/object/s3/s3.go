@@ -59,6 +59,9 @@ const (
 	conditionalText = "Whether this store creates objects only if they are not there was tried with this one.\n"
 )
 
+// abortAgain are the pauses before an upload that was given up is asked for again.
+var abortAgain = []time.Duration{250 * time.Millisecond, 500 * time.Millisecond}
+
 // A Driver keeps objects in a bucket.
 type Driver struct {
 	opt       Options
