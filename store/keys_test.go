@@ -444,7 +444,7 @@ func TestReadme(t *testing.T) {
 	if _, err := Init(t.Context(), b, InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := b.ReadAll(t.Context(), readmeName, maxReadme); err != nil || !bytes.Equal(text, readme) {
+	if text, err := b.ReadAll(t.Context(), readmeName, maxReadme); err != nil || string(text) != readme {
 		t.Errorf("readme: %v", err)
 	}
 	foreign := object.NewBucket(mem.New())

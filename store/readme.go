@@ -1,11 +1,11 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	_ "embed" // the text of the readme
 	"errors"
 	"fmt"
+	"strings"
 
 	"jetkeep/store/object"
 )
@@ -19,12 +19,12 @@ const (
 // to get the messages out.
 //
 //go:embed byhand.md
-var readme []byte
+var readme string
 
 // putReadme stores it. One that is there already, of an Init that broke off,
 // stays.
 func putReadme(ctx context.Context, bucket *object.Bucket) error {
-	err := bucket.PutBytes(ctx, readmeName, readme)
+	err := bucket.PutBytes(ctx, readmeName, []byte(readme))
 	if err != nil && !errors.Is(err, object.ErrExist) {
 		return fmt.Errorf("write readme: %w", err)
 	}
@@ -41,6 +41,6 @@ func isReadme(ctx context.Context, bucket *object.Bucket) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look into store: %w", err)
 	}
-	title, _, _ := bytes.Cut(readme, []byte("\n"))
-	return bytes.HasPrefix(there, append(title, '\n')), nil
+	title, _, _ := strings.Cut(readme, "\n")
+	return strings.HasPrefix(string(there), title+"\n"), nil
 }

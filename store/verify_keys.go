@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -19,7 +18,7 @@ func (v *verifier) aside(ctx context.Context) error {
 	switch {
 	case errors.Is(err, object.ErrNotExist):
 		v.note("%s, which explains how to restore by hand, is missing", readmeName)
-	case errors.Is(err, object.ErrTooLarge) || err == nil && !bytes.Equal(there, readme):
+	case errors.Is(err, object.ErrTooLarge) || err == nil && string(there) != readme:
 		v.note("%s is not what this version of jetkeep writes", readmeName)
 	case err != nil:
 		return err //nolint:wrapcheck // says which object
