@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"jetkeep/service"
 	"jetkeep/service/api"
+	"jetkeep/service/config"
 	"jetkeep/service/metrics/gatewaytest"
 	"jetkeep/service/natstest"
 )
@@ -124,4 +126,47 @@ func TestMetrics(t *testing.T) {
 	soon(t, at+"/readyz", 503, "not connected to NATS")
 	soon(t, at+"/healthz", 200, "ok")
 	soon(t, at+"/metrics", 200, "\njetkeep_queue_tasks NaN\n")
+}
+
+// TestSchedulesAreMeasured: how late a run was, and the slots that pass while it
+// lasts.
+func TestSchedulesAreMeasured(t *testing.T) {
+	server := natstest.Start(t)
+	nc := server.Connect()
+	shop(t, nc)
+	c := setup(t, server)
+	c.Metrics.Listen = "0"
+	c.Hooks = []config.Hook{hook("lasts", "before", "session", config.Call{Subject: "lasts"})}
+	answer := make(chan *nats.Msg, 1)
+	if _, err := nc.ChanSubscribe("lasts", answer); err != nil {
+		t.Fatal(err)
+	}
+	at := "http://" + run(t, c, service.Deps{}).svc.MetricsAddr() + "/metrics"
+	cl := connect(t, server)
+	if _, err := cl.SchedulePut(t.Context(), api.Schedule{Name: "often", Cron: "@every 1s", Streams: []string{"A"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "slots are left out", func() bool {
+		k := scheduleInfo(t, cl, "often").LastSkipped
+		return k != nil && k.Count >= 3
+	})
+	if _, err := cl.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: "often"}); err != nil {
+		t.Fatal(err)
+	}
+	// On a slow machine some were left out for another reason before.
+	leftOut := regexp.MustCompile(`jetkeep_schedule_left_out_slots_total\{schedule="often"\} ([0-9]+)\n`)
+	eventually(t, "all slots that were left out are counted", func() bool {
+		_, text := fetch(t, at)
+		m := leftOut.FindStringSubmatch(text)
+		if m == nil {
+			return false
+		}
+		n, err := strconv.Atoi(m[1])
+		return err == nil && n >= scheduleInfo(t, cl, "often").LastSkipped.Count
+	})
+	soon(t, at, 200, `jetkeep_schedule_lateness_seconds_count{schedule="often"} 1`)
+	if err := (<-answer).Respond(nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the run has succeeded", func() bool { return scheduleInfo(t, cl, "often").LastSuccess != nil })
 }

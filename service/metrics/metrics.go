@@ -234,9 +234,9 @@ func (m *Metrics) ScheduleLate(schedule string, d time.Duration) {
 	m.late.WithLabelValues(m.schedule(schedule)).Observe(max(d, 0).Seconds())
 }
 
-// SlotsLeftOut counts slots of a schedule that get no session.
+// SlotsLeftOut counts slots of a schedule, at least one, that get no session.
 func (m *Metrics) SlotsLeftOut(schedule string, slots int) {
-	m.leftOut.WithLabelValues(m.schedule(schedule)).Add(float64(max(slots, 0)))
+	m.leftOut.WithLabelValues(m.schedule(schedule)).Add(float64(slots))
 }
 
 // schedule returns the label of a schedule.

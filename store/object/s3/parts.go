@@ -119,21 +119,19 @@ func (d *Driver) putPart(ctx context.Context, name, upload string, number int, s
 
 // abort gives up an upload, also when the request for it was cancelled. Parts
 // that a store is taking in meanwhile may outlive that or bring the upload back,
-// so it is asked again until it knows of none; some never say so.
+// so it is asked again until it knows of none, which some never say.
 func (d *Driver) abort(ctx context.Context, name, upload string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	gone, err := d.abortOnce(ctx, name, upload)
-	for try := 0; try < len(abortAgain) && err == nil && !gone; try++ {
-		select {
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-time.After(abortAgain[try]):
-			gone, err = d.abortOnce(ctx, name, upload)
+	for _, pause := range abortAfter {
+		time.Sleep(pause) // short of abortTimeout, and to be cancelled by nobody
+		gone, err := d.abortOnce(ctx, name, upload)
+		if err != nil {
+			return fmt.Errorf("abort upload %s: %w", upload, errors.New(err.Error())) // what went wrong before says whether to try again
 		}
-	}
-	if err != nil {
-		return fmt.Errorf("abort upload %s: %w", upload, errors.New(err.Error())) // what went wrong before says whether to try again
+		if gone {
+			break
+		}
 	}
 	return nil
 }

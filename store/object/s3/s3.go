@@ -59,8 +59,8 @@ const (
 	conditionalText = "Whether this store creates objects only if they are not there was tried with this one.\n"
 )
 
-// abortAgain are the pauses before an upload that was given up is asked for again.
-var abortAgain = []time.Duration{250 * time.Millisecond, 500 * time.Millisecond}
+// abortAfter are the pauses before each request to give an upload up.
+var abortAfter = []time.Duration{0, 250 * time.Millisecond, 500 * time.Millisecond}
 
 // A Driver keeps objects in a bucket.
 type Driver struct {
