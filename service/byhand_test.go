@@ -104,7 +104,7 @@ func newByHand(t *testing.T, kind string) *byHand {
 // link puts the commands that a person needs into a directory of their own.
 func (h *byHand) link() {
 	h.t.Helper()
-	for name, tool := range map[string]string{"age": "age-1.3.2", "nats": "nats"} {
+	for name, tool := range map[string]string{"age": "age-1.3.2", "nats": natstest.CLI} {
 		if err := os.Symlink(natstest.Tool(h.t, tool), filepath.Join(h.bin, name)); err != nil {
 			h.t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ func TestNatsCommandLine(t *testing.T) {
 	if err := sample.Fill(ctx, nc, sample.Size{Orders: 1000, Keys: 60, Object: 2 << 20, WorkJobs: 100}, 1); err != nil {
 		t.Fatal(err)
 	}
-	n := natsCLI{t, s.url, natstest.Tool(t, "nats")}
+	n := natsCLI{t, s.url, natstest.Tool(t, natstest.CLI)}
 
 	n.wants(n.run("micro", "ls"), "jetkeep")
 	n.wants(n.run("micro", "info", "jetkeep"), "jetkeep.v1.backup.create", "jetkeep.v1.restore.plan", "jetkeep.v1.session.cancel")

@@ -89,7 +89,7 @@ func TestReadme(t *testing.T) {
 	command := binary(t)
 	r := &reader{t: t, dir: t.TempDir(), path: command, ids: map[string]string{}}
 	r.env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir(), "TMPDIR="+t.TempDir(),
-		"PATH="+strings.Join([]string{filepath.Dir(command), filepath.Dir(natstest.Tool(t, "nats")), os.Getenv("PATH")}, ":"))
+		"PATH="+strings.Join([]string{filepath.Dir(command), filepath.Dir(natstest.Tool(t, natstest.CLI)), os.Getenv("PATH")}, ":"))
 	stores := s3Env(objectserver.S3(t, objectserver.Versitygw))
 	maps.Copy(stores, swiftEnv(objectserver.Swift(t, objectserver.SwiftOptions{})))
 	for name, value := range stores {

@@ -15,7 +15,10 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Tool returns the path of a binary that `make tools` installs: "nats",
+// CLI is the nats command among the tools.
+const CLI = "nats-0.5.1/nats"
+
+// Tool returns the path of a binary that `make tools` installs: CLI,
 // "nats-server-2.14.5".
 func Tool(t testing.TB, name string) string {
 	t.Helper()

@@ -49,7 +49,7 @@ func newStaging(t *testing.T) *staging.Area {
 // command runs the real nats command.
 func command(t *testing.T, s *natstest.Server, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), natstest.Tool(t, "nats"), append([]string{"--server", s.URL(), "--no-context"}, args...)...)
+	cmd := exec.CommandContext(t.Context(), natstest.Tool(t, natstest.CLI), append([]string{"--server", s.URL(), "--no-context"}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("nats %v: %v\n%s", args, err, out)

@@ -57,7 +57,7 @@ func layer(name string) (level int, peers, known bool) {
 // support names the packages that only tests may import.
 func support(name string) bool {
 	return slices.Contains([]string{
-		"service/metrics/gatewaytest", "service/natstest", "store/freeport", "store/object/faulty", "store/object/objectserver", "store/object/objecttest",
+		"service/metrics/gatewaytest", "service/natstest", "store/freeport", "store/object/faulty", "store/object/objectserver", "store/object/objecttest", "store/testenv",
 	}, name)
 }
 
