@@ -1,10 +1,16 @@
-// Command testsum runs `go test -json` with its arguments and says what
-// happened: each package's result, the output of each failed test, the slowest
-// tests and the totals.
+// Command testsum runs `go test -json` and says what happened: each package's
+// result, the output of each failed test, the slowest packages and tests and the
+// totals.
 //
-// It fails if go test does, and also if a test was skipped or none ran: a test
-// that cannot run is not one that passed. The arguments before "--" are its
-// own: -show REGEXP prints the output of the tests so named though they pass.
+//	testsum [-show REGEXP] -- ARGUMENTS [-- ARGUMENTS]...
+//
+// Each "--" begins the arguments of another run of go test, which follows the one
+// before whatever became of that. A run that names no package is left out; flags
+// must therefore be written with "=". -show prints the output of the tests so
+// named though they pass.
+//
+// It fails if a run of go test does, and also if a test was skipped or none ran:
+// a test that cannot run is not one that passed.
 package main
 
 import (
@@ -46,7 +52,8 @@ type summary struct {
 	inside  map[string]int // finished tests by package
 	skipped []string
 	failed  []string // tests, and packages without a failed test
-	times   []result
+	times   []result // of tests
+	whole   []result // of packages
 }
 
 func newSummary(out io.Writer, show *regexp.Regexp) *summary {
@@ -70,6 +77,34 @@ func run(show string, args []string) error {
 			return err
 		}
 	}
+	s := newSummary(os.Stdout, pattern)
+	var errs []error
+	for _, r := range runs(args) {
+		if err := s.runTests(r); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, s.finish())...)
+}
+
+// runs returns the arguments of each run of go test that names a package.
+func runs(args []string) [][]string {
+	var all [][]string
+	for len(args) > 0 {
+		n := slices.Index(args, "--")
+		if n < 0 {
+			n = len(args)
+		}
+		if slices.ContainsFunc(args[:n], func(a string) bool { return !strings.HasPrefix(a, "-") }) {
+			all = append(all, args[:n])
+		}
+		args = args[min(n+1, len(args)):]
+	}
+	return all
+}
+
+// runTests runs go test once.
+func (s *summary) runTests(args []string) error {
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
@@ -79,10 +114,8 @@ func run(show string, args []string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	s := newSummary(os.Stdout, pattern)
 	readErr := s.read(pipe)
-	waitErr := cmd.Wait()
-	return errors.Join(readErr, s.finish(), waitErr)
+	return errors.Join(readErr, cmd.Wait())
 }
 
 func (s *summary) read(r io.Reader) error {
@@ -141,6 +174,8 @@ func (s *summary) endTest(e event, name string) {
 
 func (s *summary) endPackage(e event, name string) {
 	n := s.inside[e.Package]
+	delete(s.inside, e.Package) // a later run may have tests of it, too
+	s.whole = append(s.whole, result{name, e.Elapsed})
 	switch {
 	case e.Action == "fail":
 		s.failed = append(s.failed, name)
@@ -161,13 +196,8 @@ func (s *summary) print(name, title string) {
 
 // finish prints the totals and says whether they are good.
 func (s *summary) finish() error {
-	slices.SortStableFunc(s.times, func(a, b result) int { return cmp.Compare(b.elapsed, a.elapsed) })
-	const shown = 12
-	for _, r := range s.times[:min(shown, len(s.times))] {
-		if r.elapsed >= 1 {
-			fmt.Fprintf(s.out, "slow %7s %s\n", time.Duration(r.elapsed*float64(time.Second)).Round(100*time.Millisecond), r.name)
-		}
-	}
+	s.printSlowest("package", s.whole)
+	s.printSlowest("test", s.times)
 	for _, name := range s.failed {
 		fmt.Fprintln(s.out, "failed:", name)
 	}
@@ -181,4 +211,15 @@ func (s *summary) finish() error {
 		return errors.New("no test ran")
 	}
 	return nil
+}
+
+// printSlowest prints what took longest, and longer than a second.
+func (s *summary) printSlowest(what string, all []result) {
+	slices.SortStableFunc(all, func(a, b result) int { return cmp.Compare(b.elapsed, a.elapsed) })
+	const shown = 12
+	for _, r := range all[:min(shown, len(all))] {
+		if r.elapsed >= 1 {
+			fmt.Fprintf(s.out, "slow %s %7s %s\n", what, time.Duration(r.elapsed*float64(time.Second)).Round(100*time.Millisecond), r.name)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -32,7 +33,8 @@ func TestSummary(t *testing.T) {
 	}{
 		"passed":           {in: passed, says: "1 passed, 0 failed, 0 skipped"},
 		"shown":            {in: passed, says: "hello", show: "^TestA$"},
-		"slow":             {in: passed, says: "slow    2.5s p.TestA"},
+		"slow":             {in: passed, says: "slow test    2.5s p.TestA"},
+		"slow package":     {in: passed, says: "slow package    2.6s p"},
 		"failed":           {in: passed + failed, says: "b_test.go:1: why", err: "2 tests or packages failed"},
 		"skipped":          {in: passed + skipped, says: "1 passed, 0 failed, 1 skipped", err: "skipped: p.TestC"},
 		"does not build":   {in: passed + unbuilt, says: "p.go:1: bad", err: "1 tests or packages failed"},
@@ -68,5 +70,26 @@ func TestOutputOfPassedTestsIsNotShown(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "hello") {
 		t.Errorf("shown:\n%s", out.String())
+	}
+}
+
+func TestRunsAreApart(t *testing.T) {
+	got := fmt.Sprint(runs(strings.Fields("-race -skip=X ./a ./b -- -run=X -- -run=Y ./c --")))
+	if want := "[[-race -skip=X ./a ./b] [-run=Y ./c]]"; got != want {
+		t.Errorf("runs are %s, want %s", got, want)
+	}
+}
+
+// A package may be in two runs: each counts its own tests.
+func TestPackageOfTwoRuns(t *testing.T) {
+	var out strings.Builder
+	s := newSummary(&out, nil)
+	for range 2 {
+		if err := s.read(strings.NewReader(passed)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.finish(); err != nil || strings.Count(out.String(), "    1 tests") != 2 || !strings.Contains(out.String(), "2 passed,") {
+		t.Errorf("%v:\n%s", err, out.String())
 	}
 }
