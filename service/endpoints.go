@@ -86,6 +86,7 @@ func (s *Service) makeEndpoints() []*endpoint {
 		api.RepositoryInfo:   on(s.repositoryInfo),
 		api.RepositoryVerify: on(s.repositoryVerify),
 		api.RepositoryPrune:  on(s.repositoryPrune),
+		api.RepositoryAccept: on(s.repositoryAccept),
 		api.InstanceList:     on(s.instanceList),
 		api.SchedulePut:      on(s.schedulePut),
 		api.ScheduleList:     on(s.scheduleList),

@@ -3,41 +3,97 @@ package service
 import (
 	"context"
 	"crypto/rand"
+	"slices"
 	"time"
 
 	"jetkeep/service/api"
 	"jetkeep/service/state"
 )
 
-// beatTimeout bounds one heartbeat.
-const beatTimeout = 5 * time.Second
+const (
+	// beatTimeout bounds one heartbeat.
+	beatTimeout = 5 * time.Second
+	// recheckEvery is how often repositories that are refused are looked at again.
+	recheckEvery = 10 * time.Second
+)
 
-// beat says that this instance lives, until ctx ends.
-func (s *Service) beat(ctx context.Context) {
-	b := state.Beat{
-		Instance: s.config.Instance, Process: rand.Text(), Version: s.version, Started: time.Now().UTC(), StagingLimit: s.config.Staging.Limit,
+// A heartbeat says that an instance lives.
+type heartbeat struct {
+	service *Service
+	process string // tells apart what has one name
+	started time.Time
+	looked  time.Time // at the other instances
+}
+
+// beginBeat gives the first sign of life, before anything is asked of this
+// instance: others leave tasks to those that they know of.
+func (s *Service) beginBeat(ctx context.Context) *heartbeat {
+	h := &heartbeat{service: s, process: rand.Text(), started: time.Now().UTC()}
+	h.beat(ctx)
+	return h
+}
+
+// describe is what the instance says of itself.
+func (h *heartbeat) describe() state.Beat {
+	s := h.service
+	b := s.self()
+	b.Instance, b.Process, b.Version, b.Started = s.config.Instance, h.process, s.version, h.started
+	b.StagingLimit, b.Running = s.config.Staging.Limit, s.worker.Running()
+	if s.staging != nil {
+		b.StagingUsed = s.staging.Used()
 	}
+	return b
+}
+
+// beat gives one sign of life, and looks at the other instances now and then.
+func (h *heartbeat) beat(ctx context.Context) {
+	s := h.service
+	s.vitals.tick(&s.vitals.beat)
+	b := h.describe()
+	bctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	if err := s.state.Beat(bctx, b); err != nil && ctx.Err() == nil {
+		s.log.Warn("heartbeat is not kept", "error", err)
+	}
+	if time.Since(h.looked) >= peersEvery {
+		h.looked = time.Now()
+		s.lookAtPeers(ctx)
+	}
+}
+
+// run goes on until ctx ends.
+func (h *heartbeat) run(ctx context.Context) {
+	s := h.service
 	tick := time.NewTicker(state.BeatEvery)
 	defer tick.Stop()
 	for {
-		s.vitals.tick(&s.vitals.beat)
-		b.Running = s.worker.Running()
-		if s.staging != nil {
-			b.StagingUsed = s.staging.Used()
-		}
-		bctx, cancel := context.WithTimeout(ctx, beatTimeout)
-		if err := s.state.Beat(bctx, b); err != nil && ctx.Err() == nil {
-			s.log.Warn("heartbeat is not kept", "error", err)
-		}
-		cancel()
 		select {
 		case <-tick.C:
+			h.beat(ctx)
 		case <-ctx.Done():
 			lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatTimeout)
 			defer cancel()
-			if err := s.state.Leave(lctx, b); err != nil {
+			if err := s.state.Leave(lctx, h.describe()); err != nil {
 				s.log.Warn("heartbeat stays, and this instance will be shown as silent", "error", err)
 			}
+			return
+		}
+	}
+}
+
+// recheck looks again at repositories that are refused, until ctx ends.
+func (s *Service) recheck(ctx context.Context) {
+	r, ok := s.repositories.(*repositories)
+	if !ok {
+		return
+	}
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.recheckRefused(ctx)
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -80,11 +136,21 @@ func (s *Service) instanceList(ctx context.Context, _ *api.InstanceListRequest) 
 		return nil, err
 	}
 	r := &api.InstanceListResponse{Instances: []api.InstanceView{}}
+	living := slices.DeleteFunc(slices.Clone(seen), func(i state.Seen) bool { return !i.Alive() })
 	for _, i := range seen {
-		r.Instances = append(r.Instances, api.InstanceView{
-			Instance: i.Instance, Version: i.Version, Started: i.Started, Seen: i.At.UTC(), Alive: i.Silent < state.SilentAfter,
+		v := api.InstanceView{
+			Instance: i.Instance, Version: i.Version, Started: i.Started, Seen: i.At.UTC(), Alive: i.Alive(),
 			Running: i.Running, StagingUsed: i.StagingUsed, StagingLimit: i.StagingLimit,
-		})
+		}
+		for _, p := range i.Problems {
+			v.Problems = append(v.Problems, api.InstanceProblem{Repository: p.Repository, Problem: p.Problem, Hint: p.Hint})
+		}
+		if v.Alive && i.All != "" {
+			for _, d := range differences(i.Beat, living) {
+				v.Problems = append(v.Problems, api.InstanceProblem{Problem: d, Hint: differHint})
+			}
+		}
+		r.Instances = append(r.Instances, v)
 	}
 	return r, nil
 }

@@ -24,6 +24,12 @@ func (s *Service) openMetrics(ctx context.Context) error {
 		Running:      func() float64 { return float64(s.worker.Running()) },
 		StagingUsed:  func() float64 { return 0 },
 		StagingLimit: func() float64 { return float64(s.config.Staging.Limit) },
+		Differ: func() float64 {
+			if s.peers.differing() != "" {
+				return 1
+			}
+			return 0
+		},
 	}
 	if area := s.staging; area != nil {
 		g.StagingUsed = func() float64 { return float64(area.Used()) }
@@ -36,7 +42,7 @@ func (s *Service) openMetrics(ctx context.Context) error {
 	if c.Listen == "" {
 		return nil
 	}
-	server, err := metrics.Listen(ctx, c.Listen, s.measures, metrics.Checks{Healthy: s.healthy, Ready: s.fit})
+	server, err := metrics.Listen(ctx, c.Listen, s.measures, metrics.Checks{Healthy: s.healthy, Ready: s.fit, Details: s.details})
 	if err != nil {
 		return fmt.Errorf("metrics.listen: %w", err)
 	}
@@ -149,6 +155,19 @@ func (s *Service) fit() error {
 		return fmt.Errorf("state in NATS is not reached since %s", d.Round(time.Second))
 	}
 	return s.healthy()
+}
+
+// details are what is not well and makes this instance not less ready than
+// another.
+func (s *Service) details() []string {
+	var out []string
+	for _, p := range s.problems() {
+		out = append(out, p.Problem)
+	}
+	if d := s.peers.differing(); d != "" {
+		out = append(out, d)
+	}
+	return out
 }
 
 func (s *Service) sessionEnded(ses *session.Session) {

@@ -52,12 +52,15 @@ func TestAnotherRepositoryUnderTheName(t *testing.T) {
 	if _, err := os.Stat(other.Repositories[0].Path); !os.IsNotExist(err) {
 		t.Errorf("something was made in %s: %v", other.Repositories[0].Path, err)
 	}
-	// Another repository: the instance does not start.
+	// Another repository: it is refused.
 	makeRepository(t, other.Repositories[0].Path, store.InitOptions{})
-	_, err := service.New(t.Context(), other, service.Deps{})
-	if err == nil || !strings.Contains(err.Error(), "name.default") {
-		t.Errorf("instance with another repository: %v", err)
+	third := run(t, other, service.Deps{})
+	for _, endpoint := range []string{api.BackupCreate, api.BackupList} {
+		if e := refused(t, server.Connect(), endpoint, ""); e.ErrCode != api.CodeRepoMismatch {
+			t.Errorf("%s of an instance with another repository: %+v", endpoint, e)
+		}
 	}
+	third.end()
 
 	// Replaced while the service runs, and then by one with a key.
 	run(t, cfg, service.Deps{})
@@ -84,8 +87,9 @@ func TestPinnedKey(t *testing.T) {
 		cfg := setup(t, server)
 		cfg.Repositories[0].Recipient = operator(t).Recipient().Fingerprint()
 		makeRepository(t, cfg.Repositories[0].Path, o)
-		if _, err := service.New(t.Context(), cfg, service.Deps{}); err == nil || !strings.Contains(err.Error(), "key") {
-			t.Errorf("%s: %v", name, err)
+		run(t, cfg, service.Deps{})
+		if e := refused(t, server.Connect(), api.BackupCreate, ""); e.ErrCode != api.CodeRepoMismatch || !strings.Contains(e.Description, "key") {
+			t.Errorf("%s: %+v", name, e)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 
 	"jetkeep/service/api"
 	"jetkeep/service/config"
@@ -32,6 +31,7 @@ type repositories struct {
 	// taken it out opens it. A store that does not answer holds up only those
 	// who want that one, and they can give up.
 	slots map[string]chan opened
+	refused refusals
 	// How drivers are made; tests put others in their place.
 	openStore, createStore func(context.Context, *config.Repository) (object.Driver, error)
 }
@@ -95,7 +95,7 @@ func (r *repositories) OpenToWrite(ctx context.Context, name string) (*store.Rep
 	})
 }
 
-func (r *repositories) get(ctx context.Context, name string, key func(context.Context, *opened) error) (*store.Repository, error) {
+func (r *repositories) get(ctx context.Context, name string, key func(context.Context, *opened) error) (_ *store.Repository, err error) {
 	c, err := r.config(name)
 	if err != nil {
 		return nil, err
@@ -108,6 +108,7 @@ func (r *repositories) get(ctx context.Context, name string, key func(context.Co
 		return nil, fmt.Errorf("repository %s: others wait for it to be opened: %w", c.Name, ctx.Err())
 	}
 	defer func() { slot <- o }()
+	defer func() { r.refused.note(c.Name, err) }()
 	if err = r.openOne(ctx, c, &o); err == nil {
 		r.unlock(ctx, &o, c)
 		if !o.writer {
@@ -263,34 +264,6 @@ func (r *repositories) unlock(ctx context.Context, o *opened, c config.Repositor
 	}
 	o.unlock = !errors.Is(err, store.ErrWrongIdentity) && !errors.Is(err, seal.ErrKey)
 	r.log.Error("identity is of no use, restores will need one in the request", "repository", c.Name, "error", err)
-}
-
-// checkThere opens the repositories that are there, and fails if one is not the
-// one that its name stands for: an instance with another directory than the
-// others would spread backups over both. Whatever else is wrong may pass and is
-// told to those who ask.
-func (r *repositories) checkThere(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	found := make([]error, len(r.list))
-	var wg sync.WaitGroup
-	for i, c := range r.list {
-		if c.Create && !r.isThere(ctx, c) {
-			continue // made when it is used first
-		}
-		wg.Go(func() {
-			_, err := r.Open(ctx, c.Name)
-			mismatch := new(state.MismatchError)
-			switch {
-			case errors.As(err, &mismatch) || errors.Is(err, store.ErrKeyMismatch):
-				found[i] = err
-			case err != nil:
-				r.log.Error("repository cannot be opened", "repository", c.Name, "error", err)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(found...)
 }
 
 // isThere says whether a repository was in use before, or is a directory that

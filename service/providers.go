@@ -91,7 +91,7 @@ func (s *Service) targetName(name string) (string, error) {
 			return t.Target, nil
 		}
 	}
-	return "", api.Errorf(api.CodeTargetNotFound, "there is no target %s", name)
+	return "", s.elsewhere(api.Errorf(api.CodeTargetNotFound, "there is no target %s", name), name, "")
 }
 
 func (s *Service) repositoryName(name string) (string, error) {
@@ -100,7 +100,7 @@ func (s *Service) repositoryName(name string) (string, error) {
 			return r.Repository, nil
 		}
 	}
-	return "", api.Errorf(api.CodeRepoNotFound, "there is no repository %s", name)
+	return "", s.elsewhere(api.Errorf(api.CodeRepoNotFound, "there is no repository %s", name), "", name)
 }
 
 // dial connects to a target for a request.

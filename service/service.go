@@ -99,6 +99,7 @@ type Service struct {
 	turns        turns
 	drilling     chan struct{} // holds one while a drill is under way
 	room         room
+	peers        peers
 	// register registers the micro service; the channel closes when it stops.
 	register func(context.Context) (registration, <-chan struct{}, error)
 	ready    chan struct{}
@@ -144,7 +145,8 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
 	err = s.open(ctx, d)
 	if r, ok := s.repositories.(*repositories); ok && err == nil {
-		err = r.checkThere(ctx)
+		r.refused.tell = s.refusalChanged
+		r.checkThere(ctx)
 	}
 	if err == nil {
 		err = s.openMetrics(ctx)
@@ -313,7 +315,7 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	s.worker = worker.New(worker.Deps{
 		Store: s.store, Queue: q, Events: ev, Handlers: handlers, Hooks: s.hooks, MapError: mapError, Instance: s.config.Instance,
 		Concurrency: s.config.Concurrency, Slots: slots,
-		Limit: newLimits(s.config, slots, s.state, s.log).wait, MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
+		Limit: s.admit(newLimits(s.config, slots, s.state, s.log).wait), MaxAttempts: s.config.MaxAttempts, SweepInterval: s.config.Sweep, Log: s.log,
 		Swept:        func() { s.vitals.tick(&s.vitals.sweep) },
 		SessionEnded: s.sessionEnded, TaskEnded: s.taskEnded,
 	})
@@ -365,6 +367,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer s.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	beat := s.beginBeat(ctx)
 	var wg sync.WaitGroup
 	var workErr error
 	wg.Go(func() {
@@ -374,7 +377,8 @@ func (s *Service) Run(ctx context.Context) error {
 	})
 	stopMetrics := s.runMetrics(ctx)
 	wg.Go(func() { s.scheduler.Run(ctx) })
-	wg.Go(func() { s.beat(ctx) })
+	wg.Go(func() { beat.run(ctx) })
+	wg.Go(func() { s.recheck(ctx) })
 	wg.Go(func() { s.expire(ctx) })
 	wg.Go(func() { s.notifier.Run(ctx) })
 	serveErr := s.serve(ctx)

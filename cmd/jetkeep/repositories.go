@@ -20,6 +20,7 @@ import (
 func addRepositoryRemote(c *cli, group *fisk.CmdClause) {
 	addRepositoryList(c, group)
 	addRepositoryInfo(c, group)
+	addRepositoryAccept(c, group)
 	v := &verify{}
 	v.flags(c.command(group.Command("verify", "Verify a whole repository"), v.run))
 }

@@ -13,7 +13,7 @@ func addStatus(c *cli) {
 		conn   connection
 		asJSON bool
 	)
-	clause := c.app.Command("status", "List the instances of the service")
+	clause := c.app.Command("status", "List the instances of the service, and what is wrong with them")
 	c.command(clause, func(ctx context.Context, std stdio) error {
 		return withRemote(ctx, &conn, func(r *client.Client) error { return status(ctx, r, std, asJSON) })
 	})
@@ -38,5 +38,20 @@ func status(ctx context.Context, r *client.Client, std stdio, asJSON bool) error
 		table.Row(i.Instance, i.Version, state, moment(i.Started), moment(i.Seen), fmt.Sprint(i.Running),
 			term.Bytes(uint64(i.StagingUsed))+" of "+term.Bytes(uint64(i.StagingLimit)))
 	}
-	return table.Write(std.out)
+	if err := table.Write(std.out); err != nil {
+		return err
+	}
+	for _, i := range list.Instances {
+		for _, p := range i.Problems {
+			if _, err := fmt.Fprintf(std.out, "problem of %s: %s\n", i.Instance, term.Printable(p.Problem)); err != nil {
+				return err
+			}
+			if p.Hint != "" {
+				if _, err := fmt.Fprintf(std.out, "  hint: %s\n", term.Printable(p.Hint)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -72,6 +72,7 @@ const (
 	RepositoryInfo   = "repository.info"
 	RepositoryVerify = "repository.verify"
 	RepositoryPrune  = "repository.prune"
+	RepositoryAccept = "repository.accept"
 	InstanceList     = "instance.list"
 	SchedulePut      = "schedule.put"
 	ScheduleList     = "schedule.list"
@@ -112,6 +113,7 @@ func Endpoints() []Endpoint {
 		{RepositoryInfo, "Open a repository and describe it", RepositoryInfoRequest{}, RepositoryInfoResponse{}},
 		{RepositoryVerify, "Verify a whole repository, or a part of it", RepositoryVerifyRequest{}, Accepted{}},
 		{RepositoryPrune, "Forget by a policy, and delete what no restore point needs", RepositoryPruneRequest{}, RepositoryPruneResponse{}},
+		{RepositoryAccept, "Accept a repository that was replaced", RepositoryAcceptRequest{}, RepositoryAcceptResponse{}},
 		{InstanceList, "List the instances of the service", InstanceListRequest{}, InstanceListResponse{}},
 		{SchedulePut, "Make or change a schedule", Schedule{}, SchedulePutResponse{}},
 		{ScheduleList, "List the schedules", ScheduleListRequest{}, ScheduleListResponse{}},

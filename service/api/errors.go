@@ -115,7 +115,7 @@ func ErrorTable() []ErrorInfo {
 		{CodeNotARepository, 503, "There is no repository at that place, although one was there or is expected.", "Check that the volume is mounted and the path is right."},
 		{CodeNewerFormat, 503, "The repository was written by a newer jetkeep.", "Update jetkeep."},
 		{CodeOldFormat, 503, "The repository is of a format that is read but not written any more.", "Back up into a new repository and keep the old one for restores."},
-		{CodeRepoMismatch, 503, "The repository of that name is not the one that was in use under it, or not the one that is configured.", "Check that every instance has the same volume mounted. If it was replaced on purpose, give it another name, or delete the key that the description names from the bucket JETKEEP_STATE."},
+		{CodeRepoMismatch, 503, "The repository of that name is not the one that was in use under it, or not the one that is configured.", "Check that every instance has the same volume mounted. If it was replaced on purpose, accept it with repository.accept, or give it another name."},
 		{CodeKeyUnavailable, 503, "A key that the configuration names cannot be read or is none; the description names it.", "Check the file and its permissions. Nothing is written without a signature that is asked for."},
 		{CodeNotWritable, 503, "The store refuses to be written.", "Check permissions and mount options of the repository and of staging, and what the store's policy grants; repository.info tries it."},
 		{CodeStoreUnavailable, 503, "The store cannot be reached, or asks to be left alone for now.", "What may pass was tried again already. Look whether the store answers, and ask again."},

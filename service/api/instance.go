@@ -20,4 +20,15 @@ type InstanceView struct {
 	Running      int       `json:"running_tasks"`
 	StagingUsed  int64     `json:"staging_used" doc:"Bytes."`
 	StagingLimit int64     `json:"staging_limit" doc:"Bytes."`
+
+	Problems []InstanceProblem `json:"problems,omitempty" doc:"What it cannot do until somebody mends it."`
+}
+
+// InstanceProblem is something that an instance cannot do until somebody mends
+// it: a repository that it refuses, or a configuration that differs from that of
+// other instances.
+type InstanceProblem struct {
+	Repository string `json:"repository,omitempty" doc:"The repository, if it concerns one."`
+	Problem    string `json:"problem" doc:"What is wrong, for people."`
+	Hint       string `json:"hint,omitempty" doc:"What can be done about it."`
 }

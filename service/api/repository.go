@@ -273,3 +273,25 @@ type ProbeStep struct {
 	Note         string  `json:"note,omitempty"`
 	Error        string  `json:"error,omitempty"`
 }
+
+// RepositoryAcceptRequest makes a repository that was replaced the one that its
+// name means.
+type RepositoryAcceptRequest struct {
+	Repository string `json:"repository" doc:"Its name."`
+	ID         string `json:"id,omitempty" doc:"The id of the repository that is there now; required unless nothing is to be done."`
+	Recipient  string `json:"recipient,omitempty" doc:"Its public key, the fingerprint of that, or none; required if the key of the repository changed and its id did not."`
+	DryRun     bool   `json:"dry_run,omitempty" doc:"Describe the repository that is there, and do nothing."`
+}
+
+// RepositoryAcceptResponse describes the repository that a name means now, or
+// would mean.
+type RepositoryAcceptResponse struct {
+	Repository      string     `json:"repository"`
+	ID              string     `json:"id"`
+	Created         *time.Time `json:"created,omitempty"`
+	Encrypted       bool       `json:"encrypted"`
+	Recipient       string     `json:"recipient" doc:"Fingerprint of its public key, or none."`
+	BeforeID        string     `json:"before_id,omitempty" doc:"The id of the repository that the name meant before."`
+	BeforeRecipient string     `json:"before_recipient,omitempty" doc:"What the public key was, if it is another now."`
+	Changed         bool       `json:"changed" doc:"The name meant something else before."`
+}

@@ -176,6 +176,14 @@ func (r *TargetInfoRequest) Validate() error {
 // Validate checks what the types do not say.
 func (r *RepositoryInfoRequest) Validate() error { return checkName("repository", r.Repository) }
 
+// Validate checks what the types do not say.
+func (r *RepositoryAcceptRequest) Validate() error {
+	if r.Repository == "" {
+		return invalid("repository", "is required")
+	}
+	return first(checkName("repository", r.Repository), checkText("id", r.ID, MaxText), checkText("recipient", r.Recipient, MaxText))
+}
+
 // CheckName tells whether a target, repository or instance can have this name.
 func CheckName(name string) error {
 	if len(name) > 64 {

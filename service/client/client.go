@@ -212,6 +212,11 @@ func (c *Client) RepositoryPrune(ctx context.Context, q api.RepositoryPruneReque
 	return do[api.RepositoryPruneResponse](ctx, c, api.RepositoryPrune, q)
 }
 
+// RepositoryAccept accepts a repository that was replaced, or describes it.
+func (c *Client) RepositoryAccept(ctx context.Context, q api.RepositoryAcceptRequest) (*api.RepositoryAcceptResponse, error) {
+	return do[api.RepositoryAcceptResponse](ctx, c, api.RepositoryAccept, q)
+}
+
 // InstanceList lists the instances of the service.
 func (c *Client) InstanceList(ctx context.Context) (*api.InstanceListResponse, error) {
 	return do[api.InstanceListResponse](ctx, c, api.InstanceList, api.InstanceListRequest{})

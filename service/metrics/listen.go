@@ -24,6 +24,8 @@ const (
 type Checks struct {
 	Healthy func() error
 	Ready   func() error
+	// Details are lines that follow "ok" where an instance is ready; it may be nil.
+	Details func() []string
 }
 
 // Address completes an address to listen at: a port alone, or without a host,
@@ -64,14 +66,14 @@ func Listen(ctx context.Context, address string, m *Metrics, c Checks) (*Server,
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", m.Handler())
-	mux.Handle("GET /healthz", answer(c.Healthy))
-	mux.Handle("GET /readyz", answer(c.Ready))
+	mux.Handle("GET /healthz", answer(c.Healthy, nil))
+	mux.Handle("GET /readyz", answer(c.Ready, c.Details))
 	return &Server{listener: l, http: &http.Server{
 		Handler: mux, ReadTimeout: readTimeout, WriteTimeout: scrapeTimeout + readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 	}}, nil
 }
 
-func answer(check func() error) http.Handler {
+func answer(check func() error, details func() []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		if err := check(); err != nil {
@@ -80,6 +82,11 @@ func answer(check func() error) http.Handler {
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
+		if details != nil {
+			for _, line := range details() {
+				_, _ = fmt.Fprintln(w, line)
+			}
+		}
 	})
 }
 

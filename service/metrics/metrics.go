@@ -48,6 +48,7 @@ type Gauges struct {
 	Running      func() float64 // tasks
 	StagingUsed  func() float64 // bytes
 	StagingLimit func() float64 // bytes
+	Differ       func() float64 // 1 if another instance is configured otherwise
 }
 
 // Metrics is the metrics of one instance. Its methods may be called by many
@@ -75,6 +76,7 @@ type Metrics struct {
 	notifications *prometheus.CounterVec
 	dropped       *prometheus.CounterVec
 	kept          *prometheus.GaugeVec
+	refused       *prometheus.GaugeVec
 	points        *points
 
 	mu        sync.Mutex
@@ -112,12 +114,13 @@ func New(o Options) *Metrics {
 	m.dropped = m.counter("jetkeep_labels_dropped_total", "Observations that were counted under _other because there are too many names.", "label")
 	m.queued = prometheus.NewGauge(prometheus.GaugeOpts{Name: "jetkeep_queue_tasks", Help: "Tasks in the work queue of all instances, those handed out included."})
 	m.kept = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "jetkeep_restore_points", Help: "Restore points in a repository, when it was last looked into."}, []string{"repository"})
+	m.refused = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "jetkeep_repository_refused", Help: "1 while this instance refuses a repository because it is not the one that was in use under its name."}, []string{"repository"})
 	m.points = newPoints(o.Streams, o.Now)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "jetkeep_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": o.Version},
 	})
 	info.Set(1)
-	m.reg.MustRegister(m.queued, m.kept, m.points, info)
+	m.reg.MustRegister(m.queued, m.kept, m.refused, m.points, info)
 	return m
 }
 
@@ -140,6 +143,7 @@ func (m *Metrics) Watch(g Gauges) {
 		fn         func() float64
 	}{
 		{"jetkeep_running_tasks", "Tasks that this instance does.", g.Running},
+		{"jetkeep_instances_differ", "1 while a living instance has other targets or repositories than this one.", g.Differ},
 		{"jetkeep_staging_used_bytes", "Bytes reserved in staging.", g.StagingUsed},
 		{"jetkeep_staging_limit_bytes", "Bytes that staging may have.", g.StagingLimit},
 	} {
@@ -221,6 +225,15 @@ func (m *Metrics) Notified(notification string, err error) {
 		result = resultFailed
 	}
 	m.notifications.WithLabelValues(notification, result).Inc()
+}
+
+// RepositoryRefused says whether a repository is refused.
+func (m *Metrics) RepositoryRefused(repository string, refused bool) {
+	v := 0.0
+	if refused {
+		v = 1
+	}
+	m.refused.WithLabelValues(repository).Set(v)
 }
 
 // Queued sets how many tasks are in the queue.

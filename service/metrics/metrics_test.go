@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func filled(now time.Time) *metrics.Metrics {
 	m := metrics.New(metrics.Options{Version: "1.2.3", Streams: 2, Now: func() time.Time { return now }})
 	one := func() float64 { return 1 }
-	m.Watch(metrics.Gauges{Running: one, StagingUsed: one, StagingLimit: one})
+	m.Watch(metrics.Gauges{Running: one, StagingUsed: one, StagingLimit: one, Differ: one})
 	m.SessionEnded(metrics.Session{Kind: api.KindBackup, State: api.StateSucceeded, Started: now.Add(-2 * time.Second), Ended: now})
 	for i := range 4 {
 		m.TaskEnded(metrics.Task{
@@ -47,6 +47,7 @@ func filled(now time.Time) *metrics.Metrics {
 	for i := range 102 {
 		m.ScheduleLate(fmt.Sprint("s", i), time.Second)
 	}
+	m.RepositoryRefused("local", true)
 	m.SlotsLeftOut("s0", 3)
 	return m
 }

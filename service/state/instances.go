@@ -35,7 +35,49 @@ type Beat struct {
 	Running      int       `json:"running_tasks"`
 	StagingUsed  int64     `json:"staging_used"`
 	StagingLimit int64     `json:"staging_limit"`
+	// Targets and Repositories are the names of those that it is configured
+	// with, in order, the first maxNames of each; All tells apart different sets
+	// also beyond them. Instances of older versions do not say them.
+	Targets      []string  `json:"targets,omitempty"`
+	Repositories []string  `json:"repositories,omitempty"`
+	All          string    `json:"all,omitempty"`
+	Problems     []Problem `json:"problems,omitempty"`
 }
+
+// maxNames bounds a heartbeat, which must fit into a message.
+const maxNames = 256
+
+// A Problem is something that an instance cannot do until somebody mends it.
+type Problem struct {
+	Repository string `json:"repository,omitempty"`
+	Problem    string `json:"problem"`
+	Hint       string `json:"hint,omitempty"`
+}
+
+// Configure sets what the instance is configured with.
+func (b *Beat) Configure(targets, repositories []string) {
+	targets, repositories = slices.Sorted(slices.Values(targets)), slices.Sorted(slices.Values(repositories))
+	h := sha256.New()
+	for _, list := range [][]string{targets, repositories} {
+		for _, name := range list {
+			fmt.Fprintln(h, name)
+		}
+		fmt.Fprintln(h)
+	}
+	b.All = hex.EncodeToString(h.Sum(nil)[:12])
+	b.Targets, b.Repositories = targets[:min(len(targets), maxNames)], repositories[:min(len(repositories), maxNames)]
+}
+
+// Has says whether the instance is known to have a target and a repository, if
+// they are named, and not to refuse the repository.
+func (b *Beat) Has(target, repository string) bool {
+	return (target == "" || slices.Contains(b.Targets, target)) &&
+		(repository == "" || slices.Contains(b.Repositories, repository)) &&
+		!slices.ContainsFunc(b.Problems, func(p Problem) bool { return p.Repository == repository && repository != "" })
+}
+
+// Alive says whether the instance was heard of lately.
+func (s *Seen) Alive() bool { return s.Silent < SilentAfter }
 
 func (b *Beat) key() string {
 	h := sha256.Sum256([]byte(b.Instance + "\x00" + b.Process))

@@ -190,6 +190,9 @@ func (s *Store) RepositoryID(ctx context.Context, name string) (string, error) {
 	return string(id), err
 }
 
+// noRecipient is remembered of a repository that has no public key.
+const noRecipient = "none"
+
 func recipientKey(repository string) string { return "recipient." + repository }
 
 // Bind remembers that a name means a repository, and the repository's public
@@ -198,12 +201,38 @@ func recipientKey(repository string) string { return "recipient." + repository }
 // key of their own there, or none.
 func (s *Store) Bind(ctx context.Context, name, id, recipient string) error {
 	if recipient == "" {
-		recipient = "none"
+		recipient = noRecipient
 	}
 	if err := s.bind(ctx, "id", nameKey(name), id); err != nil {
 		return err
 	}
 	return s.bind(ctx, "public key", recipientKey(id), recipient)
+}
+
+// Recipient returns the public key that a repository is known by, empty if it
+// has none, or ErrNone.
+func (s *Store) Recipient(ctx context.Context, id string) (string, error) {
+	v, _, err := s.get(ctx, recipientKey(id))
+	if string(v) == noRecipient {
+		v = nil
+	}
+	return string(v), err
+}
+
+// Rebind makes a name mean another repository, with the public key that it has
+// now, whatever was remembered.
+func (s *Store) Rebind(ctx context.Context, name, id, recipient string) error {
+	if recipient == "" {
+		recipient = noRecipient
+	}
+	// The key first: an instance that sees the new id must not meet the old key.
+	if _, err := s.kv.Put(ctx, recipientKey(id), []byte(recipient)); err != nil {
+		return fmt.Errorf("put %s: %w", recipientKey(id), err)
+	}
+	if _, err := s.kv.Put(ctx, nameKey(name), []byte(id)); err != nil {
+		return fmt.Errorf("put %s: %w", nameKey(name), err)
+	}
+	return nil
 }
 
 func (s *Store) bind(ctx context.Context, what, key, value string) error {
