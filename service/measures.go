@@ -21,8 +21,18 @@ const (
 // openMetrics binds the listener, so that a service without one does not start.
 func (s *Service) openMetrics(ctx context.Context) error {
 	g := metrics.Gauges{
-		Running:      func() float64 { return float64(s.worker.Running()) },
-		StagingUsed:  func() float64 { return 0 },
+		Running: func() float64 {
+			if !s.opened.Load() {
+				return 0
+			}
+			return float64(s.worker.Running())
+		},
+		StagingUsed: func() float64 {
+			if !s.opened.Load() || s.staging == nil {
+				return 0
+			}
+			return float64(s.staging.Used())
+		},
 		StagingLimit: func() float64 { return float64(s.config.Staging.Limit) },
 		Differ: func() float64 {
 			if s.peers.differing() != "" {
@@ -30,9 +40,6 @@ func (s *Service) openMetrics(ctx context.Context) error {
 			}
 			return 0
 		},
-	}
-	if area := s.staging; area != nil {
-		g.StagingUsed = func() float64 { return float64(area.Used()) }
 	}
 	s.measures.Watch(g)
 	c := s.config.Metrics
@@ -46,9 +53,21 @@ func (s *Service) openMetrics(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("metrics.listen: %w", err)
 	}
-	s.closers = append(s.closers, func() { _ = server.Close() })
 	s.shown = server
 	s.log.Info("metrics are shown", "address", server.Addr())
+	// From now on, so that who probes hears what is waited for.
+	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := server.Run(rctx); err != nil {
+			s.log.Error("metrics are not shown any more", "error", err)
+		}
+	}()
+	s.closers = append(s.closers, func() {
+		stop()
+		<-done
+	})
 	return nil
 }
 
@@ -72,13 +91,6 @@ func (s *Service) runMetrics(ctx context.Context) (stop func()) {
 	wg.Go(func() { s.lookAfter(ctx) })
 	if s.shown != nil || s.pusher != nil {
 		wg.Go(func() { s.age(ctx) })
-	}
-	if s.shown != nil {
-		wg.Go(func() {
-			if err := s.shown.Run(ctx); err != nil {
-				s.log.Error("metrics are not shown any more", "error", err)
-			}
-		})
 	}
 	if s.pusher != nil {
 		wg.Go(func() { s.pusher.Run(ctx, func(err error) { s.log.Warn("metrics are not pushed", "error", err) }) })
@@ -127,6 +139,9 @@ func (s *Service) look(ctx context.Context) error {
 // healthy says whether the process is of any use; if not, it is to be started
 // again. NATS being away is no reason.
 func (s *Service) healthy() error {
+	if !s.opened.Load() {
+		return nil // it waits for NATS, which a restart does not bring
+	}
 	if err := s.vitals.stuck(); err != nil {
 		return err
 	}
@@ -142,6 +157,9 @@ func (s *Service) healthy() error {
 // fit says whether requests would be answered. Stores have no part in it: a
 // store that is away is in the metrics, and restarts or rerouting mend nothing.
 func (s *Service) fit() error {
+	if !s.opened.Load() {
+		return errors.New("the service begins: it waits for NATS, or opens its state there")
+	}
 	if !s.registered.Load() {
 		return errors.New("endpoints are not registered: the service begins, or ends")
 	}
@@ -160,6 +178,9 @@ func (s *Service) fit() error {
 // details are what is not well and makes this instance not less ready than
 // another.
 func (s *Service) details() []string {
+	if !s.opened.Load() {
+		return nil
+	}
 	var out []string
 	for _, p := range s.problems() {
 		out = append(out, p.Problem)

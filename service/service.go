@@ -3,8 +3,9 @@
 //
 // A request that starts something is answered as soon as its session is
 // written; whatever happens to this instance afterwards, the session ends, as
-// long as some instance runs (see package worker). New fails if the control
-// account cannot be reached, has no JetStream, or runs on servers before 2.10.
+// long as some instance runs (see package worker). New waits for NATS, and for a
+// cluster to have a leader, until its context ends. It fails if the control
+// account refuses the login, has no JetStream, or runs on servers before 2.10.
 // Run fails if the connection to that account is closed for good or the micro
 // service keeps stopping; a connection that is lost comes back by itself.
 package service
@@ -20,7 +21,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/nats-io/nkeys"
@@ -44,11 +44,6 @@ import (
 var ErrServerTooOld = errors.New("server of the control account is too old")
 
 const (
-	openTimeout = 15 * time.Second
-	// openPatience is how long streams and buckets are tried to be opened: those
-	// of a cluster that has just begun have no leader yet.
-	openPatience = time.Minute
-	openPause    = 500 * time.Millisecond
 	// maxRestarts within restartWindow make Run give up on the micro service.
 	maxRestarts   = 10
 	restartWindow = time.Minute
@@ -103,6 +98,8 @@ type Service struct {
 	// register registers the micro service; the channel closes when it stops.
 	register func(context.Context) (registration, <-chan struct{}, error)
 	ready    chan struct{}
+	// opened says that New has done its work.
+	opened atomic.Bool
 	// registered says that requests would be heard now.
 	registered atomic.Bool
 	closers    []func()
@@ -143,18 +140,21 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 	}
 	s.vitals.begin(c.Sweep)
 	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
-	err = s.open(ctx, d)
+	if err = s.openMetrics(ctx); err == nil {
+		err = s.open(ctx, d)
+	}
 	if r, ok := s.repositories.(*repositories); ok && err == nil {
 		r.refused.tell = s.refusalChanged
 		r.checkThere(ctx)
-	}
-	if err == nil {
-		err = s.openMetrics(ctx)
 	}
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
+	for _, l := range s.vitals.loops() {
+		s.vitals.tick(l) // they begin now, however long NATS was waited for
+	}
+	s.opened.Store(true)
 	s.endpoints = s.makeEndpoints()
 	s.register = s.addMicro
 	return s, nil
@@ -164,9 +164,7 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 	if s.targets == nil {
 		s.targets = targets{s.config.Targets}
 	}
-	cctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	if err := s.connect(cctx); err != nil {
+	if err := s.connect(ctx); err != nil {
 		return err
 	}
 	if err := s.patiently(ctx, s.checkAccount); err != nil {
@@ -189,7 +187,9 @@ func (s *Service) open(ctx context.Context, d Deps) error {
 	if err := s.patiently(ctx, func(ctx context.Context) error { return s.openState(ctx, handlers) }); err != nil {
 		return err
 	}
-	s.warnOfReplicas(cctx)
+	wctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	s.warnOfReplicas(wctx)
 	return nil
 }
 
@@ -208,54 +208,6 @@ func (s *Service) warnOfReplicas(ctx context.Context) {
 			s.log.Warn("one replica only, in a cluster: while its server is away nothing is backed up; nats stream edit --replicas 3 makes more", "stream", name)
 		}
 	}
-}
-
-// patiently tries again what fails because a cluster is not ready.
-func (s *Service) patiently(ctx context.Context, open func(context.Context) error) error {
-	for begun := time.Now(); ; {
-		octx, cancel := context.WithTimeout(ctx, openTimeout)
-		err := open(octx)
-		cancel()
-		if err == nil || !unready(err) || time.Since(begun) > openPatience {
-			return err
-		}
-		s.log.Warn("JetStream is not ready", "error", err)
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(openPause):
-		}
-	}
-}
-
-// unready tells whether an error is one of a cluster that has no leader yet, or
-// not enough servers.
-func unready(err error) bool {
-	const noPeers = 10005 // no suitable peers for placement
-	var e *jetstream.APIError
-	if errors.As(err, &e) {
-		return e.Code == 503 || e.ErrorCode == noPeers
-	}
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrTimeout) ||
-		errors.Is(err, jsapi.ErrNoReply) || errors.Is(err, context.DeadlineExceeded)
-}
-
-func (s *Service) connect(ctx context.Context) error {
-	o := s.config.Control
-	o.Reconnect, o.Log = true, s.log
-	if o.Name == "" {
-		o.Name = "jetkeep " + s.config.Instance
-	}
-	conn, err := natsconn.Dial(ctx, o)
-	if err != nil {
-		return fmt.Errorf("control account: %w", err)
-	}
-	s.conn = conn
-	s.closers = append(s.closers, conn.Close)
-	if err := checkVersion(conn.ServerVersion()); err != nil {
-		return err
-	}
-	return nil
 }
 
 // checkAccount fails if the control account has no JetStream.

@@ -9,12 +9,15 @@ package natsconn
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -179,6 +182,28 @@ func (d *dialer) finish() {
 		stop()
 	}
 	d.ctx, d.stops = nil, nil
+}
+
+// IsUnreachable says whether err of Dial means that no server answered as one: it
+// may not have begun, or nothing is behind what takes connections for it.
+func IsUnreachable(err error) bool {
+	if IsAuthorization(err) || errors.Is(err, ErrInvalidOptions) {
+		return false
+	}
+	for _, e := range []error{
+		nats.ErrNoServers, nats.ErrTimeout, nats.ErrConnectionClosed, nats.ErrMaxConnectionsExceeded, nats.ErrStaleConnection,
+		context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var dns *net.DNSError
+	var op *net.OpError
+	if errors.As(err, &dns) {
+		return true
+	}
+	return errors.As(err, &op) && !errors.As(err, new(tls.AlertError))
 }
 
 // IsAuthorization says whether err of Dial means that the server refused the
