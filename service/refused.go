@@ -59,14 +59,20 @@ func isMismatch(err error) bool {
 	return errors.As(err, new(*state.MismatchError)) || errors.Is(err, store.ErrKeyMismatch)
 }
 
-// problems are those of this instance that others should know, in order of the
-// repositories' names.
+// problems are those of this instance that others should know: of staging, and
+// of repositories in order of their names.
 func (s *Service) problems() []state.Problem {
+	var out []state.Problem
+	if s.staging != nil {
+		if err := s.staging.Check(); err != nil {
+			e := mapError(err)
+			out = append(out, state.Problem{Problem: e.Description, Hint: e.Hint})
+		}
+	}
 	r, ok := s.repositories.(*repositories)
 	if !ok {
-		return nil
+		return out
 	}
-	var out []state.Problem
 	why := r.refused.all()
 	for _, name := range slices.Sorted(maps.Keys(why)) {
 		e := mapError(why[name])

@@ -9,8 +9,10 @@
 //
 // An area belongs to one process: Open fails with ErrLocked while another has
 // it. What a process that was killed left behind is removed by the next Open;
-// on file systems that cannot unlink open files it may stay until then. It
-// fails with ErrNoSpace when the disk is full before the limit is reached.
+// on file systems that cannot unlink open files it may stay until then. A
+// directory that disappears is made again with the next file. It fails with
+// ErrNoSpace when the disk is full before the limit is reached, and with
+// ErrNotWritable for whatever else keeps the directory from taking files.
 package staging
 
 import (
@@ -18,10 +20,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -36,8 +40,9 @@ var (
 	ErrNoSpace = errors.New("no space left for staging")
 	// ErrLimit means that one file alone is larger than the area's limit.
 	ErrLimit = errors.New("larger than the staging limit")
-	// ErrNotWritable means that the directory does not take files.
-	ErrNotWritable = errors.New("staging directory is not writable")
+	// ErrNotWritable means that the directory does not take files or give them
+	// back: it is read-only, its disk is broken, or the process may open no more.
+	ErrNotWritable = errors.New("staging directory cannot be used")
 	// ErrReserved means that a file outgrew what was reserved for it.
 	ErrReserved = errors.New("staging file outgrew its reservation")
 )
@@ -51,9 +56,11 @@ const (
 type Area struct {
 	dir   string
 	limit int64
-	lock  *os.File
 	sem   *semaphore.Weighted
 	used  atomic.Int64
+
+	mu   sync.Mutex // guards lock
+	lock *os.File
 }
 
 // Open makes the directory, unless it exists, takes it for this process and
@@ -62,18 +69,8 @@ func Open(dir string, limit int64) (*Area, error) {
 	if limit <= 0 {
 		return nil, fmt.Errorf("open staging %s: limit of %d bytes", dir, limit)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open staging %s: %w", dir, typed(err))
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := take(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open staging %s: %w", dir, typed(err))
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrLocked
-		}
 		return nil, fmt.Errorf("open staging %s: %w", dir, err)
 	}
 	a := &Area{dir: dir, limit: limit, lock: lock, sem: semaphore.NewWeighted(limit)}
@@ -82,6 +79,64 @@ func Open(dir string, limit int64) (*Area, error) {
 		return nil, fmt.Errorf("clean staging %s: %w", dir, typed(err))
 	}
 	return a, nil
+}
+
+// take makes the directory, unless it exists, and locks it.
+func take(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, typed(err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, typed(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrLocked
+		}
+		return nil, typed(err)
+	}
+	return lock, nil
+}
+
+// retake makes the directory again if it has disappeared. Files that were open
+// in it stay as good as they were.
+func (a *Area) retake() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := os.Stat(filepath.Join(a.dir, lockName)); !errors.Is(err, fs.ErrNotExist) {
+		return nil // others were quicker, or something else is wrong
+	}
+	lock, err := take(a.dir)
+	if err != nil {
+		return err
+	}
+	_ = a.lock.Close() // of a directory that is gone
+	a.lock = lock
+	return nil
+}
+
+// Check says why the area can take no files now, as far as that shows without
+// writing one. A directory that has disappeared is made again.
+func (a *Area) Check() error {
+	info, err := os.Stat(a.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = a.retake()
+	case err != nil:
+		err = typed(err)
+	case !info.IsDir():
+		err = fmt.Errorf("%w: it is no directory", ErrNotWritable)
+	default:
+		if err = unix.Access(a.dir, unix.W_OK|unix.X_OK); err != nil {
+			err = typed(err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("staging %s: %w", a.dir, err)
+	}
+	return nil
 }
 
 // clean removes our own files only: the operator may have pointed us at a
@@ -103,7 +158,11 @@ func (a *Area) clean() error {
 }
 
 // Close gives the directory to others. Files must be closed before.
-func (a *Area) Close() error { return a.lock.Close() }
+func (a *Area) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lock.Close()
+}
 
 // Limit returns the bound in bytes.
 func (a *Area) Limit() int64 { return a.limit }
@@ -124,12 +183,21 @@ func (a *Area) Create(ctx context.Context, size int64) (*File, error) {
 		return nil, fmt.Errorf("wait for staging: %w", err)
 	}
 	a.used.Add(size)
-	f, err := os.OpenFile(filepath.Join(a.dir, filePrefix+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := a.create()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = a.retake(); err == nil {
+			f, err = a.create()
+		}
+	}
 	if err != nil {
 		a.release(size)
 		return nil, fmt.Errorf("create staging file: %w", typed(err))
 	}
 	return &File{area: a, file: f, reserved: size}, nil
+}
+
+func (a *Area) create() (*os.File, error) {
+	return os.OpenFile(filepath.Join(a.dir, filePrefix+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 func (a *Area) release(n int64) {
@@ -170,7 +238,10 @@ func (f *File) Finish() {
 // ReadAt reads what was written.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.file.ReadAt(p, off)
-	return n, err //nolint:wrapcheck // io.EOF must stay bare
+	if err != nil && err != io.EOF { // which must stay bare
+		err = fmt.Errorf("read staging file: %w", typed(err))
+	}
+	return n, err
 }
 
 // Size returns the number of bytes written.
@@ -182,20 +253,25 @@ func (f *File) Close() error {
 		return nil
 	}
 	f.closed = true
-	err := errors.Join(os.Remove(f.file.Name()), f.file.Close())
+	err := os.Remove(f.file.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // it went with its directory
+	}
+	err = errors.Join(err, f.file.Close())
 	f.area.release(f.reserved)
 	if err != nil {
-		return fmt.Errorf("remove staging file: %w", err)
+		return fmt.Errorf("remove staging file: %w", typed(err))
 	}
 	return nil
 }
 
+// typed says what an error of the operating system means for who writes here.
 func typed(err error) error {
 	switch {
+	case errors.Is(err, ErrNoSpace), errors.Is(err, ErrNotWritable), errors.Is(err, ErrLocked):
+		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %w", ErrNotWritable, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrNotWritable, err)
 }
