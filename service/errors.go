@@ -3,9 +3,16 @@ package service
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,6 +20,7 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/archive"
 	"jetkeep/service/backup"
+	"jetkeep/service/embedded"
 	"jetkeep/service/jetsnap"
 	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
@@ -22,7 +30,9 @@ import (
 	"jetkeep/service/state"
 	"jetkeep/store"
 	"jetkeep/store/object"
+	"jetkeep/store/record"
 	"jetkeep/store/seal"
+	"jetkeep/store/seqset"
 	"jetkeep/store/staging"
 )
 
@@ -51,6 +61,8 @@ func codes() []struct {
 		{store.ErrLocked, api.CodeLocked},
 		{store.ErrWrongIdentity, api.CodeWrongIdentity},
 		{seal.ErrKey, api.CodeWrongIdentity},
+		{seal.ErrDamaged, api.CodeDamaged},
+		{seqset.ErrInvalid, api.CodeDamaged},
 		{store.ErrUntrusted, api.CodeUntrusted},
 		{store.ErrPinned, api.CodePinned},
 		{object.ErrRetained, api.CodeRetained}, // before ErrNotWritable, which it may come with
@@ -64,6 +76,9 @@ func codes() []struct {
 		{object.ErrPermission, api.CodeStorePermission},
 		{object.ErrUnavailable, api.CodeStoreUnavailable},
 		{object.ErrThrottled, api.CodeStoreUnavailable},
+		{object.ErrChecksum, api.CodeStoreUnavailable},
+		{object.ErrUnexpected, api.CodeStoreFailed},
+		{object.ErrTooLarge, api.CodeStoreFailed},
 		{session.ErrNotFound, api.CodeSessionNotFound},
 		{scheduler.ErrNotFound, api.CodeScheduleNotFound},
 		{scheduler.ErrConflict, api.CodeConflict},
@@ -76,8 +91,26 @@ func codes() []struct {
 		{jsapi.ErrStreamExists, api.CodeStreamExists},
 		{jsapi.ErrInvalidReply, api.CodeTargetUnavailable},
 		{jsapi.ErrNotReady, api.CodeTargetUnavailable},
+		{jsapi.ErrNoSnapshot, api.CodeNotSupported},
+		{jsapi.ErrTooLarge, api.CodeNotSupported},
+		{jsapi.ErrConsumerRefused, api.CodeIncomplete},
+		{jsapi.ErrConsumerNotFound, api.CodeIncomplete},
+		{jsapi.ErrNoMessage, api.CodeIncomplete},
+		{jsapi.ErrInProgress, api.CodeConflict},
+		{jsapi.ErrInvalidName, api.CodeInvalidStream},
 		{archive.ErrCorrupt, api.CodeIncomplete},
 		{archive.ErrTruncated, api.CodeIncomplete},
+		{archive.ErrFormat, api.CodeIncomplete},
+		{archive.ErrOrder, api.CodeIncomplete},
+		{archive.ErrTooLarge, api.CodeNotSupported},
+		{store.ErrTooFragmented, api.CodeNotSupported},
+		{store.ErrBounds, api.CodeNotSupported},
+		{record.ErrInvalid, api.CodeIncomplete}, // of a capture: those of a repository are damage
+		{record.ErrShort, api.CodeIncomplete},
+		{seal.ErrNoWriterKey, api.CodeKeyUnavailable},
+		{store.ErrPointExists, api.CodeConflict},
+		{store.ErrDuplicate, api.CodeConflict},
+		{state.ErrLocked, api.CodeConflict},
 		{jetsnap.ErrGap, api.CodeIncomplete},
 		{jetsnap.ErrAborted, api.CodeRestoreRejected},
 		{jetsnap.ErrIdle, api.CodeTimeout},
@@ -88,6 +121,11 @@ func codes() []struct {
 		{nats.ErrNoServers, api.CodeTargetUnavailable},
 		{natsconn.ErrInvalidOptions, api.CodeTargetUnavailable},
 		{state.ErrLockLost, api.CodeConnectionLost},
+		{jetsnap.ErrClosed, api.CodeConnectionLost},
+		{embedded.ErrDirInUse, api.CodeConflict},
+		{embedded.ErrDirNotWritable, api.CodeNotWritable},
+		{embedded.ErrPortTaken, api.CodeConflict},
+		{embedded.ErrNotReady, api.CodeTimeout},
 		{jsapi.ErrNoReply, api.CodeTimeout},
 		{nats.ErrTimeout, api.CodeTimeout},
 		{jetstream.ErrNoStreamResponse, api.CodeTimeout},
@@ -137,26 +175,66 @@ func classify(err error) (*api.Error, bool) {
 	case errors.As(err, &rejected):
 		return api.Errorf(api.CodeRestoreRejected, "the server refused: %v", err), true
 	}
+	if e := foreign(err); e != nil {
+		return e, true
+	}
 	return api.Errorf(api.CodeInternal, "an error without a code of its own; the log of the service has it"), false
 }
 
-// connecting gives an error of Dial its code.
-func connecting(name string, err error) error {
-	var dns *net.DNSError
-	var op *net.OpError
-	var certificate *tls.CertificateVerificationError
-	if errors.As(err, &certificate) || natsconn.IsAuthorization(err) || errors.As(err, &dns) || errors.As(err, &op) || otherwiseSpoken(err) ||
-		errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
-		return &coded{api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err), err}
+// foreign gives a code to errors that come from outside and that no package of
+// ours has named: of the network, of NATS and of this machine's files.
+func foreign(err error) *api.Error {
+	var answered *jetstream.APIError
+	var file *fs.PathError
+	var link *os.LinkError
+	var net net.Error
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &answered), isJetStream(err):
+		return api.Errorf(api.CodeNoJetStream, "JetStream refused: %v", err).
+			WithHint("Look at the limits of the account and at the state of its streams: jetkeep keeps its own there.")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return api.Errorf(api.CodeDiskFull, "%v", err)
+	case errors.As(err, &file), errors.As(err, &link):
+		return api.Errorf(api.CodeNotWritable, "%v", err).
+			WithHint("The description names the file or directory: check that it is there, its permissions and its disk.")
+	case isNATS(err), errors.As(err, &net), errors.As(err, &errno), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, io.ErrClosedPipe), errors.As(err, new(tls.AlertError)), errors.As(err, new(tls.RecordHeaderError)),
+		errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.HostnameError)), errors.As(err, new(x509.CertificateInvalidError)):
+		return api.Errorf(api.CodeConnectionLost, "%v", err)
 	}
-	return fmt.Errorf("target %s: %w", name, err)
+	return nil
 }
 
-// otherwiseSpoken says whether who answers speaks TLS where that was not expected,
-// or none where it was, or is no NATS server.
-func otherwiseSpoken(err error) bool {
-	return errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrNoInfoReceived) ||
-		errors.As(err, new(tls.RecordHeaderError)) || errors.As(err, new(tls.AlertError))
+// isJetStream says whether an error is one of those that the client's library
+// has of JetStream.
+func isJetStream(err error) bool {
+	var e jetstream.JetStreamError
+	return errors.As(err, &e)
+}
+
+// isNATS says whether an error is one of the client's library: it has some 100 of
+// them, and no type for them.
+func isNATS(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch x := err.(type) { //nolint:errorlint // the chain is walked here
+	case interface{ Unwrap() error }:
+		return isNATS(x.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(x.Unwrap(), isNATS)
+	}
+	return strings.HasPrefix(err.Error(), "nats: ")
+}
+
+// connecting gives an error of Dial its code: whatever it is, it keeps us from the
+// target, unless we gave up ourselves.
+func connecting(name string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("target %s: %w", name, err)
+	}
+	return &coded{api.Errorf(api.CodeTargetUnavailable, "target %s: %v", name, err), err}
 }
 
 // coded is an error with a code that still is what caused it, for those who

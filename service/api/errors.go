@@ -56,6 +56,7 @@ const (
 	CodeDiskFull          ErrCode = "disk_full"
 	CodeStoreUnavailable  ErrCode = "store_unavailable"
 	CodeStorePermission   ErrCode = "store_permission"
+	CodeStoreFailed       ErrCode = "store_failed"
 	CodeDamaged           ErrCode = "repository_damaged"
 	CodeIncomplete        ErrCode = "capture_incomplete"
 	CodeStreamRecreated   ErrCode = "stream_recreated"
@@ -120,6 +121,7 @@ func ErrorTable() []ErrorInfo {
 		{CodeNotWritable, 503, "The store refuses to be written.", "Check permissions and mount options of the repository and of staging, and what the store's policy grants; repository.info tries it."},
 		{CodeStoreUnavailable, 503, "The store cannot be reached, or asks to be left alone for now.", "What may pass was tried again already. Look whether the store answers, and ask again."},
 		{CodeStorePermission, 503, "The store does not let the service read; the description names the permission.", "Grant it to the credentials of the repository; contrib has policies. repository.info tries what is allowed."},
+		{CodeStoreFailed, 502, "The store, or the way to it, failed in a way that jetkeep has no name for; the description has its words.", "Look whether it is the store that the configuration means, and what it says; repository.info tries what jetkeep needs of it."},
 		{CodeDiskFull, 507, "The store or the staging directory is full.", "Free space or raise the limit; what was uploaded is used again."},
 		{CodeDamaged, 500, "Something in the repository is missing or altered; the description names it.", "Keep the repository as it is and restore an older backup."},
 		{CodeIncomplete, 500, "The capture could not be proven complete; the description names what is missing.", "Try again when the stream changes less."},

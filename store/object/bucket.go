@@ -30,7 +30,7 @@ func (b *Bucket) Atomic(ctx context.Context) (bool, error) {
 	}
 	atomic, err := a.AtomicCreate(ctx)
 	if err != nil {
-		return false, fmt.Errorf("try whether creation is atomic: %w", err)
+		return false, fmt.Errorf("try whether creation is atomic: %w", known(err))
 	}
 	return atomic, nil
 }
@@ -91,11 +91,11 @@ func (b *Bucket) Open(ctx context.Context, name string, offset, length int64) (i
 		err = fmt.Errorf("range of %d bytes from %d", length, offset)
 	}
 	if err != nil {
-		return nil, wrap("get", name, err)
+		return nil, wrap(opGet, name, err)
 	}
 	r, err := b.driver.Get(ctx, name, offset, length)
 	if err != nil {
-		return nil, wrap("get", name, err)
+		return nil, wrap(opGet, name, err)
 	}
 	return &exactReader{r: r, name: name, left: length}, nil
 }
@@ -104,11 +104,11 @@ func (b *Bucket) Open(ctx context.Context, name string, offset, length int64) (i
 // ErrTooLarge.
 func (b *Bucket) ReadAll(ctx context.Context, name string, limit int64) ([]byte, error) {
 	if err := b.check(ctx, name); err != nil {
-		return nil, wrap("get", name, err)
+		return nil, wrap(opGet, name, err)
 	}
 	r, err := b.driver.Get(ctx, name, 0, -1)
 	if err != nil {
-		return nil, wrap("get", name, err)
+		return nil, wrap(opGet, name, err)
 	}
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	err = errors.Join(err, r.Close())
@@ -116,7 +116,7 @@ func (b *Bucket) ReadAll(ctx context.Context, name string, limit int64) ([]byte,
 		err = fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
 	}
 	if err != nil {
-		return nil, wrap("get", name, err)
+		return nil, wrap(opGet, name, err)
 	}
 	return data, nil
 }
@@ -125,11 +125,11 @@ func (b *Bucket) ReadAll(ctx context.Context, name string, limit int64) ([]byte,
 // a shorter object is io.ErrUnexpectedEOF, a longer one ErrTooLarge.
 func (b *Bucket) ReadInto(ctx context.Context, name string, buf []byte) error {
 	if err := b.check(ctx, name); err != nil {
-		return wrap("get", name, err)
+		return wrap(opGet, name, err)
 	}
 	r, err := b.driver.Get(ctx, name, 0, -1)
 	if err != nil {
-		return wrap("get", name, err)
+		return wrap(opGet, name, err)
 	}
 	_, err = io.ReadFull(r, buf)
 	if errors.Is(err, io.EOF) && len(buf) > 0 {
@@ -144,7 +144,7 @@ func (b *Bucket) ReadInto(ctx context.Context, name string, buf []byte) error {
 			err = e
 		}
 	}
-	return wrap("get", name, errors.Join(err, r.Close()))
+	return wrap(opGet, name, errors.Join(err, r.Close()))
 }
 
 // Delete removes an object; that it is gone already is no error.
@@ -207,7 +207,7 @@ func (b *Bucket) deleteSome(ctx context.Context, names []string) []error {
 // error ends it; what came before may be only a part.
 func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		fail := func(err error) { yield(Info{}, fmt.Errorf("list objects %s: %w", prefix, err)) }
+		fail := func(err error) { yield(Info{}, fmt.Errorf("list objects %s: %w", prefix, known(err))) }
 		if err := checkPrefix(prefix); err != nil {
 			fail(err)
 			return
@@ -252,11 +252,31 @@ func (b *Bucket) check(ctx context.Context, name string) error {
 	return CheckName(name)
 }
 
+const opGet = "get"
+
 func wrap(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s object %s: %w", op, name, err)
+	if op == opGet && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return fmt.Errorf("%s object %s: %w", op, name, err) // it is shorter than it was said to be
+	}
+	return fmt.Errorf("%s object %s: %w", op, name, known(err))
+}
+
+// known sees to it that whatever a driver returns can be told by its sentinel:
+// ErrUnexpected if it has none.
+func known(err error) error {
+	for _, e := range []error{
+		ErrNotExist, ErrExist, ErrNoSpace, ErrNotWritable, ErrPermission, ErrInvalidName, ErrTooLarge, ErrUnavailable, ErrThrottled,
+		ErrRetained, ErrUnexpected, ErrChecksum, errors.ErrUnsupported,
+		context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, e) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrUnexpected, err)
 }
 
 // An exactReader turns an early end into an error: a connection that closes in
@@ -282,7 +302,12 @@ func (e *exactReader) Read(p []byte) (int, error) {
 		}
 		err = fmt.Errorf("%w, %d bytes missing", io.ErrUnexpectedEOF, e.left)
 	}
-	return n, wrap("get", e.name, err)
+	return n, wrap(opGet, e.name, err)
 }
 
-func (e *exactReader) Close() error { return e.r.Close() }
+func (e *exactReader) Close() error {
+	if err := e.r.Close(); err != nil {
+		return wrap(opGet, e.name, err)
+	}
+	return nil
+}

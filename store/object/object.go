@@ -55,6 +55,10 @@ var (
 	// ErrRetained means that the store keeps an object for a promised time and
 	// does not delete it before.
 	ErrRetained = errors.New("object is retained")
+	// ErrUnexpected means that the store, or the way to it, failed in a way that
+	// none of the other errors describes: it lacks something, is none of the kind
+	// that it is taken for, or has a defect. Trying again is of no use.
+	ErrUnexpected = errors.New("store fails unexpectedly")
 	// ErrChecksum means that what arrived is not what was sent.
 	ErrChecksum = errors.New("checksum does not match")
 )

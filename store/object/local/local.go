@@ -346,6 +346,15 @@ func writeError(err error) error {
 	case errors.Is(err, syscall.EFBIG):
 		return fmt.Errorf("%w: %w", object.ErrTooLarge, err)
 	}
+	return broken(err)
+}
+
+// broken gives what the operating system says of a disk or network file system
+// that does not work its kind.
+func broken(err error) error {
+	if errors.As(err, new(syscall.Errno)) {
+		return fmt.Errorf("%w: %w", object.ErrUnavailable, err)
+	}
 	return err
 }
 
@@ -358,5 +367,5 @@ func readError(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: %w", object.ErrPermission, err)
 	}
-	return err
+	return broken(err)
 }
