@@ -19,9 +19,6 @@ import (
 const (
 	// eventAge is how long events can be replayed.
 	eventAge = 7 * 24 * time.Hour
-	// eventBytes bounds the events kept: at two a second a task, busy weeks
-	// would fill a small disk.
-	eventBytes = 1 << 30
 	// eventDuplicates is how long an event that is published again is known.
 	eventDuplicates = 10 * time.Minute
 )
@@ -36,11 +33,11 @@ type events struct {
 
 // openEvents makes the stream of events if it is not there, and otherwise
 // takes it as it is, if only it takes our subjects.
-func openEvents(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, subjects api.Subjects, replicas int, log *slog.Logger) (*events, error) {
+func openEvents(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, subjects api.Subjects, replicas int, maxBytes int64, log *slog.Logger) (*events, error) {
 	stream, err := natsconn.Stream(ctx, js, jetstream.StreamConfig{
 		Name: api.StreamEvents, Description: "jetkeep: events of sessions", Subjects: []string{subjects.Events()},
 		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: replicas,
-		MaxAge: eventAge, MaxBytes: eventBytes, Discard: jetstream.DiscardOld, Duplicates: eventDuplicates,
+		MaxAge: eventAge, MaxBytes: maxBytes, Discard: jetstream.DiscardOld, Duplicates: eventDuplicates,
 		AllowDirect: true,
 	})
 	if err != nil {

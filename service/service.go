@@ -244,14 +244,14 @@ func (s *Service) openState(ctx context.Context, handlers map[api.Kind]worker.Ha
 	if err != nil {
 		return fmt.Errorf("control account: %w", err)
 	}
-	if s.store, err = session.Open(ctx, js, session.Options{Replicas: s.config.Replicas}); err != nil {
+	if s.store, err = session.Open(ctx, js, session.Options{Replicas: s.config.Replicas, MaxBytes: s.config.Storage.Sessions}); err != nil {
 		return err
 	}
-	q, err := queue.Open(ctx, js, s.subjects, queue.Options{Replicas: s.config.Replicas, Lease: s.config.Lease})
+	q, err := queue.Open(ctx, js, s.subjects, queue.Options{Replicas: s.config.Replicas, MaxBytes: s.config.Storage.Tasks, Lease: s.config.Lease})
 	if err != nil {
 		return err
 	}
-	ev, err := openEvents(ctx, s.conn.NC, js, s.subjects, s.config.Replicas, s.log)
+	ev, err := openEvents(ctx, s.conn.NC, js, s.subjects, s.config.Replicas, s.config.Storage.Events, s.log)
 	if err != nil {
 		return err
 	}
@@ -280,13 +280,13 @@ func (s *Service) openKeys(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("control account: %w", err)
 	}
-	if s.state, err = state.Open(ctx, js, state.Options{Replicas: s.config.Replicas}); err != nil {
+	if s.state, err = state.Open(ctx, js, state.Options{Replicas: s.config.Replicas, MaxBytes: s.config.Storage.State}); err != nil {
 		return err
 	}
 	if s.xkey, err = s.state.XKey(ctx); err != nil {
 		return err
 	}
-	if s.schedules, err = scheduler.Open(ctx, js, s.config.Replicas); err != nil {
+	if s.schedules, err = scheduler.Open(ctx, js, s.config.Replicas, s.config.Storage.Schedules); err != nil {
 		return err
 	}
 	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{
@@ -295,7 +295,7 @@ func (s *Service) openKeys(ctx context.Context) error {
 	})
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)
-		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas}, s.log)
+		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas, MaxBytes: s.config.Storage.Uploads}, s.log)
 		s.closers = append(s.closers, r.close)
 		s.repositories = r
 	}

@@ -41,6 +41,8 @@ type Config struct {
 	// Replicas of jetkeep's own streams and buckets when it makes them, by default
 	// three if the servers and the account allow it and else one.
 	Replicas int `conf:"replicas"`
+	// Storage bounds jetkeep's own streams and buckets when it makes them.
+	Storage Storage `conf:"storage"`
 	// Lease is how long an instance may be silent before its tasks go to
 	// another.
 	Lease time.Duration `conf:"lease"`
@@ -141,6 +143,35 @@ type Repository struct {
 type Staging struct {
 	Dir   string `conf:"dir"`
 	Limit int64  `conf:"limit"` // bytes
+}
+
+// Storage is how many bytes jetkeep's own streams and buckets may have in the
+// control account, each replica. 0 leaves it to jetkeep: no bound, or one that the
+// account demands or has room for.
+type Storage struct {
+	Sessions  int64 `conf:"sessions"`
+	Schedules int64 `conf:"schedules"`
+	State     int64 `conf:"state"`
+	Tasks     int64 `conf:"tasks"`
+	Events    int64 `conf:"events"`
+	Uploads   int64 `conf:"uploads"`
+}
+
+// minStorage is the least that each of them can do with.
+const minStorage = 256 << 10
+
+func (s *Storage) validate() error {
+	for _, of := range []struct {
+		field string
+		bytes int64
+	}{
+		{"sessions", s.Sessions}, {"schedules", s.Schedules}, {"state", s.State}, {"tasks", s.Tasks}, {"events", s.Events}, {"uploads", s.Uploads},
+	} {
+		if of.bytes != 0 && of.bytes < minStorage {
+			return fmt.Errorf("storage.%s: %d bytes are too few, at least 256 KiB are needed", of.field, of.bytes)
+		}
+	}
+	return nil
 }
 
 // Drill is where backups are restored to be compared.
@@ -417,6 +448,9 @@ func (c *Config) validateBounds() error {
 		return fmt.Errorf("session_age: %s is too short, at least 1h is needed", c.SessionAge)
 	case c.Sweep < 100*time.Millisecond || c.Sweep > 10*time.Minute:
 		return fmt.Errorf("sweep: must be between 100ms and 10m")
+	}
+	if err := c.Storage.validate(); err != nil {
+		return err
 	}
 	return nil
 }

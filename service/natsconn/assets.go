@@ -12,14 +12,19 @@ import (
 // Stream binds a stream, and makes it if it is not there. One that is there is
 // taken as it is, whatever its replicas, storage or limits: an operator may have
 // had reasons. Without a number of replicas it gets Replicated of them if the
-// servers and the account allow that, else one.
+// servers and the account allow that, else one; one of jetkeep's own without
+// MaxBytes gets a bound where the account wants one, and a smaller one where it
+// has no room.
 func Stream(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig) (jetstream.Stream, error) {
 	stream, err := js.Stream(ctx, c.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = replicated(c.Replicas, func(n int) (err error) {
-			c.Replicas = n
-			stream, err = js.CreateStream(ctx, c)
-			return err
+		given := c.MaxBytes
+		err = replicated(c.Replicas, func(n int) error {
+			return fit(ctx, js, c.Name, given, func(bytes int64) (err error) {
+				c.Replicas, c.MaxBytes = n, bytes
+				stream, err = js.CreateStream(ctx, c)
+				return err
+			})
 		})
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			stream, err = js.Stream(ctx, c.Name) // another instance was quicker
@@ -37,10 +42,13 @@ func Stream(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfi
 func Bucket(ctx context.Context, js jetstream.JetStream, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := js.KeyValue(ctx, c.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		err = replicated(c.Replicas, func(n int) (err error) {
-			c.Replicas = n
-			kv, err = js.CreateKeyValue(ctx, c)
-			return err
+		given := c.MaxBytes
+		err = replicated(c.Replicas, func(n int) error {
+			return fit(ctx, js, "KV_"+c.Bucket, given, func(bytes int64) (err error) {
+				c.Replicas, c.MaxBytes = n, bytes
+				kv, err = js.CreateKeyValue(ctx, c)
+				return err
+			})
 		})
 		if errors.Is(err, jetstream.ErrBucketExists) {
 			kv, err = js.KeyValue(ctx, c.Bucket) // another instance was quicker
@@ -68,6 +76,8 @@ func replicated(given int, create func(replicas int) error) error {
 		return nil
 	case refusesReplicas(err):
 		return create(1)
+	case refusesBytes(err) || serverCode(err) == bytesRequired:
+		return err // fewer replicas change nothing
 	}
 	return fmt.Errorf("with %d replicas, of which the setting replicas may ask for fewer: %w", Replicated, err)
 }
@@ -78,9 +88,7 @@ func replicated(given int, create func(replicas int) error) error {
 func refusesReplicas(err error) bool {
 	const (
 		noPeers        = 10005 // no suitable peers for placement
-		noResources    = 10023 // of the servers
 		maximumStreams = 10027 // of the account, or its tier of three replicas
-		noStorage      = 10047 // left in the account, which counts each replica
 		notClustered   = 10074
 		noTier         = 10120 // of three replicas, of those that the account has
 	)

@@ -52,6 +52,7 @@ const (
 // Options of the stream and its consumers, used when they are made.
 type Options struct {
 	Replicas int // 0 for as many as natsconn.Stream finds possible
+	MaxBytes int64 // of the stream, 0 for what is possible
 	Lease    time.Duration
 }
 
@@ -73,6 +74,7 @@ func Open(ctx context.Context, js jetstream.JetStream, subjects api.Subjects, o 
 		Name: api.StreamTasks, Description: "jetkeep: tasks to be done", Subjects: []string{subjects.Tasks()},
 		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Replicas: o.Replicas,
 		Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, Duplicates: duplicates,
+		MaxBytes: o.MaxBytes,
 	})
 	if err != nil {
 		return nil, err

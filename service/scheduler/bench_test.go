@@ -46,7 +46,7 @@ func BenchmarkSchedules(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			store, err := scheduler.Open(b.Context(), js, 1)
+			store, err := scheduler.Open(b.Context(), js, 1, 0)
 			if err != nil {
 				b.Fatal(err)
 			}

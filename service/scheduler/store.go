@@ -36,11 +36,12 @@ type Store struct {
 	stream jetstream.Stream // the one behind the bucket
 }
 
-// Open binds the bucket and makes it if it is not there.
-func Open(ctx context.Context, js jetstream.JetStream, replicas int) (*Store, error) {
+// Open binds the bucket and makes it if it is not there, with so many replicas
+// and bytes, 0 for what is possible.
+func Open(ctx context.Context, js jetstream.JetStream, replicas int, maxBytes int64) (*Store, error) {
 	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: api.BucketSchedules, Description: "jetkeep: schedules, and how they go",
-		History: 1, Storage: jetstream.FileStorage, Replicas: replicas,
+		History: 1, Storage: jetstream.FileStorage, Replicas: replicas, MaxBytes: maxBytes,
 	})
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ func TestPutByAClockAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1)
+	store, err := scheduler.Open(t.Context(), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestPutMovesStartOrEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1)
+	store, err := scheduler.Open(t.Context(), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestPauseBesidePut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1)
+	store, err := scheduler.Open(t.Context(), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestNoState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1)
+	store, err := scheduler.Open(t.Context(), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,7 @@ const (
 // Options of the bucket, used when it is made.
 type Options struct {
 	Replicas int
+	MaxBytes int64 // 0 for what is possible
 }
 
 // deletedKept is how long the mark of a deleted session stays.
@@ -55,7 +56,7 @@ type Store struct {
 func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error) {
 	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: api.BucketSessions, Description: "jetkeep: sessions and their tasks",
-		History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas,
+		History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas, MaxBytes: o.MaxBytes,
 	})
 	if err != nil {
 		return nil, err

@@ -62,6 +62,7 @@ func brief(s string) string {
 // Options of the bucket, used when it is made.
 type Options struct {
 	Replicas int
+	MaxBytes int64 // 0 for what is possible
 }
 
 // A Store is the bucket.
@@ -75,7 +76,7 @@ type Store struct {
 func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Store, error) {
 	kv, err := natsconn.Bucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: api.BucketState, Description: "jetkeep: keys and what is known of repositories",
-		History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas,
+		History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas, MaxBytes: o.MaxBytes,
 	})
 	if err != nil {
 		return nil, err

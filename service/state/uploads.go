@@ -51,7 +51,7 @@ func (u *Uploads) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	}
 	kv, err := natsconn.Bucket(ctx, u.js, jetstream.KeyValueConfig{
 		Bucket: api.BucketUploads, Description: "jetkeep: packs that were uploaded into encrypted repositories",
-		History: 1, TTL: uploadsKept, MaxValueSize: 4 << 10, Storage: jetstream.FileStorage, Replicas: u.opt.Replicas,
+		History: 1, TTL: uploadsKept, MaxValueSize: 4 << 10, Storage: jetstream.FileStorage, Replicas: u.opt.Replicas, MaxBytes: u.opt.MaxBytes,
 	})
 	if err != nil {
 		return nil, err
