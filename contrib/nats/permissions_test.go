@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"jetkeep/service/config"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
@@ -176,5 +178,62 @@ func TestPermissionsAreNotMore(t *testing.T) {
 		if !strings.Contains(violations(server), `Subject "`+attempt.subject+`"`) {
 			t.Errorf("%s was not refused", attempt.subject)
 		}
+	}
+}
+
+// What the comment on the user for backups says that it can do, and that nothing
+// keeps it from. If a server closes this, the comment is to change.
+func TestBackupUserCanAddMessages(t *testing.T) {
+	server := start(t)
+	shop := server.Connect(nats.UserInfo("shop", "shop-secret"))
+	natstest.MakeStream(t, shop, `{"name":"A","subjects":["a"],"storage":"file","retention":"limits","num_replicas":1}`)
+	natstest.MakeStream(t, shop, `{"name":"B","subjects":["b","c"],"storage":"file","retention":"limits","num_replicas":1}`)
+	natstest.PublishTo(t, shop, "a", 3, 100)
+	backup := server.Connect(nats.UserInfo("jetkeep-backup", "backup-secret"))
+	held := func(n uint64) func() error {
+		return func() error {
+			if got := natstest.Info(t, shop, "B").State.Messages; got < n {
+				return fmt.Errorf("it holds %d", got)
+			}
+			return nil
+		}
+	}
+	natstest.MustRequest(t, backup, "CONSUMER.CREATE.A", map[string]any{
+		"stream_name": "A", "config": map[string]any{"deliver_subject": "b", "ack_policy": "none", "deliver_policy": "all", "replay_policy": "instant"},
+	}, nil)
+	testenv.Until(t, "the consumer's deliveries in the other stream", held(3))
+	natstest.MustRequest(t, backup, "STREAM.SNAPSHOT.A", map[string]any{"deliver_subject": "c", "chunk_size": 1024}, nil)
+	testenv.Until(t, "the snapshot in the other stream", held(4))
+	if got := natstest.Records(t, shop, "A"); len(got) != 3 {
+		t.Errorf("the stream that was read holds %d messages", len(got))
+	}
+}
+
+// Without the lines about consumers everything is captured all the same.
+func TestBackupWithoutConsumers(t *testing.T) {
+	permissions, err := os.ReadFile("permissions.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var less []string
+	for line := range strings.Lines(string(permissions)) {
+		if !strings.Contains(line, `"$JS.API.CONSUMER.CREATE.*"`) && !strings.Contains(line, `"$JS.API.CONSUMER.DELETE.*.*"`) {
+			less = append(less, line)
+		}
+	}
+	server := natstest.StartEmbedded(t, natstest.Config(strings.Join(less, "")))
+	shop := server.Connect(nats.UserInfo("shop", "shop-secret"))
+	names := natstest.Sample(t, shop)
+	natstest.MakeStream(t, shop, `{"name":"MEMORY","subjects":["memory"],"storage":"memory","retention":"limits","num_replicas":1}`)
+	natstest.PublishTo(t, shop, "memory", 3000, 100)
+	c := serve(t, server)
+	accepted, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{Target: "backup"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	finish(t, c, accepted.Session)
+	info, err := c.BackupInfo(t.Context(), api.BackupInfoRequest{Backup: accepted.Backup})
+	if err != nil || len(info.RestorePoints) != len(names)+1 {
+		t.Errorf("%d restore points, %v", len(info.RestorePoints), err)
 	}
 }
