@@ -189,9 +189,7 @@ func TestTrailing(t *testing.T) {
 	for name, b := range small(t) {
 		stream := filepath.Base(name)
 		for what, more := range map[string]string{
-			"byte": "x", "zero": "\x00", "identifier": "\xff\x06\x00\x00S2sTwO",
-			"empty chunk":     "\x01\x04\x00\x00\xd8\xea\x82\xa2",
-			"skippable chunk": "\x80\x01\x00\x00x", "padding": "\xfe\x04\x00\x00abcd",
+			"byte": "x", "zero": "\x00", "chunk": string(dataChunk([]byte{0}, false)),
 			"the archive again": string(b), "its chunks again": string(b[10:]),
 		} {
 			refused(t, name+" and "+what, append(bytes.Clone(b), more...), stream)

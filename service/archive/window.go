@@ -12,17 +12,25 @@ import (
 )
 
 // The S2 framing is read here and not by s2.Reader for two reasons. That one
-// skips chunks of types it does not know, so that a single flipped bit in a
-// chunk's type silently drops up to a MiB, which V2, having no checksums of its
-// own, may not notice. And here chunks are decoded right behind what is not
-// consumed yet, so that records are handed out without a copy.
+// skips any chunk of a type that may be skipped, so that a single flipped bit in
+// a chunk's type silently drops up to 4 MiB, which V2, having no checksums of its
+// own, may not notice: here a chunk is only skipped if it does not hold data with
+// a right checksum. And here chunks are decoded right behind what is not consumed
+// yet, so that records are handed out without a copy.
+//
+// All else that the format allows is taken as it comes: further stream
+// identifiers, as in streams that were put together, padding, an index, and
+// chunks without content.
 
 const (
 	chunkCompressed   = 0x00
 	chunkUncompressed = 0x01
+	chunkSkippable    = 0x80 // and all above it but chunkIdentifier
 	chunkIdentifier   = 0xff
 
 	s2Identifier = "\xff\x06\x00\x00S2sTwO"
+	// checksumSize is what a chunk of data begins with, besides its head.
+	checksumSize = 4
 	// maxChunk is the most that one chunk may hold, by the format.
 	maxChunk = 4 << 20
 	// maxWindow bounds the memory. It leaves room for the largest V2 entry: a
@@ -68,57 +76,124 @@ func (w *window) need(n int) ([]byte, error) {
 
 // finish demands that the archive ends here, in both layers.
 func (w *window) finish() error {
-	if w.hi > w.lo {
-		return corrupt("data after the end")
+	for w.hi == w.lo {
+		if err := w.more(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
-	switch err := w.more(); {
-	case err == io.EOF:
-		return nil
-	case err != nil:
-		return err
-	case w.hi > w.lo:
-		return corrupt("data after the end")
-	}
-	return corrupt("empty chunk after the end")
+	return corrupt("data after the end")
 }
 
-// more decodes one more chunk. It returns io.EOF if the stream ended between
-// two chunks.
+// more decodes one more chunk, which may hold nothing. It returns io.EOF if the
+// stream ended between two chunks.
 func (w *window) more() error {
 	if !w.begun {
 		if err := w.identify(); err != nil {
 			return err
 		}
 	}
-	var head [8]byte
+	var head [4]byte
 	if n, err := io.ReadFull(w.r, head[:]); err != nil {
 		if err == io.EOF && n == 0 {
 			return io.EOF
 		}
 		return readError(err)
 	}
-	kind := head[0]
 	n := int(head[1]) | int(head[2])<<8 | int(head[3])<<16
-	if kind != chunkCompressed && kind != chunkUncompressed {
+	switch kind := head[0]; {
+	case kind == chunkCompressed, kind == chunkUncompressed:
+		return w.data(kind, n)
+	case kind == chunkIdentifier:
+		return w.again(head)
+	case kind >= chunkSkippable:
+		return w.pass(kind, n)
+	default:
 		return corrupt("S2 chunk of type 0x%02x", kind)
 	}
-	if n -= 4; n < 0 {
-		return corrupt("S2 chunk of %d bytes", n+4)
+}
+
+// data decodes a chunk of n bytes.
+func (w *window) data(kind byte, n int) error {
+	if n < checksumSize {
+		return corrupt("S2 chunk of %d bytes", n)
+	}
+	var sum [checksumSize]byte
+	if _, err := io.ReadFull(w.r, sum[:]); err != nil {
+		return readError(err)
 	}
 	var part []byte
 	var err error
 	if kind == chunkUncompressed {
-		part, err = w.plain(n)
+		part, err = w.plain(n - checksumSize)
 	} else {
-		part, err = w.compressed(n)
+		part, err = w.compressed(n - checksumSize)
 	}
 	if err != nil {
 		return err
 	}
-	if c := crc32.Checksum(part, w.crc); (c>>15|c<<17)+0xa282ead8 != binary.LittleEndian.Uint32(head[4:]) {
+	if w.checksum(part) != binary.LittleEndian.Uint32(sum[:]) {
 		return corrupt("S2 chunk does not match its checksum")
 	}
 	w.hi += len(part)
+	return nil
+}
+
+// checksum is the one by which S2 knows the content of a chunk.
+func (w *window) checksum(part []byte) uint32 {
+	c := crc32.Checksum(part, w.crc)
+	return (c>>15 | c<<17) + 0xa282ead8
+}
+
+// again reads the rest of a stream identifier that is not the first one: what
+// follows is as if it were in the stream before it.
+func (w *window) again(head [4]byte) error {
+	if string(head[:]) != s2Identifier[:len(head)] {
+		return corrupt("S2 stream identifier of another length")
+	}
+	var id [len(s2Identifier) - len(head)]byte
+	if _, err := io.ReadFull(w.r, id[:]); err != nil {
+		return readError(err)
+	}
+	if string(id[:]) != s2Identifier[len(head):] {
+		return corrupt("identifier of a stream that is not S2")
+	}
+	return nil
+}
+
+// pass skips a chunk that may be skipped, unless it holds what only a chunk of
+// data does: then its type was damaged.
+func (w *window) pass(kind byte, n int) error {
+	if n > checksumSize+s2.MaxEncodedLen(maxChunk) {
+		// Longer than any chunk of data.
+		if _, err := w.r.Discard(n); err != nil {
+			return readError(err)
+		}
+		return nil
+	}
+	if cap(w.enc) < n {
+		w.enc = make([]byte, n)
+	}
+	b := w.enc[:n]
+	if _, err := io.ReadFull(w.r, b); err != nil {
+		return readError(err)
+	}
+	if n < checksumSize {
+		return nil
+	}
+	sum, b := binary.LittleEndian.Uint32(b), b[checksumSize:]
+	found := w.checksum(b) == sum
+	if size, err := s2.DecodedLen(b); !found && err == nil && size <= maxChunk {
+		if err := w.room(size); err != nil {
+			return err
+		}
+		part, err := s2.Decode(w.buf[w.hi:w.hi+size], b)
+		found = err == nil && w.checksum(part) == sum
+	}
+	if found {
+		return corrupt("S2 chunk of data that has type 0x%02x", kind)
+	}
 	return nil
 }
 
