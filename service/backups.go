@@ -138,7 +138,7 @@ func groupBackups(listed []store.Listed, pins map[string]store.Pin, target, stre
 			v.Pinned++
 		}
 		// What cannot be read might match.
-		wanted[id] = wanted[id] || l.Err != nil || (target == "" || l.Point.Target == target) && (stream == "" || match(stream, l.Point.Stream))
+		wanted[id] = wanted[id] || l.Err != nil || (target == "" || l.Point.Target == target) && (stream == "" || api.Match(stream, l.Point.Stream))
 		addPoint(v, l)
 	}
 	out := []api.BackupView{}

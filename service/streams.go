@@ -20,9 +20,9 @@ func selectStreams(all, include, exclude []string) ([]string, error) {
 		include = []string{"*"}
 	}
 	for _, p := range include {
-		if isPattern(p) {
+		if api.IsPattern(p) {
 			for _, s := range all {
-				if !api.Reserved(s) && match(p, s) {
+				if !api.Reserved(s) && api.Match(p, s) {
 					chosen[s] = true
 				}
 			}
@@ -67,35 +67,6 @@ func describePatterns(include, exclude []string) string {
 	return s
 }
 
-func isPattern(p string) bool { return strings.ContainsAny(p, "*?") }
-
 func matchAny(patterns []string, s string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return match(p, s) })
-}
-
-// match tells whether s matches p, where * stands for any characters and ? for
-// one. It takes time proportional to the product of their lengths at most.
-func match(p, s string) bool {
-	ps, rs := []rune(p), []rune(s)
-	i, j := 0, 0
-	star, mark := -1, 0
-	for j < len(rs) {
-		switch {
-		case i < len(ps) && ps[i] == '*':
-			star, mark = i, j
-			i++
-		case i < len(ps) && (ps[i] == '?' || ps[i] == rs[j]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	for i < len(ps) && ps[i] == '*' {
-		i++
-	}
-	return i == len(ps)
+	return slices.ContainsFunc(patterns, func(p string) bool { return api.Match(p, s) })
 }

@@ -356,7 +356,7 @@ func checkNotScheduled(tags map[string]string) error {
 
 func checkUnreserved(field string, names []string) error {
 	for i, n := range names {
-		if Reserved(n) && !strings.ContainsAny(n, "*?") {
+		if Reserved(n) && !IsPattern(n) {
 			at := fmt.Sprintf("%s[%d]", field, i)
 			return Errorf(CodeReservedStream, "field %s: stream %s belongs to jetkeep itself", at, clip(n)).WithField(at)
 		}

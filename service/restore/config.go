@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"jetkeep/service/archive"
@@ -69,15 +68,6 @@ func (c streamConfig) origins() []string {
 		}
 	}
 	return names
-}
-
-func reserved(stream string) bool {
-	for _, prefix := range []string{"JETKEEP_", "KV_JETKEEP_", "OBJ_JETKEEP_"} {
-		if strings.HasPrefix(stream, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // adaptConfig returns the stream's configuration as a server of version v

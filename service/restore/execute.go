@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"jetkeep/service/api"
 	"jetkeep/service/archive"
 	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
@@ -152,7 +153,7 @@ func (x *execution) prepare(ctx context.Context) (done bool, err error) {
 	if x.cfg, err = parseConfig(x.Point.Config); err != nil {
 		return false, err
 	}
-	if reserved(x.stream) {
+	if api.Reserved(x.stream) {
 		return false, &RefusedError{Stream: x.stream, Problems: []Finding{{Code: CodeReserved, Text: "it is one of jetkeep's own streams"}}}
 	}
 	there, err := x.surroundings(ctx)

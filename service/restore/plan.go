@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"jetkeep/service/api"
 )
 
 // BuildPlan says what restoring the inputs into the target will do. It depends
@@ -105,7 +107,7 @@ func (b *builder) adapt(e *entry) error {
 }
 
 func (b *builder) names(e *entry) {
-	if reserved(e.Stream) {
+	if api.Reserved(e.Stream) {
 		e.problem(CodeReserved, "", "%s is one of jetkeep's own streams", e.Stream)
 	}
 	if _, ok := b.existing[e.Stream]; ok {
