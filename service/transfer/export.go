@@ -50,8 +50,8 @@ type Exported struct {
 }
 
 // Export writes restore points, one directory each. A single one goes to dir
-// itself as nats stream backup makes it, more of them into directories below it
-// that are named as their streams, as nats account backup does.
+// itself as nats backup stream makes it, more of them into directories below it
+// that are named as their streams, as nats backup account does.
 func Export(ctx context.Context, repo *store.Repository, points []store.Point, dir string, f Format, each bool) ([]Exported, error) {
 	if len(points) == 0 {
 		return nil, store.ErrNoPoint

@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"jetkeep/service/archive"
@@ -31,16 +34,31 @@ type ImportOptions struct {
 	Staging *staging.Area
 	Tags    map[string]string
 	Now     func() time.Time
+	// Streams are those to take in.
+	Streams Selection
+	// LeftOut, if not nil, is told of each stream that is meant, or would be
+	// if it were not jetkeep's own, and is not taken in.
+	LeftOut func(LeftOut)
 }
 
-// Import makes restore points of a directory that nats stream backup made, or
-// of all the streams in one that nats account backup made; together they are
+// A LeftOut is a stream that an import passes over. Err is ErrOwn or
+// ErrNotBackedUp.
+type LeftOut struct {
+	Stream string
+	Err    error
+}
+
+// Import makes restore points of a directory that nats backup stream made, or
+// of all the streams in one that nats backup account made; together they are
 // one backup. It ends with the first that fails; those before are there.
 func Import(ctx context.Context, repo *store.Repository, dir string, o ImportOptions) ([]store.Point, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	dirs, err := streamDirs(dir)
+	if o.LeftOut == nil {
+		o.LeftOut = func(LeftOut) {}
+	}
+	dirs, err := chosenDirs(dir, o)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +77,66 @@ func Import(ctx context.Context, repo *store.Repository, dir string, o ImportOpt
 	return out, nil
 }
 
+// chosenDirs finds the directories of the streams that are meant and tells of
+// those that are left out. Nothing is taken in if one that is named is not there.
+func chosenDirs(dir string, o ImportOptions) ([]string, error) {
+	dirs, err := streamDirs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var chosen, streams []string
+	var left []LeftOut
+	for _, d := range dirs {
+		im := importing{dir: d}
+		name, absent := filepath.Base(d), emptyDir(d)
+		if !absent {
+			if err := im.readMeta(); err != nil {
+				return nil, fmt.Errorf("import %s: %w", d, err)
+			}
+			name = im.point.Stream
+			streams = append(streams, name)
+		}
+		switch {
+		case o.Streams.PassesOver(name):
+			left = append(left, LeftOut{name, ErrOwn})
+		case !o.Streams.Means(name):
+		case absent:
+			left = append(left, LeftOut{name, ErrNotBackedUp})
+		default:
+			chosen = append(chosen, d)
+		}
+	}
+	missing := o.Streams.Missing(streams)
+	for _, l := range left {
+		if slices.Contains(missing, l.Stream) {
+			return nil, fmt.Errorf("import %s: stream %s %w", dir, l.Stream, l.Err)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("import %s: %w %s", dir, ErrNoStream, strings.Join(missing, ", "))
+	}
+	switch {
+	case len(chosen) > 0:
+		for _, l := range left {
+			o.LeftOut(l)
+		}
+		return chosen, nil
+	case len(left) > 0:
+		return nil, fmt.Errorf("import %s: stream %s %w", dir, left[0].Stream, left[0].Err)
+	}
+	return nil, fmt.Errorf("import %s: %w %s", dir, ErrNoStream, strings.Join(o.Streams, ", "))
+}
+
+func emptyDir(dir string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close() //nolint:errcheck // was only read
+	_, err = d.Readdirnames(1)
+	return errors.Is(err, io.EOF)
+}
+
 // streamDirs finds the directories of streams: the one given, or those in it.
 func streamDirs(dir string) ([]string, error) {
 	if _, err := os.Stat(filepath.Join(dir, metaFile)); err == nil {
@@ -74,7 +152,7 @@ func streamDirs(dir string) ([]string, error) {
 			continue
 		}
 		d := filepath.Join(dir, e.Name())
-		if _, err := os.Stat(filepath.Join(d, metaFile)); err != nil {
+		if _, err := os.Stat(filepath.Join(d, metaFile)); err != nil && !emptyDir(d) {
 			return nil, fmt.Errorf("import %s: %w: it has no %s", d, ErrNotABackup, metaFile)
 		}
 		out = append(out, d)
@@ -264,6 +342,46 @@ func (im *importing) live(first, last uint64) uint64 {
 	return set.Len()
 }
 
+// provenance notes what the nats command did with the archive, if it is not a
+// server's own.
+func (im *importing) provenance() {
+	if e := im.meta.Edit; e != nil {
+		how := ""
+		if e.Obfuscated {
+			how = " and obfuscated"
+		}
+		im.note("edited%s by %s: %s", how, clip(e.Version), clip(strings.Join(e.Options, ", ")))
+	}
+	if s := im.meta.Source; s != nil {
+		im.note("captured by a subscription to %s, which missed %d messages", clip(strings.Join(s.Subjects, ", ")), s.Dropped)
+	}
+}
+
+// clip bounds what a note quotes.
+func clip(s string) string {
+	if r := []rune(s); len(r) > 200 {
+		return string(r[:200]) + "…"
+	}
+	return s
+}
+
+// created is when the stream was made, as far as it is known. Edited archives
+// do not even have the time of the first message.
+func (im *importing) created(sum archive.Summary) time.Time {
+	switch {
+	case !sum.Created.IsZero():
+		return sum.Created.UTC()
+	case im.meta.State.FirstTime.Unix() > 0:
+		im.note("the archive does not say when the stream was created; the time of its first message stands for it")
+		return im.meta.State.FirstTime.UTC()
+	case !im.first.IsZero():
+		im.note("the archive does not say when the stream was created; the time of its first message stands for it")
+		return im.first
+	}
+	im.note("the archive does not say when the stream was created; the archive's own time stands for it")
+	return im.point.Time
+}
+
 func (im *importing) note(format string, args ...any) {
 	im.point.Notes = append(im.point.Notes, fmt.Sprintf(format, args...))
 }
@@ -272,11 +390,8 @@ func (im *importing) commit(ctx context.Context, sum archive.Summary, content st
 	p, st := &im.point, im.meta.State
 	p.ID = p.Task
 	im.note("imported from a %s archive of the nats command", sum.Format)
-	p.Created = sum.Created.UTC()
-	if sum.Created.IsZero() {
-		p.Created = st.FirstTime.UTC()
-		im.note("the archive does not say when the stream was created; the time of its first message stands for it")
-	}
+	im.provenance()
+	p.Created = im.created(sum)
 	p.Lineage = "import-" + p.Backup
 	live := im.got.Clone()
 	live.Subtract(&im.dead)

@@ -29,7 +29,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 				before[name] = look(t, nc, name)
 			}
 			dir := filepath.Join(t.TempDir(), "account")
-			command(t, src, "account", "backup", "--consumers", "--force", dir)
+			command(t, src, "backup", "account", "--force", dir)
 			repo := newRepo(t)
 			points, err := Import(t.Context(), repo, dir, ImportOptions{Target: "old", Staging: newStaging(t)})
 			if err != nil {
@@ -41,7 +41,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 					t.Errorf("%s is imported with the state %+v, was %+v", p.Stream, got, want)
 				}
 			}
-			for _, f := range []Format{V1, V2Tar} {
+			for _, f := range []Format{V1, V2, V2Tar} {
 				t.Run(string(f), func(t *testing.T) {
 					out := filepath.Join(t.TempDir(), "out")
 					if _, err := Export(t.Context(), repo, points, out, f, true); err != nil {
@@ -50,7 +50,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 					dst := natstest.Start(t)
 					into := dst.Connect()
 					for _, name := range names {
-						command(t, dst, "stream", "restore", filepath.Join(out, name))
+						command(t, dst, "backup", "restore", "stream", filepath.Join(out, name))
 						before[name].same(t, look(t, into, name))
 					}
 				})

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/jsm.go"
 	jsmbackup "github.com/nats-io/jsm.go/backup"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
@@ -114,9 +113,10 @@ func TestThereAndBack(t *testing.T) {
 	}{
 		{"2.10.29", "2.9.25", V1},
 		{"2.10.29", "2.10.29", V1},
-		{"2.14.5", "2.15.2", V1},
-		{"2.15.2", "2.14.5", V1},
-		{"2.15.2", "2.15.2", V2Tar},
+		{"2.14.5", natstest.Latest, V1},
+		{natstest.Latest, "2.14.5", V1},
+		{natstest.Latest, natstest.Latest, V2},
+		{natstest.Latest, natstest.Latest, V2Tar},
 	} {
 		t.Run(c.from+" to "+c.into+" "+string(c.format), func(t *testing.T) {
 			src := natstest.StartVersion(t, c.from)
@@ -127,7 +127,7 @@ func TestThereAndBack(t *testing.T) {
 				before[name] = look(t, nc, name)
 			}
 			dir := filepath.Join(t.TempDir(), "account")
-			command(t, src, "account", "backup", "--consumers", "--force", dir)
+			command(t, src, "backup", "account", "--force", dir)
 			repo := newRepo(t)
 			points, err := Import(t.Context(), repo, dir, ImportOptions{Target: "old", Staging: newStaging(t)})
 			if err != nil {
@@ -144,7 +144,7 @@ func TestThereAndBack(t *testing.T) {
 			into := dst.Connect()
 			for _, name := range names {
 				t.Run(name, func(t *testing.T) {
-					command(t, dst, "stream", "restore", filepath.Join(out, name))
+					command(t, dst, "backup", "restore", "stream", filepath.Join(out, name))
 					before[name].same(t, look(t, into, name))
 				})
 			}
@@ -160,9 +160,13 @@ func TestMemoryStream(t *testing.T) {
 	natstest.PublishTo(t, nc, "ticks", 500, 100)
 	natstest.Delete(t, nc, "TICKS", 7, 8, 300)
 	before := look(t, nc, "TICKS")
-	// The command does not back up what is in memory.
+	dir := filepath.Join(t.TempDir(), "ticks")
+	command(t, s, "backup", "stream", "TICKS", dir)
 	repo := newRepo(t)
-	points := []store.Point{commit(t, repo, before)}
+	points, err := Import(t.Context(), repo, dir, ImportOptions{Target: "old", Staging: newStaging(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	out := filepath.Join(t.TempDir(), "out")
 	if _, err := Export(t.Context(), repo, points, out, V1, false); !errors.Is(err, ErrMemory) {
 		t.Errorf("as v1: %v", err)
@@ -177,49 +181,8 @@ func TestMemoryStream(t *testing.T) {
 		t.Errorf("over another: %v", err)
 	}
 	natstest.MustRequest(t, nc, "STREAM.DELETE.TICKS", nil, nil)
-	// Nor does it restore it; the library of later commands does.
-	manager, err := jsm.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := manager.RestoreSnapshotFromDirectory(t.Context(), "TICKS", out); err != nil {
-		t.Fatal(err)
-	}
+	command(t, s, "backup", "restore", "stream", out)
 	before.same(t, look(t, nc, "TICKS"))
-}
-
-// commit makes a restore point of a stream.
-func commit(t *testing.T, repo *store.Repository, s stream) store.Point {
-	t.Helper()
-	const task = "20261122T210000Z-aaaaaaaa.0001"
-	w, err := repo.NewWriter(t.Context(), store.WriterOptions{Staging: newStaging(t), Task: task, Target: "old", Stream: "TICKS"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Abort()
-	for i := range s.records {
-		if err := w.Append(&s.records[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	content, err := w.Finish(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st := s.info.State
-	p := store.Point{
-		ID: task, Task: task, Backup: "20261122T210000Z-aaaaaaaa", Target: "old", Stream: "TICKS", Lineage: "one",
-		Created: s.info.Created, Time: time.Now().UTC(), Config: s.info.Config, Content: content,
-		State: store.State{Messages: st.Messages, Bytes: st.Bytes, FirstSeq: st.FirstSeq, LastSeq: st.LastSeq, FirstTime: st.FirstTime, LastTime: st.LastTime},
-	}
-	if err := repo.Commit(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	p, err = repo.Point(t.Context(), task)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
 }
 
 // sampleBackup imports what the nats command makes of one stream.
@@ -229,7 +192,7 @@ func sampleBackup(t *testing.T, version string) (dir string, repo *store.Reposit
 	nc := s.Connect()
 	natstest.Sample(t, nc)
 	dir = filepath.Join(t.TempDir(), "orders")
-	command(t, s, "stream", "backup", "ORDERS", "--consumers", dir)
+	command(t, s, "backup", "stream", "ORDERS", dir)
 	repo = newRepo(t)
 	points, err := Import(t.Context(), repo, dir, ImportOptions{Target: "old", Staging: newStaging(t)})
 	if err != nil {
@@ -272,7 +235,11 @@ func TestDamagedIsRefused(t *testing.T) {
 	for _, version := range []string{"2.14.5", natstest.Latest} {
 		t.Run(version, func(t *testing.T) {
 			dir, _, _ := sampleBackup(t, version)
-			file := filepath.Join(dir, tarFile)
+			archived := tarFile
+			if version == natstest.Latest {
+				archived = arcFile
+			}
+			file := filepath.Join(dir, archived)
 			data, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
@@ -301,7 +268,7 @@ func TestDamagedIsRefused(t *testing.T) {
 					t.Fatalf("%s: nothing is damaged", name)
 				}
 				bad := t.TempDir()
-				for file, b := range map[string][]byte{tarFile: d.archive, metaFile: d.meta} {
+				for file, b := range map[string][]byte{archived: d.archive, metaFile: d.meta} {
 					if err := os.WriteFile(filepath.Join(bad, file), b, 0o600); err != nil {
 						t.Fatal(err)
 					}
@@ -317,7 +284,7 @@ func TestDamagedIsRefused(t *testing.T) {
 			}
 			more := t.TempDir()
 			fewer := bytes.Replace(metadata, []byte(`"messages": 29`), []byte(`"messages": 19`), 1)
-			for file, b := range map[string][]byte{tarFile: data, metaFile: fewer} {
+			for file, b := range map[string][]byte{archived: data, metaFile: fewer} {
 				if err := os.WriteFile(filepath.Join(more, file), b, 0o600); err != nil {
 					t.Fatal(err)
 				}
