@@ -2,8 +2,9 @@
 // client of the service, and a demonstration of both.
 //
 // It exits with 0 when what was asked is done, 1 when it failed, 2 when it was
-// asked wrongly, 3 when a session ended and some of its streams failed, and
-// 130 when it was interrupted. An interrupted wait leaves the session running.
+// asked wrongly, 3 when a session ended and some of its streams failed or what
+// was imported lacks some, and 130 when it was interrupted. An interrupted wait
+// leaves the session running.
 package main
 
 import (

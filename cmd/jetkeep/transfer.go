@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
-	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,27 +76,27 @@ type export struct {
 	point   string
 	backup  string
 	target  string
-	streams []string
+	streams transfer.Selection
 	out     string
 	json    bool
 }
 
 func addExport(c *cli) {
 	o := &export{}
-	cmd := c.command(c.app.Command("export", "Write restore points as directories that nats stream restore takes; needs no server"), o.run)
+	cmd := c.command(c.app.Command("export", "Write restore points as directories that nats backup restore takes; needs no server"), o.run)
 	cmd.Arg("dir", "Directory to make").Required().StringVar(&o.out)
 	o.at.flags(cmd)
 	cmd.Flag("format", "v1 for all servers, v2 for 2.15 and later, v2-tar for v2 with nats commands up to 0.3").Default("v1").EnumVar(&o.format, transfer.Formats()...)
 	cmd.Flag("restore-point", "Write this one, straight into the directory").PlaceHolder("ID").StringVar(&o.point)
 	cmd.Flag("backup", "Write the streams of this backup; the newest restore point of each stream if it is missing").PlaceHolder("ID").StringVar(&o.backup)
 	cmd.Flag("target", "Only streams of this target").PlaceHolder("NAME").StringVar(&o.target)
-	cmd.Flag("stream", "Only these streams, names or patterns").PlaceHolder("STREAM").StringsVar(&o.streams)
+	cmd.Flag("stream", streamHelp).PlaceHolder("STREAM").StringsVar((*[]string)(&o.streams))
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&o.json)
 }
 
 func (o *export) run(ctx context.Context, std stdio) error {
 	return o.at.with(ctx, nil, func(repo *store.Repository) error {
-		points, err := o.points(ctx, repo)
+		points, err := o.points(ctx, std, repo)
 		if err != nil {
 			return err
 		}
@@ -115,7 +116,7 @@ func (o *export) run(ctx context.Context, std stdio) error {
 }
 
 // points chooses what to export.
-func (o *export) points(ctx context.Context, repo *store.Repository) ([]store.Point, error) {
+func (o *export) points(ctx context.Context, std stdio, repo *store.Repository) ([]store.Point, error) {
 	if o.point != "" {
 		p, err := repo.Point(ctx, o.point)
 		return []store.Point{p}, err
@@ -128,7 +129,7 @@ func (o *export) points(ctx context.Context, repo *store.Repository) ([]store.Po
 	if err != nil {
 		return nil, err
 	}
-	newest := map[string]int{}
+	newest, own := map[string]int{}, map[string]bool{}
 	var out []store.Point
 	for _, l := range listed {
 		if l.Err != nil {
@@ -136,7 +137,13 @@ func (o *export) points(ctx context.Context, repo *store.Repository) ([]store.Po
 			return nil, fmt.Errorf("restore point %s: %w", l.ID, l.Err)
 		}
 		p := l.Point
-		if o.target != "" && p.Target != o.target || !o.wants(p.Stream) {
+		if o.target != "" && p.Target != o.target {
+			continue
+		}
+		if !o.streams.Means(p.Stream) {
+			if o.streams.PassesOver(p.Stream) {
+				own[p.Stream] = true
+			}
 			continue
 		}
 		i, seen := newest[p.Stream]
@@ -150,25 +157,30 @@ func (o *export) points(ctx context.Context, repo *store.Repository) ([]store.Po
 			out[i] = p
 		}
 	}
+	tellOwn(std, slices.Sorted(maps.Keys(own)))
+	if missing := o.streams.Missing(slices.Collect(maps.Keys(newest))); len(missing) > 0 {
+		return nil, fmt.Errorf("%w of stream %s", store.ErrNoPoint, strings.Join(missing, ", "))
+	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%w: no restore point is of those streams", store.ErrNoPoint)
 	}
 	return out, nil
 }
 
-func (o *export) wants(stream string) bool {
-	for _, pattern := range o.streams {
-		if ok, err := path.Match(pattern, stream); ok && err == nil {
-			return true
-		}
+const streamHelp = "Only these streams, names or patterns; jetkeep's own, which hold its secrets, only by their names; can be given several times"
+
+// tellOwn says which of jetkeep's own streams were not meant.
+func tellOwn(std stdio, streams []string) {
+	if len(streams) > 0 {
+		_, _ = fmt.Fprintf(std.err, "left out, as they are jetkeep's own and hold its secrets: %s; to take one, name it with --stream\n", strings.Join(streams, ", "))
 	}
-	return len(o.streams) == 0
 }
 
 // importing is what the command is given.
 type importing struct {
 	at       repositoryAt
 	target   string
+	streams  transfer.Selection
 	signFile string
 	in       string
 	json     bool
@@ -176,10 +188,11 @@ type importing struct {
 
 func addImport(c *cli) {
 	o := &importing{}
-	cmd := c.command(c.app.Command("import", "Take in what nats stream backup or nats account backup made; needs no server"), o.run)
+	cmd := c.command(c.app.Command("import", "Take in what nats backup stream or nats backup account made; needs no server"), o.run)
 	cmd.Arg("dir", "Directory that the command made").Required().ExistingDirVar(&o.in)
 	o.at.flags(cmd)
 	cmd.Flag("target", "Name of the account that it was made of").Default("imported").PlaceHolder("NAME").StringVar(&o.target)
+	cmd.Flag("stream", streamHelp).PlaceHolder("STREAM").StringsVar((*[]string)(&o.streams))
 	cmd.Flag("sole-writer", "Nobody else writes into the repository meanwhile: in stores that cannot tell which of two was first, such as Swift, there is no other way without a service").UnNegatableBoolVar(&o.at.sole)
 	cmd.Flag("sign", "File with the seed of the key to sign with").PlaceHolder("FILE").StringVar(&o.signFile)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&o.json)
@@ -210,12 +223,34 @@ func (o *importing) run(ctx context.Context, std stdio) error {
 		if err != nil {
 			return err
 		}
-		points, err := transfer.Import(ctx, repo, o.in, transfer.ImportOptions{Target: o.target, Staging: area, Now: time.Now})
+		var own, absent []string
+		points, err := transfer.Import(ctx, repo, o.in, transfer.ImportOptions{
+			Target: o.target, Staging: area, Now: time.Now, Streams: o.streams, LeftOut: func(l transfer.LeftOut) {
+				if errors.Is(l.Err, transfer.ErrOwn) {
+					own = append(own, l.Stream)
+				} else {
+					absent = append(absent, l.Stream)
+				}
+			},
+		})
+		tellOwn(std, own)
+		if errors.Is(err, transfer.ErrOwn) {
+			err = fmt.Errorf("%w: give it with --stream", err)
+		}
 		if err = errors.Join(o.tell(std, points), err, area.Close()); err != nil {
 			return err
 		}
-		return nil
+		return tellAbsent(std, absent)
 	})
+}
+
+// tellAbsent says which streams the nats command could not back up.
+func tellAbsent(std stdio, streams []string) error {
+	if len(streams) == 0 {
+		return nil
+	}
+	_, _ = fmt.Fprintf(std.err, "not in the backup: %s; the nats command left an empty directory, as it does for streams in memory on servers before 2.15\n", strings.Join(streams, ", "))
+	return errPartial
 }
 
 // writable gives an encrypted repository a writer key: one that is there if
