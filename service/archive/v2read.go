@@ -130,7 +130,8 @@ func (r *v2Reader) consumer() error {
 
 // message gives a message to the visitor. There may be fewer than state.json
 // counts, as messages can be deleted ahead of the server's cursor, but no more,
-// and none that came later.
+// unless it counts none, as that of an edited archive may, and none that came
+// later.
 func (r *v2Reader) message() error {
 	seq := r.rec.Sequence
 	switch {
@@ -138,7 +139,7 @@ func (r *v2Reader) message() error {
 		return corrupt("sequence %d follows %d", seq, r.last)
 	case seq < r.state.FirstSeq || seq > r.state.LastSeq:
 		return corrupt("sequence %d, where %s has %d to %d", seq, stateEntry, r.state.FirstSeq, r.state.LastSeq)
-	case r.sum.Records == r.state.Messages:
+	case r.sum.Records == r.state.Messages && r.state.Messages > 0:
 		return corrupt("more than the %d messages of %s", r.state.Messages, stateEntry)
 	case len(r.rec.Subject) == 0:
 		return corrupt("message %d has no subject", seq)
