@@ -104,7 +104,7 @@ func (b *bench) peersBackup(ctx context.Context, dir string) ([]sample, error) {
 			return nil, err
 		}
 	}
-	dumped, err := command(ctx, "nats stream backup", b.o.nats, "-s", b.url, "stream", "backup", stream, dump, "--no-progress")
+	dumped, err := command(ctx, "nats backup stream", b.o.nats, "-s", b.url, "backup", "stream", stream, dump, "--no-progress")
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func (b *bench) peersRestore(ctx context.Context, dir string) ([]sample, error) 
 	if err := b.deleteStream(ctx); err != nil {
 		return nil, err
 	}
-	put, err := command(ctx, "nats stream restore", b.o.nats, "-s", b.url, "stream", "restore", filepath.Join(out, dir, "nats"), "--no-progress")
+	put, err := command(ctx, "nats backup restore", b.o.nats, "-s", b.url, "backup", "restore", "stream", filepath.Join(out, dir, "nats"), "--no-progress")
 	if err != nil {
 		return nil, err
 	}

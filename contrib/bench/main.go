@@ -3,12 +3,12 @@
 // the same run. It prints tables of medians and the ratios that the project
 // holds itself to. What it measures is chosen with -cases:
 //
-//   - full: full backup and restore of one large stream, against `nats stream
-//     backup` followed by `restic backup`, and back;
+//   - full: full backup and restore of one large stream, against `nats backup
+//     stream` followed by `restic backup`, and back;
 //   - sealed: the same backup and restore with encryption and without;
 //   - increments: what a second backup uploads after the stream was changed a
 //     little, against the same two, and from a rebuilt replica in a cluster;
-//   - small: many small streams, against `nats account backup`.
+//   - small: many small streams, against `nats backup account`.
 //
 // It needs nats-server, nats, restic and jetkeep as programs; `make bench`
 // provides them. It exits non-zero only if something could not be measured or

@@ -15,7 +15,7 @@ import (
 // smallMessages is how many messages each of the many small streams has.
 const smallMessages = 100
 
-// small backs up an account of many small streams with `nats account backup`
+// small backs up an account of many small streams with `nats backup account`
 // and with jetkeep, in turn.
 func (b *bench) small(ctx context.Context, dir string) error {
 	if err := b.deleteStream(ctx); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -25,7 +25,7 @@ func (b *bench) small(ctx context.Context, dir string) error {
 	if err := b.fillSmall(ctx); err != nil {
 		return err
 	}
-	names := [2]string{fmt.Sprintf("jetkeep backup of %d streams", b.o.streams), fmt.Sprintf("nats account backup of %d streams", b.o.streams)}
+	names := [2]string{fmt.Sprintf("jetkeep backup of %d streams", b.o.streams), fmt.Sprintf("nats backup account of %d streams", b.o.streams)}
 	for n := range b.o.runs {
 		at := filepath.Join(dir, fmt.Sprint(n))
 		if err := errors.Join(os.MkdirAll(at, 0o700), b.forget(ctx)); err != nil {
@@ -35,7 +35,7 @@ func (b *bench) small(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		theirs, err := command(ctx, names[1], b.o.nats, "-s", b.url, "account", "backup", filepath.Join(at, "nats"), "--force")
+		theirs, err := command(ctx, names[1], b.o.nats, "-s", b.url, "backup", "account", filepath.Join(at, "nats"), "--force")
 		if err != nil {
 			return err
 		}
