@@ -285,7 +285,7 @@ func (h *byHand) restore(point string, want keptByHand) {
 	t.Helper()
 	server := natstest.Start(t)
 	out := filepath.Join(t.TempDir(), "by hand")
-	text, err := h.run(out, "nats stream restore", "NATS_URL="+server.URL(), "POINT="+point)
+	text, err := h.run(out, "nats backup restore", "NATS_URL="+server.URL(), "POINT="+point)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
