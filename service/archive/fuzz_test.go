@@ -16,7 +16,7 @@ import (
 func goldens(t testing.TB, format archive.Format) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{}
-	for _, version := range versions {
+	for _, version := range goldenVersions {
 		for _, e := range golden(t, version) {
 			if e.Format == format {
 				b, err := os.ReadFile(filepath.Join(goldenDir(version), e.File))

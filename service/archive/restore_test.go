@@ -198,7 +198,7 @@ func TestConvert(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			s := startServer(t, version)
-			for _, origin := range []string{"2.6.1", "2.9.25", embedded} {
+			for _, origin := range []string{"2.6.1", "2.9.25", "2.15.2"} {
 				e := golden(t, origin)[0]
 				b, err := os.ReadFile(filepath.Join(goldenDir(origin), e.File))
 				check(t, err)

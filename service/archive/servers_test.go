@@ -26,7 +26,11 @@ import (
 // one are programs in the tools directory.
 var versions = []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", embedded}
 
-const embedded = "2.15.2"
+// embedded is the version of the server that is compiled in.
+const embedded = server.VERSION
+
+// goldenVersions are the servers that made the golden archives.
+var goldenVersions = []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", "2.15.2"}
 
 // from tells whether a version is at least 2.minor.
 func from(version string, minor int) bool {
