@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
@@ -177,4 +178,24 @@ func TestIllegalFraming(t *testing.T) {
 			t.Errorf("%s with cut padding: %v", name, err)
 		}
 	}
+}
+
+// FuzzFraming compares with the S2 library: what is taken, it takes too, and
+// reads the same.
+func FuzzFraming(f *testing.F) {
+	content := []byte("a content of some length, some length, some length")
+	parts := pieces(content, 20)
+	for _, between := range [][]byte{nil, []byte(identifier), chunk(0xfe, []byte("padding")), chunk(0x99, []byte("index")), dataChunk(nil, false)} {
+		f.Add(joined(parts, between, func(i int, p []byte) []byte { return dataChunk(p, i%2 == 0) }))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := archive.Unframe(b)
+		if err != nil {
+			return
+		}
+		want, err := io.ReadAll(s2.NewReader(bytes.NewReader(b)))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%x is taken as %x, the library reads %x, %v", b, got, want, err)
+		}
+	})
 }

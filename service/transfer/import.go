@@ -132,7 +132,7 @@ func emptyDir(dir string) bool {
 	if err != nil {
 		return false
 	}
-	defer d.Close() //nolint:errcheck // was only read
+	defer d.Close()
 	_, err = d.Readdirnames(1)
 	return errors.Is(err, io.EOF)
 }

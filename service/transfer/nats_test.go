@@ -233,7 +233,11 @@ func TestExportsPassTheCommand(t *testing.T) {
 			account := filepath.Join(t.TempDir(), "account")
 			command(t, src, "backup", "account", "--force", account)
 			repo, points := takeIn(t, account)
-			for _, f := range []Format{V1, V2, V2Tar} {
+			formats := []Format{V1, V2}
+			if version == natstest.Latest {
+				formats = append(formats, V2Tar) // the same in a file of another name
+			}
+			for _, f := range formats {
 				out := putOut(t, repo, points, f, true)
 				for _, p := range points {
 					dir := filepath.Join(out, p.Stream)

@@ -41,7 +41,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 					t.Errorf("%s is imported with the state %+v, was %+v", p.Stream, got, want)
 				}
 			}
-			for _, f := range []Format{V1, V2, V2Tar} {
+			for _, f := range []Format{V1, V2} {
 				t.Run(string(f), func(t *testing.T) {
 					out := filepath.Join(t.TempDir(), "out")
 					if _, err := Export(t.Context(), repo, points, out, f, true); err != nil {

@@ -115,7 +115,6 @@ func TestThereAndBack(t *testing.T) {
 		{"2.10.29", "2.10.29", V1},
 		{"2.14.5", natstest.Latest, V1},
 		{natstest.Latest, "2.14.5", V1},
-		{natstest.Latest, natstest.Latest, V2},
 		{natstest.Latest, natstest.Latest, V2Tar},
 	} {
 		t.Run(c.from+" to "+c.into+" "+string(c.format), func(t *testing.T) {
