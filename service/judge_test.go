@@ -173,6 +173,7 @@ func TestConfiguredPolicy(t *testing.T) {
 	someStreams(t, server)
 	cfg := setup(t, server)
 	cfg.Repositories[0].Keep = &api.Keep{Last: 2}
+	cfg.Repositories[0].Prune = &config.Prune{Off: true} // or it may be midnight
 	run(t, cfg, service.Deps{})
 	c := connect(t, server)
 	for range 3 {

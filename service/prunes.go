@@ -19,15 +19,8 @@ import (
 )
 
 func (s *Service) repositoryPrune(ctx context.Context, q *api.RepositoryPruneRequest) (*api.RepositoryPruneResponse, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, p, err := s.pruneAsked(ctx, q)
 	if err != nil {
-		return nil, err
-	}
-	p := session.Prune{Keep: q.Keep}
-	if p.Keep == nil {
-		p.Keep = s.configuredKeep(name)
-	}
-	if err := checkPrune(&p, q); err != nil {
 		return nil, err
 	}
 	repo, err := s.repositories.OpenToWrite(ctx, name)
@@ -35,8 +28,8 @@ func (s *Service) repositoryPrune(ctx context.Context, q *api.RepositoryPruneReq
 		return nil, err
 	}
 	if q.DryRun {
-		plan, err := s.prunePlan(ctx, repo, p, q)
-		return &api.RepositoryPruneResponse{Repository: name, DryRun: true, Plan: plan}, err
+		plan, err := s.prunePlan(ctx, repo, name, p, q)
+		return &api.RepositoryPruneResponse{Repository: name, Schedule: q.Schedule, DryRun: true, Plan: plan}, err
 	}
 	if err := s.notBeingPruned(ctx, name); err != nil {
 		return nil, err
@@ -45,7 +38,54 @@ func (s *Service) repositoryPrune(ctx context.Context, q *api.RepositoryPruneReq
 	if err != nil {
 		return nil, err
 	}
-	return &api.RepositoryPruneResponse{Repository: name, Session: a.Session, Kind: a.Kind, State: a.State, Tasks: a.Tasks}, nil
+	return &api.RepositoryPruneResponse{Repository: name, Schedule: q.Schedule, Session: a.Session, Kind: a.Kind, State: a.State, Tasks: a.Tasks}, nil
+}
+
+// pruneAsked finds out which repository a request is about, and whose policy
+// decides about what.
+func (s *Service) pruneAsked(ctx context.Context, q *api.RepositoryPruneRequest) (name string, p session.Prune, err error) {
+	if err := checkPrune(&p, q); err != nil {
+		return "", p, err
+	}
+	var spec *api.Schedule
+	name = q.Repository
+	if q.Schedule != "" {
+		spec, err = s.findSchedule(ctx, q.Schedule)
+		if err != nil && (q.Keep == nil || !api.HasCode(err, api.CodeScheduleNotFound)) {
+			return "", p, err // one that is gone has left restore points, but no policy
+		}
+		if err == nil && name == "" {
+			name = spec.Repository
+		}
+	}
+	if name, err = s.repositoryName(name); err != nil {
+		return "", p, err
+	}
+	switch {
+	case q.Schedule != "" && q.Keep != nil:
+		p.Own = &session.OwnPolicy{Keep: q.Keep, Schedule: q.Schedule}
+	case q.Schedule != "":
+		p.Own, err = ownPolicy(spec, name)
+	case q.Keep != nil:
+		p.Keep = q.Keep
+	default:
+		p.Own = &session.OwnPolicy{Keep: s.configuredKeep(name)}
+	}
+	return name, p, err
+}
+
+// ownPolicy returns the policy of a schedule, for a repository that it must back
+// up into.
+func ownPolicy(spec *api.Schedule, repository string) (*session.OwnPolicy, error) {
+	switch {
+	case spec.Keep == nil:
+		return nil, api.Errorf(api.CodeInvalidRequest, "field schedule: schedule %s has no policy of its own", spec.Name).WithField("schedule").
+			WithHint("Give one with \"keep\", which decides about its restore points this once.")
+	case spec.Repository != repository:
+		return nil, api.Errorf(api.CodeInvalidRequest, "field repository: schedule %s backs up into repository %s, not into %s", spec.Name, spec.Repository, repository).
+			WithField("repository").WithHint("Give a policy with \"keep\" for what it made there before.")
+	}
+	return &session.OwnPolicy{Keep: spec.Keep, Schedule: spec.Name, Target: spec.Target}, nil
 }
 
 func (s *Service) configuredKeep(name string) *api.Keep {
@@ -59,12 +99,12 @@ func (s *Service) configuredKeep(name string) *api.Keep {
 
 // checkPrune understands the policy and the waits.
 func checkPrune(p *session.Prune, q *api.RepositoryPruneRequest) error {
-	if p.Keep != nil {
-		policy, err := config.PolicyOf(*p.Keep)
+	if q.Keep != nil {
+		policy, err := config.PolicyOf(*q.Keep)
 		if err != nil {
 			return invalidPolicy(err)
 		}
-		if policy.Empty() && q.Keep != nil {
+		if policy.Empty() {
 			return api.Errorf(api.CodeInvalidRequest, "field keep: a policy without a rule keeps everything").WithField("keep")
 		}
 	}
@@ -114,12 +154,13 @@ type verdict struct {
 	decisions []api.PruneDecided // the newest first
 	keep      int
 	forget    []string
+	covered   int // what the policy decided about
 	unread    int
 }
 
-// judge applies a policy. What cannot be read is kept: nobody knows of which
-// stream it is, and whether a backup of it is good.
-func (s *Service) judge(ctx context.Context, repo *store.Repository, keep *api.Keep, now time.Time) (*verdict, error) {
+// judge applies a policy to what it covers. What cannot be read is kept: nobody
+// knows of which stream it is, whether a backup of it is good, and who made it.
+func (s *Service) judge(ctx context.Context, repo *store.Repository, of coverage, now time.Time) (*verdict, error) {
 	listed, err := repo.Points(ctx)
 	if err != nil {
 		return nil, err
@@ -141,8 +182,12 @@ func (s *Service) judge(ctx context.Context, repo *store.Repository, keep *api.K
 			v.decide(l, true, "it cannot be read: "+unreadable(l.Err))
 			continue
 		}
-		if keep == nil {
+		if of.keep == nil {
 			v.decide(l, true, "no policy is given")
+			continue
+		}
+		if other := of.other(l.Point); other != "" {
+			v.decide(l, true, other)
 			continue
 		}
 		_, isPinned := pinned(pins, l.ID)
@@ -152,27 +197,38 @@ func (s *Service) judge(ctx context.Context, repo *store.Repository, keep *api.K
 			Pinned: isPinned, Good: !slices.Contains(bad, l.ID),
 		})
 	}
-	if keep != nil {
-		policy, err := config.PolicyOf(*keep)
-		if err != nil {
-			return nil, invalidPolicy(err)
-		}
-		for _, d := range retain.Apply(policy, items, now) {
-			p := points[d.ID]
-			if !d.Keep {
-				until, err := repo.RetainedUntil(ctx, p)
-				if err != nil {
-					return nil, err
-				}
-				if until.After(now) {
-					d.Keep, d.Reasons = true, []string{"the store keeps it until " + until.UTC().Format(time.RFC3339) + ", as promised"}
-				}
-			}
-			v.decide(store.Listed{ID: d.ID, Point: p}, d.Keep, d.Reasons...)
-		}
+	v.covered = len(items)
+	if err := v.apply(ctx, repo, of.keep, items, points, now); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(v.decisions, func(a, b api.PruneDecided) int { return cmp.Compare(b.Point, a.Point) })
 	return v, nil
+}
+
+// apply decides about items by a policy, if there is one, and by what the store
+// promised.
+func (v *verdict) apply(ctx context.Context, repo *store.Repository, keep *api.Keep, items []retain.Item, points map[string]store.Point, now time.Time) error {
+	if keep == nil {
+		return nil
+	}
+	policy, err := config.PolicyOf(*keep)
+	if err != nil {
+		return invalidPolicy(err)
+	}
+	for _, d := range retain.Apply(policy, items, now) {
+		p := points[d.ID]
+		if !d.Keep {
+			until, err := repo.RetainedUntil(ctx, p)
+			if err != nil {
+				return err
+			}
+			if until.After(now) {
+				d.Keep, d.Reasons = true, []string{"the store keeps it until " + until.UTC().Format(time.RFC3339) + ", as promised"}
+			}
+		}
+		v.decide(store.Listed{ID: d.ID, Point: p}, d.Keep, d.Reasons...)
+	}
+	return nil
 }
 
 func unreadable(err error) string {
@@ -204,8 +260,12 @@ func pruneOptions(p session.Prune) store.PruneOptions {
 	return o
 }
 
-func (s *Service) prunePlan(ctx context.Context, repo *store.Repository, p session.Prune, q *api.RepositoryPruneRequest) (*api.PrunePlan, error) {
-	v, err := s.judge(ctx, repo, p.Keep, time.Now())
+func (s *Service) prunePlan(ctx context.Context, repo *store.Repository, name string, p session.Prune, q *api.RepositoryPruneRequest) (*api.PrunePlan, error) {
+	of, err := s.coverageOf(ctx, name, p, nil)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.judge(ctx, repo, of, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +278,7 @@ func (s *Service) prunePlan(ctx context.Context, repo *store.Repository, p sessi
 	objects, size := going(plan)
 	part, next := page(v.decisions, func(d api.PruneDecided) string { return d.Point }, descending, q.Cursor, q.Limit)
 	return &api.PrunePlan{
-		Points: v.keep + len(v.forget), Keep: v.keep, Forget: len(v.forget), Unread: v.unread,
+		Points: v.keep + len(v.forget), Keep: v.keep, Forget: len(v.forget), Covered: v.covered, Unread: v.unread,
 		Objects: objects, Bytes: size, Decisions: part, Next: next, Text: lines(plan.String()),
 	}, nil
 }
@@ -261,7 +321,11 @@ func (h pruneHandler) Run(ctx context.Context, t session.Task, run worker.Run) (
 	if err != nil {
 		return session.Result{}, err
 	}
-	v, err := h.s.judge(ctx, repo, p.Keep, time.Now())
+	of, err := h.s.coverageOf(ctx, t.Repository, *p, run.Session.Tags)
+	if err != nil {
+		return session.Result{}, err
+	}
+	v, err := h.s.judge(ctx, repo, of, time.Now())
 	if err != nil {
 		return session.Result{}, err
 	}
@@ -269,7 +333,7 @@ func (h pruneHandler) Run(ctx context.Context, t session.Task, run worker.Run) (
 		return session.Result{}, err
 	}
 	out := session.Result{Pruned: &api.Pruned{
-		Points: v.keep, Forgotten: len(v.forget), ForgetList: firstFew(v.forget), Unread: v.unread,
+		Points: v.keep, Covered: v.covered, Forgotten: len(v.forget), ForgetList: firstFew(v.forget), Unread: v.unread,
 	}}
 	if err := h.forget(ctx, repo, t.Repository, v.forget, run.Log); err != nil {
 		return session.Result{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"jetkeep/service/api"
@@ -12,8 +13,12 @@ import (
 	"jetkeep/store/seal"
 )
 
-func (s *Service) repositoryList(context.Context, *api.RepositoryListRequest) (*api.RepositoryListResponse, error) {
-	return &api.RepositoryListResponse{Repositories: s.repositories.List()}, nil
+func (s *Service) repositoryList(ctx context.Context, _ *api.RepositoryListRequest) (*api.RepositoryListResponse, error) {
+	views := s.repositories.List()
+	if err := s.pruneViews(ctx, views); err != nil {
+		return nil, err
+	}
+	return &api.RepositoryListResponse{Repositories: views}, nil
 }
 
 // repositoryInfo opens the repository, so that its answer proves that it can
@@ -32,10 +37,13 @@ func (s *Service) repositoryInfo(ctx context.Context, q *api.RepositoryInfoReque
 		return nil, err
 	}
 	r.XKey = s.publicXKey()
-	for _, v := range s.repositories.List() {
-		if v.Repository == name {
-			r.RepositoryView = v
-		}
+	views := s.repositories.List()
+	views = slices.DeleteFunc(views, func(v api.RepositoryView) bool { return v.Repository != name })
+	if err := s.pruneViews(ctx, views); err != nil {
+		return nil, err
+	}
+	if len(views) > 0 {
+		r.RepositoryView = views[0]
 	}
 	return r, s.describeTrust(r, name)
 }

@@ -159,7 +159,7 @@ func (x scheduled) Start(ctx context.Context, id string, d *scheduler.Definition
 	default:
 		err = x.backup(ctx, id, d)
 	}
-	if errors.Is(err, session.ErrExists) {
+	if errors.Is(err, session.ErrExists) || errors.Is(err, scheduler.ErrExists) {
 		return scheduler.ErrExists
 	}
 	if err != nil {
@@ -259,20 +259,11 @@ func (x scheduled) drill(ctx context.Context, id string, d *scheduler.Definition
 }
 
 func (x scheduled) prune(ctx context.Context, id string, d *scheduler.Definition) error {
-	if _, err := x.s.store.Session(ctx, id); err == nil {
-		return session.ErrExists
-	}
-	if err := x.s.notBeingPruned(ctx, d.Repository); err != nil {
-		if _, there := x.s.store.Session(ctx, id); there == nil {
-			return session.ErrExists // it is the one that another instance has just started
-		}
-		return err
-	}
-	_, err := x.s.startSession(ctx, &session.Session{
-		ID: id, Kind: api.KindPrune, Repository: d.Repository, Prune: &session.Prune{Keep: d.Keep},
-		Tags: map[string]string{api.ScheduleTag: d.Name},
-	}, []*session.Task{{}})
-	return err
+	return x.startPrune(ctx, &session.Session{
+		ID: id, Kind: api.KindPrune, Repository: d.Repository,
+		Prune: &session.Prune{Own: &session.OwnPolicy{Keep: d.Keep, Schedule: d.Name, Target: d.Target}},
+		Tags:  map[string]string{api.ScheduleTag: d.Name},
+	})
 }
 
 // Fail implements scheduler.Sessions.

@@ -79,6 +79,7 @@ type Service struct {
 	queue        *queue.Queue
 	schedules    *scheduler.Store
 	scheduler    *scheduler.Scheduler
+	pruner       *scheduler.Pruner
 	xkey         nkeys.KeyPair
 	worker       *worker.Worker
 	staging      *staging.Area
@@ -293,6 +294,9 @@ func (s *Service) openKeys(ctx context.Context) error {
 		Log: s.log, Late: s.measures.ScheduleLate, LeftOut: s.measures.SlotsLeftOut,
 		Alive: func() { s.vitals.tick(&s.vitals.scheduler) },
 	})
+	if err := s.openPruner(ctx); err != nil {
+		return err
+	}
 	if s.repositories == nil {
 		r := newRepositories(s.config.Repositories, s.state, s.log, s.measures.Store, s.measures.StoreRetried)
 		r.uploads = state.NewUploads(js, state.Options{Replicas: s.config.Replicas, MaxBytes: s.config.Storage.Uploads}, s.log)
@@ -331,6 +335,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.scheduler.Run(ctx) })
 	wg.Go(func() { beat.run(ctx) })
 	wg.Go(func() { s.recheck(ctx) })
+	wg.Go(func() { s.pruner.Run(ctx) })
 	wg.Go(func() { s.expire(ctx) })
 	wg.Go(func() { s.notifier.Run(ctx) })
 	serveErr := s.serve(ctx)

@@ -30,20 +30,21 @@ type vitals struct {
 	begun     time.Time
 	reachable atomic.Int64 // when KV and queue answered, as ticked; 0 for never
 
-	look, scheduler, sweep, beat loop
-	slots                        time.Duration // how long one may look for a task
+	look, scheduler, pruner, sweep, beat loop
+	slots                                time.Duration // how long one may look for a task
 }
 
 func (v *vitals) begin(sweep time.Duration) {
 	v.begun = time.Now()
 	v.look.name, v.look.most = "look at the state in NATS", vitalsAge
 	v.scheduler.name, v.scheduler.most = "scheduler", schedulerAge
+	v.pruner.name, v.pruner.most = "prunes of repositories", schedulerAge
 	v.sweep.name, v.sweep.most = "sweep of sessions", sweepAge+sweep
 	v.slots = slotAge
 	v.beat.name, v.beat.most = "heartbeat", beatAge
 }
 
-func (v *vitals) loops() []*loop { return []*loop{&v.look, &v.scheduler, &v.sweep, &v.beat} }
+func (v *vitals) loops() []*loop { return []*loop{&v.look, &v.scheduler, &v.pruner, &v.sweep, &v.beat} }
 
 // tick says that a loop comes around.
 func (v *vitals) tick(l *loop) { l.ticked.Store(int64(time.Since(v.begun))) }

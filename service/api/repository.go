@@ -167,7 +167,8 @@ type Keep struct {
 // forgetting by a policy if there is one.
 type RepositoryPruneRequest struct {
 	Repository string `json:"repository,omitempty"`
-	Keep       *Keep  `json:"keep,omitempty" doc:"Forget what this policy does not keep; default: the repository's configured one, and without one nothing is forgotten."`
+	Keep       *Keep  `json:"keep,omitempty" doc:"Forget what this policy does not keep, whoever made it; default: the repository's configured one, which leaves alone what schedules with a policy of their own made, and without one nothing is forgotten."`
+	Schedule   string `json:"schedule,omitempty" doc:"Decide about the restore points of this schedule only: by its own policy, or by the one given."`
 	DryRun     bool   `json:"dry_run,omitempty" doc:"Answer the plan, and do nothing."`
 	Grace      string `json:"grace,omitempty" doc:"How long what is condemned stays for restores that read it."`
 	OrphanAge  string `json:"orphan_age,omitempty" doc:"How old what nobody refers to must be before it goes."`
@@ -179,6 +180,7 @@ type RepositoryPruneRequest struct {
 // started.
 type RepositoryPruneResponse struct {
 	Repository string     `json:"repository"`
+	Schedule   string     `json:"schedule,omitempty" doc:"The schedule about whose restore points it decides; left out if it is about those of others, too."`
 	Session    string     `json:"session,omitempty"`
 	Kind       Kind       `json:"kind,omitempty"`
 	State      State      `json:"state,omitempty"`
@@ -192,6 +194,7 @@ type PrunePlan struct {
 	Points    int            `json:"restore_points" doc:"Restore points there are."`
 	Keep      int            `json:"keep"`
 	Forget    int            `json:"forget"`
+	Covered   int            `json:"covered" doc:"Restore points that the policy decides about. The others are kept, and their reasons say why it does not."`
 	Unread    int            `json:"unread,omitempty" doc:"Restore points that are sealed or damaged: they are kept, whatever the policy says."`
 	Objects   int            `json:"objects" doc:"Objects that would go now or after their waits, of restore points forgotten before and now."`
 	Bytes     uint64         `json:"bytes"`
@@ -213,6 +216,7 @@ type PruneDecided struct {
 // Pruned is what a prune did.
 type Pruned struct {
 	Points        int        `json:"restore_points" doc:"Restore points that are left."`
+	Covered       int        `json:"covered" doc:"Restore points that the policy decided about."`
 	Forgotten     int        `json:"forgotten" doc:"Restore points forgotten by the policy."`
 	ForgetList    []string   `json:"forgotten_restore_points,omitempty" doc:"The first of them."`
 	Unread        int        `json:"unread,omitempty" doc:"Restore points that are sealed or damaged and were kept."`

@@ -249,6 +249,27 @@ type RepositoryView struct {
 	Kind       string `json:"kind" doc:"local, s3 or swift."`
 	Location   string `json:"location"`
 	Default    bool   `json:"default,omitempty"`
+
+	Keep  *Keep      `json:"keep,omitempty" doc:"The policy of the repository."`
+	Prune *PruneView `json:"prune,omitempty" doc:"When it is pruned by itself; left out if the configuration has neither a policy nor times."`
+}
+
+// PruneView says when a repository is pruned by itself, and how that went.
+type PruneView struct {
+	Off     bool       `json:"off,omitempty" doc:"The configuration says that it is not."`
+	Cron    string     `json:"cron,omitempty"`
+	Zone    string     `json:"zone,omitempty"`
+	NextRun *time.Time `json:"next_run,omitempty" doc:"When the next prune is due."`
+	LastRun *PruneRun  `json:"last_run,omitempty" doc:"The newest one that was due."`
+}
+
+// PruneRun is a prune that a repository did by itself.
+type PruneRun struct {
+	Slot    time.Time  `json:"slot"`
+	Session string     `json:"session"`
+	State   State      `json:"state,omitempty" doc:"Left out if the session is not remembered any more."`
+	Ended   *time.Time `json:"ended,omitempty"`
+	Error   *Error     `json:"error,omitempty"`
 }
 
 // RepositoryInfoRequest asks to open a repository.

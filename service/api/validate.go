@@ -114,6 +114,7 @@ func (r *RepositoryPruneRequest) Validate() error {
 	}
 	return first(
 		checkName("repository", r.Repository),
+		checkName("schedule", r.Schedule),
 		checkText("grace", r.Grace, MaxTagValue),
 		checkText("orphan_age", r.OrphanAge, MaxTagValue),
 		checkPage(&r.Limit, r.Cursor),

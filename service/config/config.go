@@ -132,8 +132,12 @@ type Repository struct {
 	// TrustedKeys are the public nkeys whose signatures are accepted. With
 	// none, nothing need be signed. The service's own is always among them.
 	TrustedKeys []string `conf:"trusted_keys"`
-	// Keep is the policy of a prune that names none.
+	// Keep is the policy by which the repository is pruned: by itself, and when
+	// somebody asks for a prune and names none.
 	Keep *api.Keep `conf:"keep"`
+	// Prune says when the repository is pruned by itself; by default each day, if
+	// there is a policy.
+	Prune *Prune `conf:"prune"`
 	// Concurrency bounds the tasks of this repository that the instance does at
 	// once, of all kinds together but restores by themselves; 0 for no bound of its own.
 	Concurrency int `conf:"concurrency"`
@@ -208,6 +212,7 @@ func (c *Config) SetDefaults() {
 		if c.Repositories[i].Kind == "" {
 			c.Repositories[i].Kind = KindLocal
 		}
+		c.Repositories[i].setPrune()
 	}
 	setDefault(&c.Staging.Limit, DefaultStagingLimit)
 	setDefault(&c.Drill.Limit, DefaultDrillLimit)
@@ -360,6 +365,9 @@ func (c *Config) validateRepositories() error {
 		}
 		paths[place] = r.Name
 		if err := r.validateKeys(); err != nil {
+			return fmt.Errorf("%s.%w", at, err)
+		}
+		if _, err := r.PruneTimes(); err != nil {
 			return fmt.Errorf("%s.%w", at, err)
 		}
 		if r.Concurrency < 0 || r.Concurrency > 256 {

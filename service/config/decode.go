@@ -239,6 +239,17 @@ func (d *decoder) set(n node, path, at string, f reflect.Value) {
 			err = errors.New(`must be a duration in quotes, such as "20s" or "10m"`)
 		}
 		f.SetInt(int64(v))
+	case Prune:
+		on, isBool := n.value.(bool)
+		_, isBlock := n.value.(map[string]any)
+		switch {
+		case isBool:
+			f.Set(reflect.ValueOf(Prune{Off: !on}))
+		case isBlock:
+			err = d.setKind(n, path, at, f)
+		default:
+			err = errors.New("must be a block { cron, zone }, or off")
+		}
 	default:
 		err = d.setKind(n, path, at, f)
 	}

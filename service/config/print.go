@@ -99,6 +99,11 @@ func (p *printer) field(name string, v reflect.Value) {
 	case time.Duration:
 		p.line("%s: %q", name, x.String())
 		return
+	case Prune:
+		if x.Off {
+			p.line("%s: off", name)
+			return
+		}
 	}
 	switch v.Kind() {
 	case reflect.Pointer:

@@ -227,6 +227,9 @@ func sessionOf(name string, r api.ScheduleRun) string {
 	stage := r.Stage
 	if r.Manual { // its slot may be one of the schedule's
 		stage = "manual " + stage
+		if r.Stage != StageBackup { // and that of another run of the same second
+			stage += " of " + r.Session
+		}
 	}
 	if r.Replaced > 0 {
 		stage += " again " + strconv.Itoa(r.Replaced)

@@ -121,7 +121,22 @@ type Verify struct {
 // Prune is what a prune forgets and how long it waits; a wait that is nil is the
 // repository's default.
 type Prune struct {
-	Keep      *api.Keep      `json:"keep,omitempty"`
+	// Keep is a policy that somebody asked to have applied to all restore points.
+	Keep *api.Keep `json:"keep,omitempty"`
+	// Own is one that decides about its own restore points only. It is apart from
+	// Keep, so that an instance of an earlier version, which would apply it to
+	// all of them, finds no policy and forgets nothing.
+	Own       *OwnPolicy     `json:"own,omitempty"`
 	Grace     *time.Duration `json:"grace,omitempty"`
 	OrphanAge *time.Duration `json:"orphan_age,omitempty"`
+}
+
+// An OwnPolicy is the policy of a schedule, or of a repository.
+type OwnPolicy struct {
+	Keep *api.Keep `json:"keep"`
+	// Schedule made the restore points that the policy decides about; empty for
+	// the repository's policy.
+	Schedule string `json:"schedule,omitempty"`
+	// Target is the one that they are of, empty for any.
+	Target string `json:"target,omitempty"`
 }
