@@ -88,7 +88,7 @@ func (s *Service) makeEndpoints() []*endpoint {
 		api.RepositoryPrune:  on(s.repositoryPrune),
 		api.RepositoryAccept: on(s.repositoryAccept),
 		api.InstanceList:     on(s.instanceList),
-		api.SchedulePut:      on(s.schedulePut),
+		api.SchedulePut:      s.schedulePut,
 		api.ScheduleList:     on(s.scheduleList),
 		api.ScheduleInfo:     on(s.scheduleInfo),
 		api.ScheduleDelete:   on(s.scheduleDelete),

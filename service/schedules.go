@@ -17,30 +17,6 @@ import (
 // shownSlots is how many of the next slots are told.
 const shownSlots = 5
 
-func (s *Service) schedulePut(ctx context.Context, q *api.Schedule) (*api.SchedulePutResponse, error) {
-	d, err := scheduler.Parse(*q)
-	if err != nil {
-		return nil, err
-	}
-	if q.Target, err = s.targetName(q.Target); err != nil {
-		return nil, err
-	}
-	if q.Repository, err = s.repositoryName(q.Repository); err != nil {
-		return nil, err
-	}
-	return s.putSchedule(ctx, q, d)
-}
-
-func (s *Service) putSchedule(ctx context.Context, q *api.Schedule, d *scheduler.Definition) (*api.SchedulePutResponse, error) {
-	now := time.Now()
-	created, err := s.schedules.Put(ctx, q, now)
-	if err != nil {
-		return nil, err
-	}
-	s.log.Info("schedule put", "schedule", q.Name, "cron", q.Cron, "zone", q.Zone, "paused", q.Paused)
-	return &api.SchedulePutResponse{Name: q.Name, Created: created, Next: d.Slots(now, shownSlots)}, nil
-}
-
 func (s *Service) scheduleList(ctx context.Context, q *api.ScheduleListRequest) (*api.ScheduleListResponse, error) {
 	all, err := s.schedules.List(ctx)
 	if err != nil {
@@ -56,7 +32,10 @@ func (s *Service) scheduleList(ctx context.Context, q *api.ScheduleListRequest) 
 }
 
 func (s *Service) scheduleInfo(ctx context.Context, q *api.ScheduleNameRequest) (*api.ScheduleInfoResponse, error) {
-	spec, err := s.findSchedule(ctx, q.Name)
+	spec, revision, err := s.schedules.Look(ctx, q.Name)
+	if err == nil && spec == nil {
+		err = noSchedule(q.Name, scheduler.ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -65,13 +44,13 @@ func (s *Service) scheduleInfo(ctx context.Context, q *api.ScheduleNameRequest) 
 		return nil, err
 	}
 	r := &api.ScheduleInfoResponse{Recent: append([]api.ScheduleRun{}, st.Recent...)}
-	r.ScheduleView, r.Next = viewSchedule(scheduler.Listed{Spec: *spec, State: st}, time.Now())
+	r.ScheduleView, r.Next = viewSchedule(scheduler.Listed{Spec: *spec, Revision: revision, State: st}, time.Now())
 	return r, nil
 }
 
 // viewSchedule describes a schedule, and says when it is due next.
 func viewSchedule(l scheduler.Listed, now time.Time) (api.ScheduleView, []api.ScheduleSlot) {
-	v := api.ScheduleView{Schedule: l.Spec, Running: l.State.Running, LastSuccess: l.State.LastSuccess, LastSkipped: l.State.LastSkipped}
+	v := api.ScheduleView{Schedule: l.Spec, Revision: l.Revision, Running: l.State.Running, LastSuccess: l.State.LastSuccess, LastSkipped: l.State.LastSkipped}
 	if len(l.State.Recent) > 0 {
 		v.LastRun = &l.State.Recent[0]
 	}
@@ -119,16 +98,16 @@ func (s *Service) scheduleResume(ctx context.Context, q *api.ScheduleNameRequest
 
 func (s *Service) setPaused(ctx context.Context, name string, paused bool) (*api.SchedulePutResponse, error) {
 	now := time.Now()
-	spec, err := s.schedules.Pause(ctx, name, paused, now)
+	changed, err := s.schedules.Pause(ctx, name, paused, now)
 	if err != nil {
 		return nil, noSchedule(name, err)
 	}
-	d, err := scheduler.Parse(*spec)
+	d, err := scheduler.Parse(*changed.New)
 	if err != nil {
 		return nil, err
 	}
-	s.log.Info("schedule put", "schedule", name, "cron", spec.Cron, "zone", spec.Zone, "paused", paused)
-	return &api.SchedulePutResponse{Name: name, Next: d.Slots(now, shownSlots)}, nil
+	s.log.Info("schedule put", "schedule", name, "cron", d.Cron, "zone", d.Zone, "paused", paused)
+	return scheduleAnswer(changed, d, now)
 }
 
 func (s *Service) scheduleTrigger(ctx context.Context, q *api.ScheduleNameRequest) (*api.Accepted, error) {

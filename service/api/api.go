@@ -115,7 +115,7 @@ func Endpoints() []Endpoint {
 		{RepositoryPrune, "Forget by a policy, and delete what no restore point needs", RepositoryPruneRequest{}, RepositoryPruneResponse{}},
 		{RepositoryAccept, "Accept a repository that was replaced", RepositoryAcceptRequest{}, RepositoryAcceptResponse{}},
 		{InstanceList, "List the instances of the service", InstanceListRequest{}, InstanceListResponse{}},
-		{SchedulePut, "Make or change a schedule", Schedule{}, SchedulePutResponse{}},
+		{SchedulePut, "Make a schedule, or change what is given of one", SchedulePutRequest{}, SchedulePutResponse{}},
 		{ScheduleList, "List the schedules", ScheduleListRequest{}, ScheduleListResponse{}},
 		{ScheduleInfo, "Describe a schedule, how it went and when it is due", ScheduleNameRequest{}, ScheduleInfoResponse{}},
 		{ScheduleDelete, "Delete a schedule; its backups stay", ScheduleNameRequest{}, ScheduleDeleteResponse{}},

@@ -26,7 +26,7 @@ const ScheduleTag = "schedule"
 // Schedule says when which streams are backed up.
 type Schedule struct {
 	Name       string            `json:"name" doc:"Letters, digits, _ and -."`
-	Cron       string            `json:"cron" doc:"Five fields (minute, hour, day of the month, month, day of the week), @yearly, @monthly, @weekly, @daily, @hourly, or @every and a duration such as 15m."`
+	Cron       string            `json:"cron,omitempty" doc:"Required. Five fields (minute, hour, day of the month, month, day of the week), @yearly, @monthly, @weekly, @daily, @hourly, or @every and a duration such as 15m."`
 	Zone       string            `json:"zone,omitempty" doc:"Time zone of the fields, such as Europe/Berlin; default UTC."`
 	Start      *time.Time        `json:"start,omitempty" doc:"No slot before this moment."`
 	End        *time.Time        `json:"end,omitempty" doc:"No slot after this moment."`
@@ -45,7 +45,7 @@ type Schedule struct {
 	Retry      *ScheduleRetry    `json:"retry,omitempty" doc:"What to do when a session fails; default: nothing until the next slot."`
 	Verify     Level             `json:"verify,omitempty" doc:"Verify each backup at this level when it has been made."`
 	Drill      bool              `json:"drill,omitempty" doc:"Then restore it into a scratch server and compare."`
-	Keep       *Keep             `json:"keep,omitempty" doc:"Then forget what this policy does not keep, and prune."`
+	Keep       *Keep             `json:"keep,omitempty" doc:"Then forget what this policy does not keep of what the schedule made, and prune."`
 	History    int               `json:"history,omitempty" doc:"Sessions that are remembered, default 10, at most 100."`
 }
 
@@ -57,11 +57,47 @@ type ScheduleRetry struct {
 	Backoff float64 `json:"backoff,omitempty" doc:"Each delay is so many times the one before, 1 to 10; default 2."`
 }
 
-// SchedulePutResponse answers with the next runs.
+// SchedulePutRequest makes a schedule, or changes what it gives of the one of that
+// name. Objects are changed field by field: of a policy, too, only what is given.
+type SchedulePutRequest struct {
+	Schedule
+	Reset    []string `json:"reset,omitempty" doc:"Fields that go back to their defaults before the others are set, such as zone, keep or keep.daily."`
+	Replace  bool     `json:"replace,omitempty" doc:"The request says all of it: what it does not give goes back to its default, but for paused."`
+	Revision *uint64  `json:"revision,omitempty" doc:"Change the schedule only if it is at this revision, as the answer to the last change and schedule.info say it; 0: only if there is none."`
+	DryRun   bool     `json:"dry_run,omitempty" doc:"Say what would change, and change nothing."`
+}
+
+// SchedulePutResponse answers with what changed and with the next runs.
 type SchedulePutResponse struct {
-	Name    string         `json:"name"`
-	Created bool           `json:"created" doc:"There was none of this name."`
-	Next    []ScheduleSlot `json:"next" doc:"The next five, none while it is paused or after its end."`
+	Name     string           `json:"name"`
+	Created  bool             `json:"created" doc:"There was none of this name."`
+	DryRun   bool             `json:"dry_run,omitempty" doc:"Nothing was done."`
+	Revision uint64           `json:"revision" doc:"Of the schedule as it is now."`
+	Changes  []ScheduleChange `json:"changes" doc:"What is different from before, in the order of the fields; all that is set if it was created."`
+	Schedule Schedule         `json:"schedule" doc:"The schedule as it is now, or would be."`
+	Policy   *SchedulePolicy  `json:"policy,omitempty" doc:"Left out where it was paused or resumed only."`
+	Next     []ScheduleSlot   `json:"next" doc:"The next five, none while it is paused or after its end."`
+}
+
+// ScheduleChange is a field of a schedule that is different from before.
+type ScheduleChange struct {
+	Field string `json:"field" doc:"With its place, such as keep.daily."`
+	From  string `json:"from,omitempty" doc:"What it was, as text; left out if it was not set."`
+	To    string `json:"to,omitempty" doc:"What it is; left out if it is not set any more."`
+}
+
+// Whose policy decides about a restore point.
+const (
+	PolicySchedule   = "schedule"
+	PolicyRepository = "repository"
+	PolicyNone       = "none"
+)
+
+// SchedulePolicy says who forgets what a schedule makes.
+type SchedulePolicy struct {
+	Policy string `json:"policy" doc:"schedule: its own policy; repository: that of its repository; none: nothing is forgotten by itself."`
+	Points *int   `json:"restore_points,omitempty" doc:"How many there are that it decides about because the schedule made them, or an earlier one of its name; left out if the repository did not answer."`
+	Text   string `json:"text" doc:"The same for people."`
 }
 
 // ScheduleSlot is a moment at which a schedule is due.
@@ -92,6 +128,7 @@ type ScheduleListResponse struct {
 // ScheduleView is a schedule and how it goes.
 type ScheduleView struct {
 	Schedule
+	Revision    uint64        `json:"revision" doc:"Which change of it this is, for schedule.put."`
 	NextRun     *ScheduleSlot `json:"next_run,omitempty"`
 	Running     *ScheduleRun  `json:"running,omitempty" doc:"What runs, or waits for its next try."`
 	LastRun     *ScheduleRun  `json:"last_run,omitempty" doc:"What ended last."`

@@ -143,6 +143,15 @@ func (r *Schedule) Validate() error {
 	)
 }
 
+// Validate checks what the types do not say. Which fields there are to be reset is
+// for those who do it.
+func (r *SchedulePutRequest) Validate() error {
+	if len(r.Reset) > MaxPatterns {
+		return invalid("reset", "has %d entries, at most %d are accepted", len(r.Reset), MaxPatterns)
+	}
+	return r.Schedule.Validate()
+}
+
 // Validate checks what the types do not say.
 func (r *ScheduleListRequest) Validate() error { return checkPage(&r.Limit, r.Cursor) }
 

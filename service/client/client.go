@@ -222,8 +222,15 @@ func (c *Client) InstanceList(ctx context.Context) (*api.InstanceListResponse, e
 	return do[api.InstanceListResponse](ctx, c, api.InstanceList, api.InstanceListRequest{})
 }
 
-// SchedulePut makes or changes a schedule.
+// SchedulePut makes a schedule, or changes of the one of that name what is not
+// empty in q. ScheduleChange does more.
 func (c *Client) SchedulePut(ctx context.Context, q api.Schedule) (*api.SchedulePutResponse, error) {
+	return c.ScheduleChange(ctx, api.SchedulePutRequest{Schedule: q})
+}
+
+// ScheduleChange makes a schedule, or changes what is given of the one of that
+// name. What is empty is not given: Reset names what is to be empty.
+func (c *Client) ScheduleChange(ctx context.Context, q api.SchedulePutRequest) (*api.SchedulePutResponse, error) {
 	return do[api.SchedulePutResponse](ctx, c, api.SchedulePut, q)
 }
 

@@ -107,41 +107,115 @@ func (s *Store) get(ctx context.Context, key string, v any) (uint64, error) {
 	return e.Revision(), nil
 }
 
-// Put writes a schedule. If it is due at other times than before, or is no
-// longer paused, only slots after now are due, or after the server's time, if
-// that is earlier. Where it only starts or ends at another moment, slots that
-// passed and were due before are due still.
+// Put writes a schedule whole, in the place of whatever there is.
 func (s *Store) Put(ctx context.Context, v *api.Schedule, now time.Time) (created bool, err error) {
-	old, err := s.Spec(ctx, v.Name)
-	created = errors.Is(err, ErrNotFound)
-	if err != nil && !created {
+	c, err := s.Change(ctx, v.Name, nil, now, func(*api.Schedule) (*api.Schedule, error) { return v, nil })
+	if err != nil {
 		return false, err
 	}
-	return created, s.put(ctx, v, old, created, now, s.kv.Put)
+	return c.Old == nil, nil
 }
 
-// Pause makes a schedule paused, or no longer so, and returns what it is then.
-// Nothing else about it changes, whatever others put meanwhile.
-func (s *Store) Pause(ctx context.Context, name string, paused bool, now time.Time) (*api.Schedule, error) {
-	for range 32 {
-		old := new(api.Schedule)
-		revision, err := s.get(ctx, specKey+name, old)
-		if err != nil {
-			return nil, err
+// Pause makes a schedule paused, or no longer so. Nothing else about it changes,
+// whatever others put meanwhile.
+func (s *Store) Pause(ctx context.Context, name string, paused bool, now time.Time) (*Changed, error) {
+	return s.Change(ctx, name, nil, now, func(old *api.Schedule) (*api.Schedule, error) {
+		if old == nil {
+			return nil, ErrNotFound
 		}
 		v := *old
 		v.Paused = paused
-		err = s.put(ctx, &v, old, false, now, func(ctx context.Context, key string, value []byte) (uint64, error) {
-			return s.kv.Update(ctx, key, value, revision)
+		return &v, nil
+	})
+}
+
+// Changed is what a change did.
+type Changed struct {
+	Old      *api.Schedule // nil: there was none
+	New      *api.Schedule
+	Revision uint64
+}
+
+// Change writes what change makes of a schedule, which is nil if there is none. It
+// is called again if somebody else writes meanwhile, so that nobody's change is
+// lost. With a revision anything else than that one is an *RevisionError, 0 being
+// that there is none.
+//
+// If the schedule is due at other times than before, or is no longer paused, only
+// slots after now are due, or after the server's time, if that is earlier. Where it
+// only starts or ends at another moment, slots that passed and were due before are
+// due still.
+func (s *Store) Change(ctx context.Context, name string, revision *uint64, now time.Time, change func(old *api.Schedule) (*api.Schedule, error)) (*Changed, error) {
+	for range 32 {
+		old, at, err := s.Look(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case revision == nil || at == *revision:
+		case at < *revision: // a replica that lags behind, maybe
+			if err := aMoment(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		default:
+			return nil, &RevisionError{Name: name, Is: at, Want: *revision}
+		}
+		v, err := change(old)
+		if err != nil {
+			return nil, err
+		}
+		var written uint64
+		err = s.put(ctx, v, old, now, func(ctx context.Context, key string, value []byte) (_ uint64, err error) {
+			if old == nil {
+				written, err = s.kv.Create(ctx, key, value)
+			} else {
+				written, err = s.kv.Update(ctx, key, value, at)
+			}
+			return written, err
 		})
 		if !conflicts(err) {
-			return &v, err
+			return &Changed{Old: old, New: v, Revision: written}, err
 		}
 		if err := aMoment(ctx); err != nil {
 			return nil, err
 		}
 	}
+	if revision != nil {
+		_, at, err := s.Look(ctx, name)
+		if err == nil {
+			err = &RevisionError{Name: name, Is: at, Want: *revision}
+		}
+		return nil, err
+	}
 	return nil, fmt.Errorf("schedule %s: %w", name, ErrConflict)
+}
+
+// Look reads a schedule and its revision, nil and 0 if there is none.
+func (s *Store) Look(ctx context.Context, name string) (*api.Schedule, uint64, error) {
+	v := new(api.Schedule)
+	revision, err := s.get(ctx, specKey+name, v)
+	if errors.Is(err, ErrNotFound) {
+		return nil, 0, nil
+	}
+	return v, revision, err
+}
+
+// A RevisionError says that a schedule is not as the one who changes it has seen
+// it.
+type RevisionError struct {
+	Name     string
+	Is, Want uint64 // 0: there is none
+}
+
+func (e *RevisionError) Error() string {
+	switch {
+	case e.Is == 0:
+		return fmt.Sprintf("there is no schedule %s any more", e.Name)
+	case e.Want == 0:
+		return fmt.Sprintf("schedule %s is there, at revision %d", e.Name, e.Is)
+	}
+	return fmt.Sprintf("schedule %s is at revision %d, not at %d", e.Name, e.Is, e.Want)
 }
 
 // conflicts says whether somebody else wrote a key.
@@ -159,11 +233,12 @@ func aMoment(ctx context.Context) error {
 	}
 }
 
-// put settles what must not be due, and then writes v in the place of old.
-func (s *Store) put(ctx context.Context, v, old *api.Schedule, created bool, now time.Time, write func(ctx context.Context, key string, value []byte) (uint64, error)) (err error) {
+// put settles what must not be due, and then writes v in the place of old, which
+// is nil if there is none.
+func (s *Store) put(ctx context.Context, v, old *api.Schedule, now time.Time, write func(ctx context.Context, key string, value []byte) (uint64, error)) (err error) {
 	// First: who sees the schedule before this would run slots of the past.
 	switch now = s.notAhead(ctx, now).UTC(); {
-	case created || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused:
+	case old == nil || old.Cron != v.Cron || old.Zone != v.Zone || old.Paused:
 		err = s.settle(ctx, v.Name, func(time.Time) time.Time { return now })
 	case !sameMoment(old.Start, v.Start) || !sameMoment(old.End, v.End):
 		was, parseErr := Parse(*old)
@@ -313,7 +388,7 @@ func (s *Store) watch(ctx context.Context, on func(change), ready func()) error 
 func decode(e jetstream.KeyValueEntry) (change, bool) {
 	gone := e.Operation() != jetstream.KeyValuePut
 	if name, ok := strings.CutPrefix(e.Key(), specKey); ok {
-		c := change{name: name, gone: gone, spec: new(api.Schedule)}
+		c := change{name: name, gone: gone, spec: new(api.Schedule), revision: e.Revision()}
 		return c, gone || json.Unmarshal(e.Value(), c.spec) == nil
 	}
 	name, ok := strings.CutPrefix(e.Key(), stateKey)
@@ -327,8 +402,9 @@ func decode(e jetstream.KeyValueEntry) (change, bool) {
 
 // Listed is a schedule and its state.
 type Listed struct {
-	Spec  api.Schedule
-	State State
+	Spec     api.Schedule
+	Revision uint64 // of what was put
+	State    State
 }
 
 // List reads all schedules, in order of their names.
@@ -341,7 +417,7 @@ func (s *Store) List(ctx context.Context) ([]Listed, error) {
 	err := s.watch(ctx, func(c change) {
 		switch {
 		case c.spec != nil && !c.gone:
-			byName[c.name] = &Listed{Spec: *c.spec}
+			byName[c.name] = &Listed{Spec: *c.spec, Revision: c.revision}
 		case c.state != nil:
 			states[c.name] = *c.state
 		}

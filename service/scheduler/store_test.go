@@ -142,8 +142,8 @@ func TestPauseBesidePut(t *testing.T) {
 			}
 			paused = !paused
 			v, err := store.Pause(ctx, "a", paused, time.Now())
-			if err == nil && v.Paused != paused {
-				err = fmt.Errorf("paused is %t, want %t", v.Paused, paused)
+			if err == nil && v.New.Paused != paused {
+				err = fmt.Errorf("paused is %t, want %t", v.New.Paused, paused)
 			}
 			if err != nil && !errors.Is(err, scheduler.ErrNotFound) {
 				pauses <- err
