@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/choria-io/fisk"
@@ -35,6 +36,7 @@ func addPrune(c *cli) {
 		})
 	})
 	cmd.Flag("repository", "Repository to prune").PlaceHolder("NAME").StringVar(&req.Repository)
+	cmd.Flag("schedule", "Forget only of what this schedule made, by its policy or the one given").PlaceHolder("NAME").StringVar(&req.Schedule)
 	cmd.Flag("dry-run", "Print the plan with its reasons, and do nothing").UnNegatableBoolVar(&req.DryRun)
 	cmd.Flag("grace", "How long what is to go stays for restores that read it").PlaceHolder("DURATION").StringVar(&req.Grace)
 	cmd.Flag("orphan-age", "How old what nobody refers to must be before it goes").PlaceHolder("DURATION").StringVar(&req.OrphanAge)
@@ -48,11 +50,26 @@ func addPrune(c *cli) {
 type keepFlags struct {
 	api.Keep
 	floor int
+	given []givenFlag
+}
+
+// A givenFlag is one of them, and whether it is on the command line.
+type givenFlag struct {
+	field string
+	set   *bool
+	empty func() bool
 }
 
 func (k *keepFlags) flags(cmd *fisk.CmdClause) {
+	given := func(name string, flag *fisk.FlagClause, empty func() bool) {
+		set := new(bool)
+		flag.IsSetByUser(set)
+		k.given = append(k.given, givenFlag{"keep." + strings.ReplaceAll(name, "-", "_"), set, empty})
+	}
 	count := func(name, what string, to *int) {
-		cmd.Flag("keep-"+name, "Keep "+what+"; -1 for all").PlaceHolder("N").IntVar(to)
+		flag := cmd.Flag("keep-"+name, "Keep "+what+"; -1 for all").PlaceHolder("N")
+		flag.IntVar(to)
+		given(name, flag, func() bool { return *to == 0 })
 	}
 	count("last", "so many of the newest of each stream", &k.Last)
 	count("hourly", "the newest of so many hours", &k.Hourly)
@@ -61,7 +78,9 @@ func (k *keepFlags) flags(cmd *fisk.CmdClause) {
 	count("monthly", "the newest of so many months", &k.Monthly)
 	count("yearly", "the newest of so many years", &k.Yearly)
 	within := func(name, what string, to *string) {
-		cmd.Flag("keep-"+name, "Keep "+what+" within a time before the newest, such as 36h, 30d or 2w").PlaceHolder("DURATION").StringVar(to)
+		flag := cmd.Flag("keep-"+name, "Keep "+what+" within a time before the newest, such as 36h, 30d or 2w").PlaceHolder("DURATION")
+		flag.StringVar(to)
+		given(name, flag, func() bool { return *to == "" })
 	}
 	within("within", "all", &k.Within)
 	within("within-hourly", "the newest of each hour", &k.WithinHourly)
@@ -70,17 +89,38 @@ func (k *keepFlags) flags(cmd *fisk.CmdClause) {
 	within("within-monthly", "the newest of each month", &k.WithinMonthly)
 	within("within-yearly", "the newest of each year", &k.WithinYearly)
 	cmd.Flag("keep-tag", "Keep what has this tag; can be repeated").PlaceHolder("KEY[=VALUE]").StringsVar(&k.Tags)
-	cmd.Flag("keep-zone", "Time zone that hours to years begin in; UTC if not given").PlaceHolder("ZONE").StringVar(&k.Zone)
-	cmd.Flag("keep-floor", "Keep so many of the newest good ones in any case").Default("1").PlaceHolder("N").IntVar(&k.floor)
+	zone := cmd.Flag("keep-zone", "Time zone that hours to years begin in; UTC if not given").PlaceHolder("ZONE")
+	zone.StringVar(&k.Zone)
+	given("zone", zone, func() bool { return k.Zone == "" })
+	floor := cmd.Flag("keep-floor", "Keep so many of the newest good ones in any case; 1 if not given").PlaceHolder("N")
+	floor.IntVar(&k.floor)
+	given("floor", floor, func() bool { return false })
+}
+
+// emptied returns the fields of a policy that are given as nothing.
+func (k *keepFlags) emptied() (fields []string) {
+	for _, g := range k.given {
+		if *g.set && g.empty() {
+			fields = append(fields, g.field)
+		}
+	}
+	return fields
+}
+
+// isSet says whether a field of the policy is on the command line.
+func (k *keepFlags) isSet(field string) bool {
+	return slices.ContainsFunc(k.given, func(g givenFlag) bool { return g.field == field && *g.set })
 }
 
 // policy returns what is given, nil if nothing is.
 func (k *keepFlags) policy() *api.Keep {
-	if reflect.ValueOf(k.Keep).IsZero() {
+	p := k.Keep
+	if k.isSet("keep.floor") {
+		p.Floor = &k.floor
+	}
+	if reflect.ValueOf(p).IsZero() {
 		return nil
 	}
-	p := k.Keep
-	p.Floor = &k.floor
 	return &p
 }
 
@@ -118,5 +158,8 @@ func showPrune(ctx context.Context, r *client.Client, req api.RepositoryPruneReq
 	}
 	_, last := fmt.Fprintf(std.out, "Of %s %d would be forgotten and %d kept, %d of them because they cannot be read.\n",
 		term.Plural(p.Points, "restore point"), p.Forget, p.Keep, p.Unread)
+	if others := p.Points - p.Unread - p.Covered; others > 0 && p.Covered > 0 {
+		_, last = fmt.Fprintf(std.out, "The policy decides about %d of them. The other %d fall under none or under another one.\n", p.Covered, others)
+	}
 	return errors.Join(err, last)
 }

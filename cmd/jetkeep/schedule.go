@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/choria-io/fisk"
@@ -33,7 +36,7 @@ func addSchedule(c *cli) {
 		s.conn.flags(clause)
 	}
 	name := func(s *scheduleCommand) { s.clause.Arg("name", "Name of the schedule").Required().StringVar(&s.name) }
-	add("put", "Make a schedule, or change it", func(s *scheduleCommand) {
+	add("put", "Make a schedule, or change what is given of one", func(s *scheduleCommand) {
 		name(s)
 		s.putFlags()
 	}, (*scheduleCommand).doPut)
@@ -61,15 +64,19 @@ func (s *scheduleCommand) putFlags() {
 	s.clause.Flag("overlap", "When the predecessor still runs: skip, queue or cancel").PlaceHolder("WHAT").StringVar(&s.put.Overlap)
 	s.clause.Flag("missed", "Of slots that passed while no instance ran: once or none").PlaceHolder("WHAT").StringVar(&s.put.Missed)
 	s.clause.Flag("start-deadline", "Leave out what could not be started so long after its time").PlaceHolder("DURATION").StringVar(&s.put.Deadline)
-	s.clause.Flag("retry", "How often a backup that failed is tried again").PlaceHolder("COUNT").IntVar(&s.retry.Count)
+	s.clause.Flag("retry", "How often a backup that failed is tried again").PlaceHolder("COUNT").IsSetByUser(&s.retrySet).IntVar(&s.retry.Count)
 	s.clause.Flag("retry-delay", "How long after it failed; default 1m").PlaceHolder("DURATION").StringVar(&s.retry.Delay)
 	s.clause.Flag("retry-backoff", "How many times longer from try to try; default 2").PlaceHolder("FACTOR").Float64Var(&s.retry.Backoff)
-	s.clause.Flag("history", "How many runs to remember; default 10").PlaceHolder("COUNT").IntVar(&s.put.History)
+	s.clause.Flag("history", "How many runs to remember; default 10").PlaceHolder("COUNT").IsSetByUser(&s.historySet).IntVar(&s.put.History)
 	s.clause.Flag("timeout", "Cancel what runs when a backup and what follows it take longer").PlaceHolder("DURATION").StringVar(&s.put.Timeout)
 	s.clause.Flag("verify", "Verify each backup: structure, data or records").PlaceHolder("LEVEL").StringVar((*string)(&s.put.Verify))
 	s.clause.Flag("drill", "Then restore each backup into a scratch server and compare").UnNegatableBoolVar(&s.put.Drill)
 	s.keep.flags(s.clause)
-	s.clause.Flag("file", "All of it as JSON, as schedule.put takes it, from a file").PlaceHolder("FILE").StringVar(&s.file)
+	s.clause.Flag("file", "What to put as JSON, as schedule.put takes it, from a file").PlaceHolder("FILE").StringVar(&s.file)
+	s.clause.Flag("reset", "Set a field back to its default, such as zone, keep or keep.daily; can be repeated").PlaceHolder("FIELD").StringsVar(&s.put.Reset)
+	s.clause.Flag("replace", "Set back everything that is not given, but for being paused").UnNegatableBoolVar(&s.put.Replace)
+	s.clause.Flag("revision", "Only if the schedule is at this revision; 0 if there is none").PlaceHolder("N").IsSetByUser(&s.revisionSet).Uint64Var(&s.revision)
+	s.clause.Flag("dry-run", "Print what would change, and change nothing").UnNegatableBoolVar(&s.put.DryRun)
 }
 
 // scheduleCommand is what the commands on schedules are given.
@@ -77,7 +84,7 @@ type scheduleCommand struct {
 	conn   connection
 	clause *fisk.CmdClause
 	name   string
-	put    api.Schedule
+	put    api.SchedulePutRequest
 	keep   keepFlags
 	file   string
 	json   bool
@@ -85,21 +92,23 @@ type scheduleCommand struct {
 	start, end string
 	retry      api.ScheduleRetry
 	tags       map[string]string
+
+	retrySet, historySet, revisionSet bool
+
+	revision uint64
+	read     map[string]json.RawMessage // of the file
 }
 
 // maxScheduleFile bounds what is read of a file.
 const maxScheduleFile = api.MaxBody
 
-// prepare puts together what is to be put.
+// prepare puts together what is to be put. What is not given is left out.
 func (s *scheduleCommand) prepare() error {
 	s.put.Keep = s.keep.policy()
 	if len(s.tags) > 0 {
 		s.put.Tags = s.tags
 	}
 	if s.retry != (api.ScheduleRetry{}) {
-		if s.retry.Count == 0 {
-			return usagef("--retry says how often it is tried again; without it there is nothing to delay")
-		}
 		s.put.Retry = &s.retry
 	}
 	var err error
@@ -109,48 +118,151 @@ func (s *scheduleCommand) prepare() error {
 	if s.put.End, err = timeOf("--end", s.end); err != nil {
 		return err
 	}
+	reset := s.emptied()
 	if s.file != "" {
-		if !reflect.DeepEqual(s.put, api.Schedule{}) {
-			return usagef("--file has all of the schedule: no other flag that says what it is goes beside it")
+		if !reflect.DeepEqual(s.put.Schedule, api.Schedule{}) || len(reset) > 0 {
+			return usagef("--file has what is to be put: no other flag that says what the schedule is goes beside it")
 		}
-		if err := s.read(&s.put); err != nil {
+		if err := s.readFile(); err != nil {
 			return usagef("--file %s: %w", s.file, err)
-		}
-		if s.put.Name != "" && s.put.Name != s.name {
-			return usagef("--file %s is of schedule %s, not of %s", s.file, s.put.Name, s.name)
 		}
 	}
 	s.put.Name = s.name
+	s.put.Reset = append(s.put.Reset, reset...)
+	if s.revisionSet {
+		s.put.Revision = &s.revision
+	}
 	return nil
 }
 
-func (s *scheduleCommand) doPut(ctx context.Context, r *client.Client, std stdio) error {
-	answer, err := r.SchedulePut(ctx, s.put)
-	if err != nil {
-		return err
+// emptied returns the fields that are given as nothing.
+func (s *scheduleCommand) emptied() (fields []string) {
+	if s.retrySet && s.retry == (api.ScheduleRetry{}) {
+		fields = append(fields, "retry")
 	}
-	if s.json {
-		return std.json(answer)
+	if s.historySet && s.put.History == 0 {
+		fields = append(fields, "history")
 	}
-	verb := "changed"
-	if answer.Created {
-		verb = "made"
-	}
-	_, _ = fmt.Fprintf(std.out, "Schedule %s %s.\n", answer.Name, verb)
-	return printSlots(std, answer.Next)
+	return append(fields, s.keep.emptied()...)
 }
 
-func (s *scheduleCommand) read(q *api.Schedule) error {
+// readFile reads what is to be put. How it is to be put is for flags to say.
+func (s *scheduleCommand) readFile() error {
 	f, err := os.Open(s.file)
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	data, err := io.ReadAll(io.LimitReader(f, maxScheduleFile))
+	data, err := io.ReadAll(io.LimitReader(f, maxScheduleFile+1))
 	if err != nil {
 		return err
 	}
-	return api.Decode(data, q)
+	var v api.Schedule
+	if err := api.Decode(data, &v); err != nil {
+		return err
+	}
+	if v.Name != "" && v.Name != s.name {
+		return fmt.Errorf("it is of schedule %s, not of %s", v.Name, s.name)
+	}
+	s.read = map[string]json.RawMessage{}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	return json.Unmarshal(data, &s.read)
+}
+
+// body is the request. What a file says is sent as it is: that a field is empty may
+// be said, too.
+func (s *scheduleCommand) body() (any, error) {
+	if s.read == nil {
+		return s.put, nil
+	}
+	own, err := json.Marshal(s.put)
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return s.read, json.Unmarshal(own, &s.read)
+}
+
+func (s *scheduleCommand) doPut(ctx context.Context, r *client.Client, std stdio) error {
+	body, err := s.body()
+	if err != nil {
+		return err
+	}
+	answer := new(api.SchedulePutResponse)
+	if err := r.Do(ctx, api.SchedulePut, body, answer); err != nil {
+		return err
+	}
+	if s.json {
+		return std.json(answer)
+	}
+	if err := s.printPut(std, answer); err != nil {
+		return err
+	}
+	if answer.Policy != nil {
+		_, _ = fmt.Fprintln(std.out, term.Printable(answer.Policy.Text))
+	}
+	if answer.Schedule.Paused {
+		_, err := fmt.Fprintln(std.out, "It is paused: nothing is due until it is resumed.")
+		return err
+	}
+	return printSlots(std, answer.Next)
+}
+
+// printPut says what is different.
+func (s *scheduleCommand) printPut(std stdio, a *api.SchedulePutResponse) error {
+	verb := "changed"
+	switch {
+	case a.Created:
+		verb = "made"
+	case len(a.Changes) == 0:
+		verb = "left as it was"
+	}
+	if a.DryRun {
+		verb = "would be " + verb
+	}
+	_, _ = fmt.Fprintf(std.out, "Schedule %s %s.\n", a.Name, verb)
+	if !a.Created && len(a.Changes) > 0 {
+		table := term.NewTable("field", "was", "is")
+		for _, c := range a.Changes {
+			table.Row(c.Field, orNothing(c.From), orNothing(c.To))
+		}
+		if err := table.Write(std.out); err != nil {
+			return err
+		}
+	}
+	if unsaid := s.unsaid(a.Schedule); len(unsaid) > 0 {
+		_, _ = fmt.Fprintf(std.out, "The file does not say these, which stay; --replace sets them back: %s\n", strings.Join(unsaid, ", "))
+	}
+	return nil
+}
+
+func orNothing(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+// unsaid returns the fields that a schedule has and that the file it was changed by
+// does not have.
+func (s *scheduleCommand) unsaid(v api.Schedule) (fields []string) {
+	if s.read == nil || s.put.Replace {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	has := map[string]json.RawMessage{}
+	if err != nil || json.Unmarshal(b, &has) != nil {
+		return nil
+	}
+	for name := range has {
+		// A schedule always has a target and a repository.
+		if _, said := s.read[name]; !said && name != "target" && name != "repository" {
+			fields = append(fields, name)
+		}
+	}
+	slices.Sort(fields)
+	return fields
 }
 
 func printSlots(std stdio, next []api.ScheduleSlot) error {
@@ -253,7 +365,7 @@ func (s *scheduleCommand) remove(ctx context.Context, r *client.Client, std stdi
 	if s.json {
 		return std.json(answer)
 	}
-	_, err = fmt.Fprintf(std.out, "Schedule %s deleted.\n", answer.Name)
+	_, err = fmt.Fprintf(std.out, "Schedule %s deleted. Its backups stay: \"jetkeep prune --schedule %s\" with a policy forgets them.\n", answer.Name, answer.Name)
 	return err
 }
 

@@ -20,7 +20,7 @@ func TestOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	store, err := scheduler.Open(ctx, js, 1)
+	store, err := scheduler.Open(ctx, js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
