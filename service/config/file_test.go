@@ -88,6 +88,7 @@ repositories {
     recipient: %q
     trusted_keys: []
     keep { last: 3, daily: 14, within: "2d", zone: Europe/Berlin, tags: [a, b], floor: 2 }
+    prune { cron: "@weekly", zone: Europe/Berlin }
   }
   swift {
     kind: swift
@@ -175,7 +176,8 @@ func TestReadFile(t *testing.T) {
 		},
 		Repositories: []Repository{{
 			Name: "main", Kind: KindS3, Create: true, TrustedKeys: []string{},
-			Keep: &api.Keep{Last: 3, Daily: 14, Within: "2d", Zone: "Europe/Berlin", Tags: []string{"a", "b"}, Floor: &floor},
+			Keep:  &api.Keep{Last: 3, Daily: 14, Within: "2d", Zone: "Europe/Berlin", Tags: []string{"a", "b"}, Floor: &floor},
+			Prune: &Prune{Cron: "@weekly", Zone: "Europe/Berlin"},
 			S3: S3{
 				Endpoint: "https://s3.example.net:9000", Region: "eu-1", Bucket: "backups", Prefix: "jetkeep/prod", Addressing: "path",
 				Credentials: "static", AccessKey: "AKIAEXAMPLE", SecretKey: "s3-secret", SessionToken: "session-secret",
