@@ -69,6 +69,7 @@ type pruneSessions struct {
 }
 
 func (s *pruneSessions) StartPrune(_ context.Context, id, repository string) error {
+	time.Sleep(10 * time.Millisecond) // all instances are here, before one has written that it was
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
