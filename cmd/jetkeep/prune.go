@@ -22,7 +22,7 @@ func addPrune(c *cli) {
 		req  api.RepositoryPruneRequest
 		keep keepFlags
 	)
-	cmd := c.command(c.app.Command("prune", "Forget by a policy, and delete what no restore point needs"), func(ctx context.Context, std stdio) error {
+	cmd := c.command(c.app.Command("prune", "Forget by a policy, that of the repository if none is given, and delete what no restore point needs"), func(ctx context.Context, std stdio) error {
 		req.Keep = keep.policy()
 		return withRemote(ctx, &conn, func(r *client.Client) error {
 			if req.DryRun {

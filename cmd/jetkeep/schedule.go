@@ -36,7 +36,7 @@ func addSchedule(c *cli) {
 		s.conn.flags(clause)
 	}
 	name := func(s *scheduleCommand) { s.clause.Arg("name", "Name of the schedule").Required().StringVar(&s.name) }
-	add("put", "Make a schedule, or change what is given of one", func(s *scheduleCommand) {
+	add("put", "Make a schedule, or change what is given of one; its policy (--keep-...) forgets only what it made", func(s *scheduleCommand) {
 		name(s)
 		s.putFlags()
 	}, (*scheduleCommand).doPut)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -146,14 +147,14 @@ type Changed struct {
 // only starts or ends at another moment, slots that passed and were due before are
 // due still.
 func (s *Store) Change(ctx context.Context, name string, revision *uint64, now time.Time, change func(old *api.Schedule) (*api.Schedule, error)) (*Changed, error) {
-	for range 32 {
+	for try := 1; ; try++ {
 		old, at, err := s.Look(ctx, name)
 		if err != nil {
 			return nil, err
 		}
 		switch {
 		case revision == nil || at == *revision:
-		case at < *revision: // a replica that lags behind, maybe
+		case at < *revision && try <= lagTries: // a replica that lags behind, maybe
 			if err := aMoment(ctx); err != nil {
 				return nil, err
 			}
@@ -177,18 +178,20 @@ func (s *Store) Change(ctx context.Context, name string, revision *uint64, now t
 		if !conflicts(err) {
 			return &Changed{Old: old, New: v, Revision: written}, err
 		}
-		if err := aMoment(ctx); err != nil {
-			return nil, err
+		// Of those who write at once one succeeds each time; at different moments
+		// all do soon.
+		if err := pause(ctx, aFew(try)); err != nil {
+			return nil, fmt.Errorf("schedule %s: %w: %w", name, ErrConflict, err)
 		}
 	}
-	if revision != nil {
-		_, at, err := s.Look(ctx, name)
-		if err == nil {
-			err = &RevisionError{Name: name, Is: at, Want: *revision}
-		}
-		return nil, err
-	}
-	return nil, fmt.Errorf("schedule %s: %w", name, ErrConflict)
+}
+
+// lagTries is how often a replica is asked that may lag behind.
+const lagTries = 32
+
+// aFew returns some milliseconds, at random and more from try to try.
+func aFew(try int) time.Duration {
+	return time.Duration(1+rand.IntN(10*min(try, 20))) * time.Millisecond //nolint:gosec // nobody guesses it
 }
 
 // Look reads a schedule and its revision, nil and 0 if there is none.
@@ -292,7 +295,7 @@ func (s *Store) begin(ctx context.Context, name string, now time.Time) error {
 
 // update changes a state by compare-and-set.
 func (s *Store) update(ctx context.Context, name string, change func(*State) error) error {
-	for range 32 {
+	for try := 1; try <= 32; try++ {
 		st, rev, err := s.State(ctx, name)
 		if err != nil {
 			return err
@@ -303,7 +306,7 @@ func (s *Store) update(ctx context.Context, name string, change func(*State) err
 		if _, err = s.Write(ctx, name, st, rev); !errors.Is(err, ErrConflict) {
 			return err
 		}
-		if err := aMoment(ctx); err != nil {
+		if err := pause(ctx, aFew(try)); err != nil {
 			return err
 		}
 	}
