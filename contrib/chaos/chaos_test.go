@@ -151,7 +151,7 @@ func (w *world) torment() {
 			x.signal(syscall.SIGCONT)
 		})
 	case 4:
-		if i := w.rng.IntN(len(toxics) + 2); i < len(toxics) {
+		if i := w.rng.IntN(len(troubles) + 2); i < len(troubles) {
 			w.done["disturbed"]++
 			x.way.suffer(i)
 		} else {

@@ -30,7 +30,7 @@ type instance struct {
 	command string
 	config  string
 	name    string
-	way     *way
+	way     way
 
 	process *os.Process
 	ended   chan struct{}
@@ -40,7 +40,7 @@ type instance struct {
 }
 
 // newInstance configures one; rest is the configuration of what is not its own.
-func newInstance(t *testing.T, command, name string, w *way, rest string) *instance {
+func newInstance(t *testing.T, command, name string, w way, rest string) *instance {
 	t.Helper()
 	x := &instance{t: t, command: command, name: name, way: w, config: filepath.Join(t.TempDir(), "jetkeep.conf")}
 	text := fmt.Sprintf(`

@@ -1,80 +1,59 @@
 package chaos_test
 
 import (
-	"context"
 	"strings"
 	"testing"
-
-	toxiproxy "github.com/Shopify/toxiproxy/v2"
-	"github.com/rs/zerolog"
+	"time"
 
 	"jetkeep/service/natstest"
 )
 
 // A way is how an instance gets to the servers: by a proxy for each, which can
 // be cut.
-type way struct {
-	t       *testing.T
-	proxies []*toxiproxy.Proxy
-}
+type way []*natstest.Proxy
 
-func newWay(t *testing.T, cluster *natstest.Cluster) *way {
+func newWay(t *testing.T, cluster *natstest.Cluster) way {
 	t.Helper()
-	w := &way{t: t}
-	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	var w way
 	for _, node := range cluster.Nodes {
-		p := toxiproxy.NewProxy(server, "nats", "127.0.0.1:0", strings.TrimPrefix(node.URL(), "nats://"))
-		if err := p.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(p.Stop)
-		w.proxies = append(w.proxies, p)
+		w = append(w, natstest.NewProxy(t, strings.TrimPrefix(node.URL(), "nats://")))
 	}
 	return w
 }
 
-func (w *way) url() string {
+func (w way) url() string {
 	var all []string
-	for _, p := range w.proxies {
-		all = append(all, "nats://"+p.Listen)
+	for _, p := range w {
+		all = append(all, "nats://"+p.Addr())
 	}
 	return strings.Join(all, ",")
 }
 
 // cut closes every connection and lets none be made until mend.
-func (w *way) cut() {
-	for _, p := range w.proxies {
-		p.Stop()
+func (w way) cut() {
+	for _, p := range w {
+		p.Cut()
 	}
 }
 
-func (w *way) mend() {
-	w.t.Helper()
-	for _, p := range w.proxies {
-		p.Toxics.ResetToxics(context.Background())
-		if !p.Enabled {
-			if err := p.Start(); err != nil {
-				w.t.Errorf("mend the way: %v", err)
-			}
-		}
+func (w way) mend() {
+	for _, p := range w {
+		p.Mend()
 	}
 }
 
-// toxics are what connections suffer from.
-var toxics = []string{
-	`{"name":"x","type":"latency","stream":"downstream","attributes":{"latency":150,"jitter":100}}`,
-	`{"name":"x","type":"reset_peer","stream":"downstream","attributes":{"timeout":300}}`,
-	`{"name":"x","type":"limit_data","stream":"downstream","attributes":{"bytes":30000}}`,
-	`{"name":"x","type":"limit_data","stream":"upstream","attributes":{"bytes":30000}}`,
+// troubles are what connections suffer from.
+var troubles = []natstest.Trouble{
+	{Latency: 150 * time.Millisecond, Jitter: 100 * time.Millisecond},
+	{Hold: true, End: 300 * time.Millisecond, Reset: true},
+	{Limit: 30_000},
+	{Up: true, Limit: 30_000},
 	// Connections stay open and nothing comes through.
-	`{"name":"x","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`,
+	{Up: true, Hold: true},
 }
 
-func (w *way) suffer(i int) {
-	w.t.Helper()
-	for _, p := range w.proxies {
-		if _, err := p.Toxics.AddToxicJson(strings.NewReader(toxics[i])); err != nil {
-			w.t.Errorf("add a toxic: %v", err)
-		}
+func (w way) suffer(i int) {
+	for _, p := range w {
+		p.Disturb(troubles[i])
 	}
 }

@@ -33,7 +33,7 @@ func accounts() string {
 
 // targets configures those of an instance: what is backed up it reaches by its way,
 // the spare ones, which are needed once all is mended, directly.
-func targets(c *natstest.Cluster, w *way) string {
+func targets(c *natstest.Cluster, w way) string {
 	text := fmt.Sprintf("targets {\ndefault { url: %q, default: true }\n", w.url())
 	for i := range spares {
 		text += fmt.Sprintf("%s { url: %q, user: %s, password: x }\n", spare(i), c.URL(), spare(i))

@@ -3,7 +3,6 @@ package faults_test
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,9 +56,7 @@ func bulky(t *testing.T, change func(r *config.Repository)) (x *campaign, w *way
 func (x *campaign) begin(enough int64, uploaded func() int64) string {
 	x.t.Helper()
 	if enough > 0 { // slowly enough for a test that is slow itself to come in time
-		if _, err := x.way.tcp.Toxics.AddToxicJson(strings.NewReader(`{"name":"slowly","type":"bandwidth","stream":"upstream","attributes":{"rate":10000}}`)); err != nil {
-			x.t.Fatal(err)
-		}
+		x.way.tcp.Disturb(natstest.Trouble{Up: true, Rate: 10_000_000})
 	}
 	a, err := x.client.BackupCreate(x.t.Context(), api.BackupCreateRequest{Streams: []string{"LARGE"}})
 	if err != nil {
@@ -107,9 +104,7 @@ func TestSlowStore(t *testing.T) {
 			}
 		}
 	}()
-	if _, err := w.tcp.Toxics.AddToxicJson(strings.NewReader(`{"name":"x","type":"bandwidth","stream":"upstream","attributes":{"rate":4000}}`)); err != nil {
-		t.Fatal(err)
-	}
+	w.tcp.Disturb(natstest.Trouble{Up: true, Rate: 4_000_000})
 	begun := time.Now()
 	r := x.end(x.begin(0, w.proxy.uploaded.Load))
 	took := time.Since(begun)
@@ -119,7 +114,7 @@ func TestSlowStore(t *testing.T) {
 	if most.Load() > stagingLimit || most.Load() < stagingLimit/4 {
 		t.Errorf("staging grew to %d bytes, the limit is %d", most.Load(), stagingLimit)
 	}
-	w.suffer(t, -1)
+	w.suffer(-1)
 	x.whole(r)
 }
 
@@ -137,11 +132,9 @@ func size(dir string) (n int64) {
 func TestStoreReturns(t *testing.T) {
 	x, w, _ := bulky(t, nil)
 	session := x.begin(20<<20, w.proxy.uploaded.Load)
-	w.tcp.Stop()
+	w.tcp.Cut()
 	time.Sleep(5 * time.Second)
-	if err := w.tcp.Start(); err != nil {
-		t.Fatal(err)
-	}
+	w.tcp.Mend()
 	r := x.end(session)
 	x.whole(r)
 	if n := w.proxy.uploaded.Load(); n > 150_000_000 {
@@ -169,7 +162,7 @@ func TestStoreStaysAway(t *testing.T) {
 				}
 			})
 			session := x.begin(bulk/4, stored)
-			w.tcp.Stop()
+			w.tcp.Cut()
 			r := x.end(session)
 			if r.State != api.StateFailed || len(r.TaskList) != 1 || r.TaskList[0].Error == nil || r.TaskList[0].Error.ErrCode != api.CodeStoreUnavailable {
 				t.Fatalf("the session is %s: %+v", r.State, r.TaskList)
@@ -179,9 +172,7 @@ func TestStoreStaysAway(t *testing.T) {
 				t.Errorf("%d bytes are left in staging", n)
 			}
 			arrived, kept := w.proxy.uploaded.Load(), stored()
-			if err := w.tcp.Start(); err != nil {
-				t.Fatal(err)
-			}
+			w.tcp.Mend()
 			x.whole(x.end(x.begin(0, stored)))
 			again := w.proxy.uploaded.Load() - arrived
 			t.Logf("%d bytes were sent at first, of which %d were kept, and %d then", arrived, kept, again)

@@ -13,9 +13,7 @@ import (
 	"testing"
 	"time"
 
-	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/nats-io/nats.go"
-	"github.com/rs/zerolog"
 
 	"jetkeep/service"
 	"jetkeep/service/api"
@@ -23,7 +21,6 @@ import (
 	"jetkeep/service/config"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
-	"jetkeep/store/freeport"
 	"jetkeep/store/object/objectserver"
 	"jetkeep/store/record"
 )
@@ -37,50 +34,40 @@ var (
 func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
 
 // A way is a store behind what disturbs the way to it: connections go through
-// toxiproxy, requests through a proxy that spoils some.
+// one proxy, requests through another, which spoils some.
 type way struct {
 	proxy *proxy
-	tcp   *toxiproxy.Proxy
+	tcp   *natstest.Proxy
 	url   string // in place of the store's
 }
 
 func newWay(t *testing.T, store string, seed uint64) *way {
 	t.Helper()
 	w := &way{proxy: newProxy(t, store, seed)}
-	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	port, err := freeport.Get() // for it is started on it again
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.tcp = toxiproxy.NewProxy(server, "store", fmt.Sprintf("127.0.0.1:%d", port), w.proxy.Listener.Addr().String())
-	if err := w.tcp.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.tcp.Stop)
-	w.url = "http://" + w.tcp.Listen
+	w.tcp = natstest.NewProxy(t, w.proxy.Listener.Addr().String())
+	w.url = "http://" + w.tcp.Addr()
 	return w
 }
 
-// toxics are what connections suffer from, one a round.
-var toxics = []string{
-	`{"name":"x","type":"latency","stream":"downstream","attributes":{"latency":30,"jitter":20}}`,
-	`{"name":"x","type":"bandwidth","stream":"upstream","attributes":{"rate":2000}}`,
-	`{"name":"x","type":"reset_peer","stream":"downstream","toxicity":0.3,"attributes":{"timeout":20}}`,
-	`{"name":"x","type":"limit_data","stream":"downstream","toxicity":0.5,"attributes":{"bytes":20000}}`,
-	`{"name":"x","type":"limit_data","stream":"upstream","toxicity":0.3,"attributes":{"bytes":50000}}`,
-	`{"name":"x","type":"slicer","stream":"downstream","attributes":{"average_size":64,"size_variation":32,"delay":10}}`,
-	`{"name":"x","type":"timeout","stream":"downstream","toxicity":0.2,"attributes":{"timeout":200}}`,
+// troubles are what connections suffer from, one a round.
+var troubles = []natstest.Trouble{
+	{Latency: 30 * time.Millisecond, Jitter: 20 * time.Millisecond},
+	{Up: true, Rate: 2_000_000},
+	{Share: 0.3, Hold: true, End: 20 * time.Millisecond, Reset: true},
+	{Share: 0.5, Limit: 20_000},
+	{Up: true, Share: 0.3, Limit: 50_000},
+	{Slice: 128, Pause: 10 * time.Microsecond},
+	{Share: 0.2, Hold: true, End: 200 * time.Millisecond},
 }
 
-func (w *way) suffer(t *testing.T, round int) {
-	t.Helper()
-	w.tcp.Toxics.ResetToxics(context.Background())
+// suffer has connections suffer from the trouble of a round, or from none if that
+// is negative.
+func (w *way) suffer(round int) {
 	if round < 0 {
+		w.tcp.Mend()
 		return
 	}
-	if _, err := w.tcp.Toxics.AddToxicJson(strings.NewReader(toxics[round%len(toxics)])); err != nil {
-		t.Fatal(err)
-	}
+	w.tcp.Disturb(troubles[round%len(troubles)])
 }
 
 // A campaign backs up and restores through a way.
@@ -195,7 +182,7 @@ func (x *campaign) restore(point string) {
 		}
 		if try == 4 { // it is too bad at the moment
 			x.way.proxy.setRate(0)
-			x.way.suffer(x.t, -1)
+			x.way.suffer(-1)
 		}
 		if try == 6 {
 			x.t.Fatalf("restore point %s cannot be restored, though nothing disturbs: %+v", point, r)
@@ -217,7 +204,7 @@ func (x *campaign) run(faults int) {
 			rate = 0.7 // so bad that sessions fail
 		}
 		x.way.proxy.setRate(rate)
-		x.way.suffer(t, round)
+		x.way.suffer(round)
 		x.grow(round)
 		n := len(x.points)
 		x.backup()
@@ -230,7 +217,7 @@ func (x *campaign) run(faults int) {
 		}
 	}
 	x.way.proxy.setRate(0)
-	x.way.suffer(t, -1)
+	x.way.suffer(-1)
 	for point := range x.points {
 		x.restore(point)
 	}

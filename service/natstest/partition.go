@@ -2,12 +2,9 @@ package natstest
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"strings"
-	"sync"
-	"testing"
 )
 
 // nowhere is what a node of a Severable cluster tells the others as its address,
@@ -21,24 +18,24 @@ func Severable() Option { return func(o *options) { o.severable = true } }
 // Its clients stay.
 func (c *Cluster) Sever(i int) {
 	c.t.Helper()
-	c.each(i, (*wire).cut)
+	c.each(i, (*Proxy).Cut)
 }
 
 // Mend ends what Sever did, and waits until the cluster is whole.
 func (c *Cluster) Mend(i int) {
 	c.t.Helper()
-	c.each(i, (*wire).mend)
+	c.each(i, (*Proxy).Mend)
 	c.AwaitReady()
 }
 
-func (c *Cluster) each(i int, do func(*wire)) {
+func (c *Cluster) each(i int, do func(*Proxy)) {
 	c.t.Helper()
 	if len(c.wires) == 0 {
 		c.t.Fatal("the cluster is not Severable")
 	}
 	for _, w := range c.wires {
 		if w.from == i || w.to == i {
-			do(w)
+			do(w.Proxy)
 		}
 	}
 }
@@ -52,110 +49,20 @@ func (c *Cluster) routes(i int, ports []int, o options) string {
 		if o.severable && j == i {
 			continue
 		}
+		to := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		if o.severable {
-			w := newWire(c.t, i, j, port)
+			w := &wire{NewProxy(c.t, to), i, j}
 			c.wires = append(c.wires, w)
-			port = w.port
+			to = w.Addr()
 			advertise = "\n  advertise: \"" + nowhere + "\""
 		}
-		routes = append(routes, fmt.Sprintf("\"nats-route://127.0.0.1:%d\"", port))
+		routes = append(routes, fmt.Sprintf("\"nats-route://%s\"", to))
 	}
 	return fmt.Sprintf("cluster {\n  name: test\n  no_advertise: %t\n  listen: \"127.0.0.1:%d\"%s\n  routes: [%s]\n}", o.hidden, ports[i], advertise, strings.Join(routes, ", "))
 }
 
 // A wire is how one node gets to another.
 type wire struct {
+	*Proxy
 	from, to int // indexes of nodes
-	port     int // where it listens
-	target   string
-	listener net.Listener
-	running  sync.WaitGroup
-
-	mu    sync.Mutex
-	whole bool
-	conns map[net.Conn]bool
-}
-
-func newWire(t testing.TB, from, to, port int) *wire {
-	t.Helper()
-	w := &wire{from: from, to: to, port: freePort(t), whole: true, conns: map[net.Conn]bool{}}
-	w.target = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	var err error
-	if w.listener, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(w.port))); err != nil {
-		t.Fatalf("listen between nodes %d and %d: %v", from, to, err)
-	}
-	w.running.Go(w.accept)
-	t.Cleanup(func() {
-		_ = w.listener.Close()
-		w.cut()
-		w.running.Wait()
-	})
-	return w
-}
-
-func (w *wire) accept() {
-	for {
-		in, err := w.listener.Accept()
-		if err != nil {
-			return
-		}
-		w.running.Go(func() { w.carry(in) })
-	}
-}
-
-func (w *wire) carry(in net.Conn) {
-	defer in.Close()
-	out, err := net.DialTimeout("tcp", w.target, startTimeout)
-	if err != nil {
-		return
-	}
-	defer out.Close()
-	if !w.hold(in, out) {
-		return
-	}
-	defer w.release(in, out)
-	back := make(chan struct{})
-	go func() {
-		defer close(back)
-		_, _ = io.Copy(in, out)
-		_ = in.Close()
-	}()
-	_, _ = io.Copy(out, in)
-	_ = out.Close()
-	<-back
-}
-
-// hold says whether the wire is whole and, if so, remembers conns for cut.
-func (w *wire) hold(conns ...net.Conn) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, c := range conns {
-		if w.whole {
-			w.conns[c] = true
-		}
-	}
-	return w.whole
-}
-
-func (w *wire) release(conns ...net.Conn) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, c := range conns {
-		delete(w.conns, c)
-	}
-}
-
-func (w *wire) cut() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.whole = false
-	for c := range w.conns {
-		_ = c.Close()
-	}
-}
-
-func (w *wire) mend() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.whole = true
 }
