@@ -25,7 +25,7 @@ func TestLockedRepository(t *testing.T) {
 			t.Parallel() // it waits
 			s := objectserver.S3(t, kind)
 			x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: "compliance", retain: 24 * time.Second}
-			b := x.open(t, objectserver.User{AccessKey: s.AccessKey, SecretKey: s.SecretKey})
+			b := x.open(t, s.Owner())
 			r, err := store.Init(t.Context(), b, store.InitOptions{})
 			if err != nil {
 				t.Fatal(err)

@@ -36,7 +36,7 @@ func newSite(t *testing.T, kind string, b objectserver.BucketOptions) *site {
 	t.Helper()
 	s := objectserver.S3(t, kind)
 	x := &site{server: s, bucket: s.NewBucket(t, b)}
-	owner := x.open(t, objectserver.User{AccessKey: s.AccessKey, SecretKey: s.SecretKey})
+	owner := x.open(t, s.Owner())
 	if _, err := store.Init(t.Context(), owner, store.InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func (x *site) open(t *testing.T, u objectserver.User) *object.Bucket {
 	t.Helper()
 	o := s3.Options{
 		Endpoint: x.server.Endpoint, Region: x.server.Region, Bucket: x.bucket, Addressing: s3.AddressingPath,
-		AccessKey: u.AccessKey, SecretKey: u.SecretKey, PartSize: 5 << 20, DeleteVersions: x.versions,
+		AccessKey: u.AccessKey, SecretKey: u.SecretKey, SessionToken: u.SessionToken, PartSize: 5 << 20, DeleteVersions: x.versions,
 	}
 	if x.mode != "" {
 		o.RetainMode, o.RetainFor = x.mode, cmp.Or(x.retain, 2*time.Second)
@@ -264,7 +264,7 @@ func TestNothingAllowed(t *testing.T) {
 			"Action":["s3:GetBucketLocation"],"Resource":["arn:aws:s3:::BUCKET"]}]}`, "BUCKET", x.bucket)))
 		d, err := s3.Open(t.Context(), s3.Options{
 			Endpoint: x.server.Endpoint, Region: x.server.Region, Bucket: x.bucket, Addressing: s3.AddressingPath,
-			AccessKey: u.AccessKey, SecretKey: u.SecretKey,
+			AccessKey: u.AccessKey, SecretKey: u.SecretKey, SessionToken: u.SessionToken,
 		})
 		if err == nil {
 			b := object.NewBucket(d)

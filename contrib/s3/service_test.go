@@ -39,7 +39,7 @@ func (x *site) employ(t *testing.T, file string, server *natstest.Server, nc *na
 		Instance: "test", Control: natsconn.Options{URL: server.URL()}, Sweep: 200 * time.Millisecond,
 		Repositories: []config.Repository{{Name: "main", Kind: config.KindS3, S3: config.S3{
 			Endpoint: x.server.Endpoint, Region: x.server.Region, Bucket: x.bucket, Addressing: "path",
-			AccessKey: u.AccessKey, SecretKey: natsconn.Secret(u.SecretKey),
+			AccessKey: u.AccessKey, SecretKey: natsconn.Secret(u.SecretKey), SessionToken: natsconn.Secret(u.SessionToken),
 		}}},
 		Staging: config.Staging{Dir: filepath.Join(t.TempDir(), "staging"), Limit: 64 << 20},
 	}

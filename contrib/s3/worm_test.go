@@ -66,7 +66,7 @@ func onLocked(t *testing.T, retain time.Duration, test func(t *testing.T, x *sit
 				t.Parallel() // it waits
 				s := objectserver.S3(t, kind)
 				x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: mode, retain: retain}
-				d := x.tapped(t, objectserver.User{AccessKey: s.AccessKey, SecretKey: s.SecretKey})
+				d := x.tapped(t, s.Owner())
 				repo, err := store.Init(t.Context(), object.NewBucket(d), store.InitOptions{})
 				if err != nil {
 					t.Fatal(err)
@@ -81,7 +81,7 @@ func (x *site) tapped(t *testing.T, u objectserver.User) *tap {
 	t.Helper()
 	d, err := s3.Open(t.Context(), s3.Options{
 		Endpoint: x.server.Endpoint, Region: x.server.Region, Bucket: x.bucket, Addressing: s3.AddressingPath,
-		AccessKey: u.AccessKey, SecretKey: u.SecretKey, RetainMode: x.mode, RetainFor: x.retain,
+		AccessKey: u.AccessKey, SecretKey: u.SecretKey, SessionToken: u.SessionToken, RetainMode: x.mode, RetainFor: x.retain,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func TestWritersKeyIsStolen(t *testing.T) {
 			t.Fatal(err)
 		}
 		writer := x.server.NewUser(t, x.bucket, bytes.ReplaceAll(policy, []byte("BUCKET"), []byte(x.bucket)))
-		thief, err := x.server.Client(writer.AccessKey, writer.SecretKey)
+		thief, err := x.server.Client(writer)
 		if err != nil {
 			t.Fatal(err)
 		}

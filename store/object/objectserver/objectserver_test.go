@@ -24,7 +24,7 @@ func TestS3(t *testing.T) {
 			}
 			bucket := s.NewBucket(t, objectserver.BucketOptions{Lock: true})
 			put := func(name string) error {
-				c, err := s.Client(s.AccessKey, s.SecretKey)
+				c, err := s.Client(s.Owner())
 				if err != nil {
 					return err
 				}

@@ -14,6 +14,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"jetkeep/store/object/httpclient"
+	"jetkeep/store/testenv"
 )
 
 // Kinds of S3 servers.
@@ -115,7 +116,7 @@ func startS3(s *server, kind string, secure bool) (*S3Server, error) {
 	default:
 		return nil, fmt.Errorf("%q is no kind of S3 server", kind)
 	}
-	if x.client, err = x.Client(x.AccessKey, x.SecretKey); err != nil {
+	if x.client, err = x.Client(x.Owner()); err != nil {
 		return nil, err
 	}
 	healthy := answers(x.Endpoint+health, nil)
@@ -130,11 +131,14 @@ func startS3(s *server, kind string, secure bool) (*S3Server, error) {
 	})
 }
 
-// Client returns a client with the given keys.
-func (x *S3Server) Client(access, secret string) (*minio.Client, error) {
+// Owner returns the root account.
+func (x *S3Server) Owner() User { return User{AccessKey: x.AccessKey, SecretKey: x.SecretKey} }
+
+// Client returns a client of a user.
+func (x *S3Server) Client(u User) (*minio.Client, error) {
 	_, host, _ := strings.Cut(x.Endpoint, "://")
 	o := &minio.Options{
-		Creds: credentials.NewStaticV4(access, secret, ""), Region: x.Region, BucketLookup: minio.BucketLookupPath,
+		Creds: credentials.NewStaticV4(u.AccessKey, u.SecretKey, u.SessionToken), Region: x.Region, BucketLookup: minio.BucketLookupPath,
 		Secure: x.CAFile != "",
 	}
 	if o.Secure {
@@ -159,7 +163,7 @@ type BucketOptions struct {
 // NewBucket makes an empty bucket with a name of its own.
 func (x *S3Server) NewBucket(t testing.TB, o BucketOptions) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
 	name := fmt.Sprintf("test-%016x", rand.Uint64())
 	if err := x.client.MakeBucket(ctx, name, minio.MakeBucketOptions{Region: x.Region, ObjectLocking: o.Lock}); err != nil {

@@ -6,61 +6,51 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"jetkeep/store/testenv"
 )
 
-const mcTool = "mc-cf909e1063a9"
+// A User of an S3 server, with the token that MinIO's have.
+type User struct{ AccessKey, SecretKey, SessionToken string }
 
-// A User of an S3 server.
-type User struct{ AccessKey, SecretKey string }
+// sessionLife is how long a user of MinIO is one, in seconds: longer than any test.
+const sessionLife = 24 * 60 * 60
 
 // NewUser makes a user of whom a policy, a JSON document as AWS's, says what is
-// allowed in a bucket, and nothing else is. MinIO has policies of users.
-// versitygw has them of buckets only, so that there the bucket gets that
-// policy, for that user.
+// allowed in a bucket, and nothing else is. MinIO gives the root account's role
+// with that policy for the session. versitygw has policies of buckets only, so
+// that there the bucket gets that policy, for that user.
 func (x *S3Server) NewUser(t testing.TB, bucket string, policy []byte) User {
 	t.Helper()
-	u := User{AccessKey: fmt.Sprintf("user%016x", rand.Uint64()), SecretKey: fmt.Sprintf("secret%016x", rand.Uint64())}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	var err error
-	switch x.Kind {
-	case MinIO:
-		err = x.minioUser(ctx, t.TempDir(), u, policy)
-	default:
-		err = x.versityUser(ctx, u, bucket, policy)
+	if x.Kind == MinIO {
+		c, err := credentials.NewSTSAssumeRole(x.Endpoint, credentials.STSAssumeRoleOptions{
+			AccessKey: x.AccessKey, SecretKey: x.SecretKey, Policy: string(policy), DurationSeconds: sessionLife, Location: x.Region,
+		})
+		if err != nil {
+			t.Fatalf("make a user: %v", err)
+		}
+		v, err := c.GetWithContext(nil)
+		if err != nil {
+			t.Fatalf("make a user: %v", err)
+		}
+		return User{AccessKey: v.AccessKeyID, SecretKey: v.SecretAccessKey, SessionToken: v.SessionToken}
 	}
-	if err != nil {
+	u := User{AccessKey: fmt.Sprintf("user%016x", rand.Uint64()), SecretKey: fmt.Sprintf("secret%016x", rand.Uint64())}
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
+	defer cancel()
+	if err := x.versityUser(ctx, u, bucket, policy); err != nil {
 		t.Fatalf("make a user: %v", err)
 	}
 	return u
 }
 
-func (x *S3Server) minioUser(ctx context.Context, dir string, u User, policy []byte) error {
-	file := filepath.Join(dir, "policy.json")
-	if err := os.WriteFile(file, policy, 0o600); err != nil {
-		return err
-	}
-	host := strings.Replace(x.Endpoint, "://", "://"+x.AccessKey+":"+x.SecretKey+"@", 1)
-	for _, args := range [][]string{
-		{"policy", "create", "x", u.AccessKey, file},
-		{"user", "add", "x", u.AccessKey, u.SecretKey},
-		{"policy", "attach", "x", u.AccessKey, "--user", u.AccessKey},
-	} {
-		if err := runTool(ctx, mcTool, []string{"MC_HOST_x=" + host}, append([]string{"--config-dir", dir, "admin"}, args...)...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (x *S3Server) versityUser(ctx context.Context, u User, bucket string, policy []byte) error {
-	err := runTool(ctx, versitygwTool, nil, "admin", "--access", x.AccessKey, "--secret", x.SecretKey, "--endpoint-url", x.Endpoint,
+	err := runTool(ctx, versitygwTool, "admin", "--access", x.AccessKey, "--secret", x.SecretKey, "--endpoint-url", x.Endpoint,
 		"create-user", "--access", u.AccessKey, "--secret", u.SecretKey, "--role", "user")
 	if err != nil {
 		return err
@@ -83,13 +73,12 @@ func (x *S3Server) versityUser(ctx context.Context, u User, bucket string, polic
 }
 
 // runTool runs one of the tools to its end.
-func runTool(ctx context.Context, name string, env []string, args ...string) error {
+func runTool(ctx context.Context, name string, args ...string) error {
 	binary, err := tool(name)
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, binary, args...)
-	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = dieWithParent()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
