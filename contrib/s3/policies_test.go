@@ -2,7 +2,6 @@ package s3_test
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"jetkeep/store/object"
 	"jetkeep/store/object/objectserver"
 	"jetkeep/store/object/s3"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
@@ -53,7 +53,7 @@ func (x *site) open(t *testing.T, u objectserver.User) *object.Bucket {
 		AccessKey: u.AccessKey, SecretKey: u.SecretKey, SessionToken: u.SessionToken, PartSize: 5 << 20, DeleteVersions: x.versions,
 	}
 	if x.mode != "" {
-		o.RetainMode, o.RetainFor = x.mode, cmp.Or(x.retain, 2*time.Second)
+		o.RetainMode, o.RetainFor = x.mode, x.retain
 	}
 	d, err := s3.Open(t.Context(), o)
 	if err != nil {
@@ -82,53 +82,91 @@ func TestLockedBucket(t *testing.T) {
 			t.Run(kind+"/"+mode, func(t *testing.T) {
 				t.Parallel() // it waits
 				s := objectserver.S3(t, kind)
-				x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: mode}
-				const name = "packs/ab/new"
-				writer := x.as(t, "writer-lock.json")
-				begun := time.Now()
-				write(t, writer)
-				if err := writer.Delete(t.Context(), name); err == nil {
-					t.Error("the writer may delete")
-				}
-				r, ok := writer.Retainer()
-				if !ok {
-					t.Fatal("nothing is retained")
-				}
-				until := time.Now().Add(20 * time.Second)
-				if err := r.Retain(t.Context(), name, until); err != nil {
-					t.Fatal(err)
-				}
-				if err := r.Retain(t.Context(), name, time.Now().Add(time.Second)); err != nil {
-					t.Error("a shorter retention is no error:", err)
-				}
-				if got, err := r.Retention(t.Context(), name); err != nil || got.Before(until) {
-					t.Errorf("retained until %s instead of %s: %v", got, until, err)
-				}
-				pruner := x.as(t, "pruner-lock.json")
-				if err := pruner.Delete(t.Context(), name); !errors.Is(err, object.ErrRetained) {
-					t.Error("deleted before its time:", err)
-				}
-				if b, err := pruner.ReadAll(t.Context(), name, 10); string(b) != "new" || err != nil {
-					t.Error("the refused deletion hid it:", string(b), err)
-				}
-				if got := outcomes(t, pruner); got != "write ok, read ok, list ok, delete retained" {
-					t.Error(got)
-				}
-				time.Sleep(time.Until(until.Add(1500 * time.Millisecond)))
-				if err := writer.Delete(t.Context(), name); !errors.Is(err, object.ErrNotWritable) && !errors.Is(err, object.ErrPermission) {
-					t.Error("the writer may delete:", err)
-				}
-				if err := pruner.Delete(t.Context(), name); err != nil {
-					t.Errorf("%s after it was stored: %v", time.Since(begun), err)
-				}
-				if _, err := pruner.Stat(t.Context(), name); !errors.Is(err, object.ErrNotExist) {
-					t.Error("it is there:", err)
-				}
-				for v := range s.Root().ListObjectsIter(t.Context(), x.bucket, minio.ListObjectsOptions{Prefix: name, WithVersions: true}) {
-					t.Errorf("a version is left: %+v", v)
-				}
+				x := &site{server: s, bucket: s.NewBucket(t, objectserver.BucketOptions{Lock: true}), mode: mode, retain: time.Hour}
+				x.keeps(t)
+				brief := *x
+				brief.retain = 2 * time.Second
+				brief.lets(t)
 			})
 		}
+	}
+}
+
+// keeps tries to delete what is retained for long.
+func (x *site) keeps(t *testing.T) {
+	t.Helper()
+	const name = "packs/ab/new"
+	writer := x.as(t, "writer-lock.json")
+	write(t, writer)
+	if err := writer.Delete(t.Context(), name); err == nil {
+		t.Error("the writer may delete")
+	}
+	r, ok := writer.Retainer()
+	if !ok {
+		t.Fatal("nothing is retained")
+	}
+	until := time.Now().Add(2 * time.Hour)
+	if err := r.Retain(t.Context(), name, until); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Retain(t.Context(), name, time.Now().Add(time.Minute)); err != nil {
+		t.Error("a shorter retention is no error:", err)
+	}
+	if got, err := r.Retention(t.Context(), name); err != nil || got.Before(until) {
+		t.Errorf("retained until %s instead of %s: %v", got, until, err)
+	}
+	pruner := x.as(t, "pruner-lock.json")
+	if err := pruner.Delete(t.Context(), name); !errors.Is(err, object.ErrRetained) {
+		t.Error("deleted before its time:", err)
+	}
+	if b, err := pruner.ReadAll(t.Context(), name, 10); string(b) != "new" || err != nil {
+		t.Error("the refused deletion hid it:", string(b), err)
+	}
+	if got := outcomes(t, pruner); got != "write ok, read ok, list ok, delete retained" {
+		t.Error(got)
+	}
+}
+
+// lets deletes what is retained for a short while.
+func (x *site) lets(t *testing.T) {
+	t.Helper()
+	const early, late = "packs/cd/early", "packs/cd/late"
+	writer := x.as(t, "writer-lock.json")
+	for _, name := range []string{early, late} {
+		if err := writer.PutBytes(t.Context(), name, []byte("new")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, _ := writer.Retainer()
+	until, err := r.Retention(t.Context(), late)
+	if err != nil || until.IsZero() {
+		t.Fatal("not retained:", err)
+	}
+	pruner := x.as(t, "pruner-lock.json")
+	testenv.Until(t, "the end of a retention", func() error {
+		err := pruner.Delete(t.Context(), late)
+		if err != nil && !errors.Is(err, object.ErrRetained) {
+			t.Fatal(err)
+		}
+		return err
+	})
+	if now := time.Now(); now.Before(until) {
+		t.Errorf("deleted at %s, and retained until %s", now, until)
+	}
+	// Nothing retains this one any more either.
+	if err := writer.Delete(t.Context(), early); !errors.Is(err, object.ErrNotWritable) && !errors.Is(err, object.ErrPermission) {
+		t.Error("the writer may delete:", err)
+	}
+	if err := pruner.Delete(t.Context(), early); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{early, late} {
+		if _, err := pruner.Stat(t.Context(), name); !errors.Is(err, object.ErrNotExist) {
+			t.Error("it is there:", err)
+		}
+	}
+	for v := range x.server.Root().ListObjectsIter(t.Context(), x.bucket, minio.ListObjectsOptions{Prefix: "packs/cd/", WithVersions: true, Recursive: true}) {
+		t.Errorf("a version is left: %+v", v)
 	}
 }
 
@@ -154,7 +192,10 @@ func refused(t *testing.T, err error, action string) {
 func onEach(t *testing.T, test func(t *testing.T, x *site)) {
 	t.Helper()
 	for _, kind := range objectserver.S3Kinds() {
-		t.Run(kind, func(t *testing.T) { test(t, newSite(t, kind, objectserver.BucketOptions{})) })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			test(t, newSite(t, kind, objectserver.BucketOptions{}))
+		})
 	}
 }
 
@@ -219,6 +260,7 @@ func TestPruner(t *testing.T) {
 func TestPrunerOfVersions(t *testing.T) {
 	for _, kind := range objectserver.S3Kinds() {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			x := newSite(t, kind, objectserver.BucketOptions{Versioning: true})
 			refused(t, x.as(t, "writer.json").Delete(t.Context(), "packs/ab/old"), "s3:DeleteObject")
 			x.versions = true
@@ -268,7 +310,7 @@ func TestNothingAllowed(t *testing.T) {
 		})
 		if err == nil {
 			b := object.NewBucket(d)
-			defer b.Close() //nolint:errcheck // test
+			defer b.Close()
 			_, err = b.ReadAll(t.Context(), "jetkeep.json", 1<<20)
 			refused(t, err, "s3:GetObject")
 			return

@@ -19,6 +19,7 @@ import (
 	"jetkeep/service/config"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 // A staff is a service that works with what a policy allows.
@@ -58,7 +59,7 @@ func (x *site) employ(t *testing.T, file string, server *natstest.Server, nc *na
 		}
 	}}
 	<-svc.Ready()
-	if s.client, err = client.New(nc, client.Options{Timeout: 40 * time.Second}); err != nil {
+	if s.client, err = client.New(nc, client.Options{Timeout: testenv.Hang}); err != nil {
 		s.stop()
 		t.Fatal(err)
 	}
@@ -71,7 +72,7 @@ func (s *staff) ended(session string, err error) *api.SessionInfoResponse {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), testenv.Hang)
 	defer cancel()
 	r, err := s.client.Wait(ctx, session, nil)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"jetkeep/store/object"
 	"jetkeep/store/object/objectserver"
 	"jetkeep/store/object/s3"
+	"jetkeep/store/testenv"
 )
 
 // A tap is a driver of which a test sees each write and each deletion before it
@@ -56,11 +57,11 @@ func (d *tap) DeleteMany(context.Context, []string) ([]error, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// onLocked runs a test on each server in each mode, with a repository in a
-// bucket with object lock.
-func onLocked(t *testing.T, retain time.Duration, test func(t *testing.T, x *site, repo *store.Repository, d *tap)) {
+// onLocked runs a test on servers in each mode, with a repository in a bucket
+// with object lock.
+func onLocked(t *testing.T, kinds []string, retain time.Duration, test func(t *testing.T, x *site, repo *store.Repository, d *tap)) {
 	t.Helper()
-	for _, kind := range objectserver.S3Kinds() {
+	for _, kind := range kinds {
 		for _, mode := range []string{s3.RetainGovernance, s3.RetainCompliance} {
 			t.Run(kind+"/"+mode, func(t *testing.T) {
 				t.Parallel() // it waits
@@ -124,10 +125,17 @@ func census(t *testing.T, repo *store.Repository) *store.Census {
 // Before the entry that makes a restore point one, the server keeps all that it
 // needs for as long as it promises, what it took over included.
 func TestKeptBeforeItCounts(t *testing.T) {
-	const retain = 10 * time.Second
-	onLocked(t, retain, func(t *testing.T, x *site, repo *store.Repository, d *tap) {
+	const retain = time.Hour
+	onLocked(t, objectserver.SomeS3Kinds(), retain, func(t *testing.T, x *site, repo *store.Repository, _ *tap) {
 		first := backup(t, repo, 3000)
-		time.Sleep(5 * time.Second)
+		// From now on for twice as long.
+		longer := *x
+		longer.retain = 2 * retain
+		d := longer.tapped(t, x.server.Owner())
+		repo, err := store.Open(t.Context(), object.NewBucket(d), store.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		begun := time.Now()
 		looked := 0
 		d.onPut = func(name string) {
@@ -138,7 +146,7 @@ func TestKeptBeforeItCounts(t *testing.T) {
 				if strings.HasPrefix(name, "commits/") || strings.HasPrefix(name, ".jetkeep/") {
 					continue // the first one's copy, and the driver's own
 				}
-				if looked++; until.Before(begun.Add(retain - time.Second)) {
+				if looked++; until.Before(begun.Add(longer.retain - time.Second)) {
 					t.Errorf("%s is kept until %s when the entry is written at %s", name, until, begun)
 				}
 			}
@@ -168,7 +176,7 @@ func TestKeptBeforeItCounts(t *testing.T) {
 // for s3:BypassGovernanceRetention. That deletes nothing, as the key may not,
 // and the census names it.
 func TestWritersKeyIsStolen(t *testing.T) {
-	onLocked(t, time.Minute, func(t *testing.T, x *site, repo *store.Repository, _ *tap) {
+	onLocked(t, objectserver.S3Kinds(), time.Hour, func(t *testing.T, x *site, repo *store.Repository, _ *tap) {
 		policy, err := os.ReadFile("writer-lock.json")
 		if err != nil {
 			t.Fatal(err)
@@ -189,7 +197,13 @@ func TestWritersKeyIsStolen(t *testing.T) {
 		if len(before) < 6 {
 			t.Fatal(before)
 		}
-		soon, mode := time.Now().Add(15*time.Second).UTC(), minio.Governance
+		mode := minio.Governance
+		shorten := func(name string, d time.Duration, bypass bool) (time.Time, error) {
+			soon := time.Now().Add(d).UTC()
+			return soon, thief.PutObjectRetention(t.Context(), x.bucket, name, minio.PutObjectRetentionOptions{
+				Mode: &mode, RetainUntilDate: &soon, GovernanceBypass: bypass,
+			})
+		}
 		for name := range before {
 			info, err := x.server.Root().StatObject(t.Context(), x.bucket, name, minio.StatObjectOptions{})
 			if err != nil {
@@ -201,16 +215,22 @@ func TestWritersKeyIsStolen(t *testing.T) {
 				}
 			}
 			for _, bypass := range []bool{false, true} {
-				err := thief.PutObjectRetention(t.Context(), x.bucket, name, minio.PutObjectRetentionOptions{
-					Mode: &mode, RetainUntilDate: &soon, GovernanceBypass: bypass,
-				})
+				_, err := shorten(name, 10*time.Minute, bypass)
 				if (err == nil) != (leaky && bypass) {
 					t.Errorf("shorten the retention of %s, bypass %t: %v", name, bypass, err)
 				}
 			}
 		}
 		if leaky {
-			time.Sleep(time.Until(soon.Add(time.Second)))
+			var over time.Time
+			for name := range before {
+				testenv.Until(t, "a retention that is shortened before its new end", func() error {
+					soon, err := shorten(name, 2*time.Second, true)
+					over = soon
+					return err
+				})
+			}
+			passes(t, over.Add(time.Second))
 			for name := range before {
 				info, err := x.server.Root().StatObject(t.Context(), x.bucket, name, minio.StatObjectOptions{})
 				if err != nil {
@@ -239,61 +259,88 @@ func TestWritersKeyIsStolen(t *testing.T) {
 // A prune leaves what is retained, says so, may be interrupted, and a later one
 // collects it.
 func TestPruneOfRetained(t *testing.T) {
-	onLocked(t, 12*time.Second, func(t *testing.T, x *site, repo *store.Repository, d *tap) {
+	onLocked(t, objectserver.SomeS3Kinds(), time.Hour, func(t *testing.T, x *site, repo *store.Repository, _ *tap) {
+		if p := backup(t, repo, 10); !errors.Is(repo.Forget(t.Context(), []string{p.ID}), object.ErrRetained) {
+			t.Fatal("forgotten before its time")
+		}
+		brief := *x
+		brief.retain, brief.bucket = 2*time.Second, x.server.NewBucket(t, objectserver.BucketOptions{Lock: true})
+		d := brief.tapped(t, x.server.Owner())
+		repo, err := store.Init(t.Context(), object.NewBucket(d), store.InitOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		p := backup(t, repo, 3000)
 		r, _ := repo.Bucket().Retainer()
 		held := p.Content.Uses.Objects[len(p.Content.Uses.Objects)-1].Name
-		until := time.Now().Add(34 * time.Second)
+		until := time.Now().Add(time.Hour)
 		if err := r.Retain(t.Context(), held, until); err != nil {
 			t.Fatal(err)
 		}
-		if err := repo.Forget(t.Context(), []string{p.ID}); !errors.Is(err, object.ErrRetained) {
-			t.Fatal("forgotten before its time:", err)
+		testenv.Until(t, "the end of a retention", func() error { return repo.Forget(t.Context(), []string{p.ID}) })
+		if now := time.Now(); now.Before(p.Retained) {
+			t.Errorf("forgotten at %s, and retained until %s", now, p.Retained)
 		}
-		time.Sleep(time.Until(p.Retained.Add(2 * time.Second)))
-		if err := repo.Forget(t.Context(), []string{p.ID}); err != nil {
-			t.Fatal(err)
-		}
-		prune := func(ctx context.Context) (store.PruneReport, error) {
-			t.Helper()
-			plan, err := repo.PlanPrune(ctx, store.PruneOptions{Grace: time.Second, OrphanAge: time.Hour})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return repo.Prune(ctx, plan)
-		}
-		if _, err := prune(t.Context()); err != nil { // condemns
-			t.Fatal(err)
-		}
-		time.Sleep(1500 * time.Millisecond)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		d.onDelete = func(context.Context, string) error { cancel(); return ctx.Err() }
-		if report, err := prune(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("was not interrupted: %+v, %v", report, err)
-		}
-		d.onDelete = nil
-		for range 2 { // again is the same
-			report, err := prune(t.Context())
-			if err != nil || report.Retained != 1 || len(report.Kept) != 1 || report.Kept[0].Name != held || report.Kept[0].Until.Before(until.Truncate(time.Second)) {
-				t.Fatalf("%+v, %v", report, err)
-			}
-			if kept := x.kept(t); kept[held].Before(until.Truncate(time.Second)) {
-				t.Errorf("%s is kept until %s", held, kept[held])
-			}
-			if _, err := repo.Bucket().Stat(t.Context(), held); err != nil {
-				t.Error("what is retained is hidden:", err)
+		for name, until := range brief.kept(t) {
+			if name != held {
+				passes(t, until.Add(time.Second))
 			}
 		}
-		time.Sleep(time.Until(until.Add(2 * time.Second)))
-		if report, err := prune(t.Context()); err != nil || report.Retained != 0 || report.Deleted == 0 {
-			t.Errorf("%+v, %v", report, err)
-		}
-		for v := range x.server.Root().ListObjectsIter(t.Context(), x.bucket, minio.ListObjectsOptions{Prefix: "packs/", WithVersions: true, Recursive: true}) {
-			t.Errorf("a version is left: %+v", v)
-		}
-		if report, err := prune(t.Context()); err != nil || report.Deleted+report.Retained+report.Waiting+report.Condemned != 0 {
-			t.Errorf("%+v, %v", report, err)
-		}
+		brief.prunes(t, repo, d, held, until)
 	})
+}
+
+// prunes prunes a repository in which one object of what was forgotten is held.
+func (x *site) prunes(t *testing.T, repo *store.Repository, d *tap, held string, until time.Time) {
+	t.Helper()
+	prune := func(ctx context.Context) (store.PruneReport, error) {
+		t.Helper()
+		// What the one before condemned has waited for long.
+		late := func() time.Time { return time.Now().Add(time.Minute) }
+		plan, err := repo.PlanPrune(ctx, store.PruneOptions{Now: late, Grace: time.Nanosecond, OrphanAge: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return repo.Prune(ctx, plan)
+	}
+	if report, err := prune(t.Context()); err != nil || report.Condemned == 0 {
+		t.Fatal(report, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d.onDelete = func(context.Context, string) error { cancel(); return ctx.Err() }
+	if report, err := prune(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("was not interrupted: %+v, %v", report, err)
+	}
+	d.onDelete = nil
+	for range 2 { // again is the same
+		report, err := prune(t.Context())
+		if err != nil || report.Retained != 1 || len(report.Kept) != 1 || report.Kept[0].Name != held || report.Kept[0].Until.Before(until.Truncate(time.Second)) {
+			t.Fatalf("%+v, %v", report, err)
+		}
+		if kept := x.kept(t); kept[held].Before(until.Truncate(time.Second)) {
+			t.Errorf("%s is kept until %s", held, kept[held])
+		}
+		if _, err := repo.Bucket().Stat(t.Context(), held); err != nil {
+			t.Error("what is retained is hidden:", err)
+		}
+	}
+	if x.mode == s3.RetainCompliance {
+		return // which nobody ends
+	}
+	mode := minio.Governance
+	testenv.Until(t, "a retention that is shortened before its new end", func() error {
+		until = time.Now().Add(2 * time.Second).UTC()
+		return x.server.Root().PutObjectRetention(t.Context(), x.bucket, held, minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until, GovernanceBypass: true})
+	})
+	passes(t, until.Add(time.Second))
+	if report, err := prune(t.Context()); err != nil || report.Retained != 0 || report.Deleted == 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	for v := range x.server.Root().ListObjectsIter(t.Context(), x.bucket, minio.ListObjectsOptions{Prefix: "packs/", WithVersions: true, Recursive: true}) {
+		t.Errorf("a version is left: %+v", v)
+	}
+	if report, err := prune(t.Context()); err != nil || report.Deleted+report.Retained+report.Waiting+report.Condemned != 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
 }

@@ -23,8 +23,19 @@ const (
 	MinIO     = "minio"
 )
 
-// S3Kinds returns the kinds of S3 servers.
+// S3Kinds returns the kinds of S3 servers, for tests to which it matters which it
+// is: of policies of users, of whose retentions end when, of tokens, versions and
+// keys that a store encrypts with.
 func S3Kinds() []string { return []string{Versitygw, MinIO} }
+
+// SomeS3Kinds returns the kinds of S3 servers for tests that any of them serves:
+// versitygw, and in a campaign each.
+func SomeS3Kinds() []string {
+	if testenv.Campaign() {
+		return S3Kinds()
+	}
+	return []string{Versitygw}
+}
 
 // Binaries of S3 servers, as `make tools` names them.
 const (
