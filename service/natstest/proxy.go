@@ -44,6 +44,7 @@ type Proxy struct {
 
 	mu      sync.Mutex
 	cut     bool
+	refused int // connections, since it was cut
 	trouble Trouble
 	links   map[*link]bool
 }
@@ -73,10 +74,17 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cut = true
+	p.cut, p.refused = true, 0
 	for l := range p.links {
 		l.end(true)
 	}
+}
+
+// Refused returns how many connections were broken that were made since Cut.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // Disturb has connections suffer from a trouble, and from no other any more.
@@ -134,6 +142,7 @@ func (p *Proxy) hold(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cut {
+		p.refused++
 		return false
 	}
 	p.links[l] = true

@@ -110,6 +110,7 @@ func TestProxyIsCut(t *testing.T) {
 			t.Errorf("%q came through", got)
 		}
 	}
+	testenv.True(t, "a connection that is refused", func() bool { return p.Refused() == 1 })
 	p.Mend()
 	if got, err := answer(t, dial(t, p), []byte("x")); err != nil {
 		t.Errorf("mended: %q, %v", got, err)
