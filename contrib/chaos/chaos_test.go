@@ -22,17 +22,29 @@ import (
 	"jetkeep/store/object"
 	"jetkeep/store/object/local"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 var (
 	seed     = flag.Uint64("seed", 0, "of what is done; 0 for another one each time")
-	sessions = flag.Int("sessions", 30, "sessions that are to be made")
+	sessions = flag.Int("sessions", 0, "sessions that are to be made; 0 for 30, and 200 in a campaign")
 )
 
 const (
 	instances = 3
 	lease     = 8 * time.Second
 )
+
+// wanted is how many sessions are to be made.
+func wanted() int {
+	switch {
+	case *sessions > 0:
+		return *sessions
+	case testenv.Campaign():
+		return 200
+	}
+	return 30
+}
 
 // A world is what is tormented.
 type world struct {
@@ -57,12 +69,11 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Logf("seed %d", s)
 	w := &world{t: t, rng: rand.New(rand.NewPCG(s, 1)), content: map[string][]record.Record{}, done: map[string]int{}, troubles: map[string]func(){}}
-	command := build(t)
 	w.cluster = natstest.StartCluster(t, 3, natstest.Latest, natstest.Hidden(), natstest.Config(accounts()))
 	w.nc = w.cluster.Connect(nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond))
 	for i, name := range []string{"ORDERS", "EVENTS", "LOGINS", "BILLS"} {
 		config := fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":3}`, name, strings.ToLower(name))
-		w.eventually("make stream "+name, 5*time.Minute, func() error { // a node may have no word of another yet
+		testenv.Until(t, "the stream "+name, func() error { // a node may have no word of another yet
 			return natstest.Request(w.nc, "STREAM.CREATE."+name, config, nil)
 		})
 		natstest.PublishTo(t, w.nc, strings.ToLower(name)+".x", 100+50*i, 200)
@@ -78,14 +89,14 @@ hooks {
 `, filepath.Join(t.TempDir(), "repository"))
 	for i := range instances {
 		way := newWay(t, w.cluster)
-		x := newInstance(t, command, fmt.Sprintf("i%d", i), way, targets(w.cluster, way)+rest)
+		x := newInstance(t, fmt.Sprintf("i%d", i), way, targets(w.cluster, way)+rest)
 		x.start()
 		w.all = append(w.all, x)
 	}
 	// An instance that stands still is asked as often as the others, until the
 	// server notices: so wait for none for long.
 	w.patience(3 * time.Second)
-	w.eventually("the service answers", 5*time.Minute, func() error {
+	testenv.Until(t, "an answer of the service", func() error {
 		_, err := w.client.TargetList(t.Context())
 		return err
 	})
@@ -103,13 +114,6 @@ func (w *world) patience(d time.Duration) {
 	var err error
 	if w.client, err = client.New(w.nc, client.Options{Timeout: d}); err != nil {
 		w.t.Fatal(err)
-	}
-}
-
-func (w *world) eventually(what string, limit time.Duration, try func() error) {
-	w.t.Helper()
-	if err := natstest.Eventually(limit, try); err != nil {
-		w.t.Fatalf("%s: %v", what, err)
 	}
 }
 
@@ -223,7 +227,7 @@ func (w *world) ask(rng *rand.Rand, stop <-chan struct{}, accepted map[string]bo
 func (w *world) list() []api.SessionView {
 	w.t.Helper()
 	var all []api.SessionView
-	w.eventually("list sessions", 5*time.Minute, func() error {
+	testenv.Until(w.t, "the list of sessions", func() error {
 		all = nil
 		for q := (api.SessionListRequest{Limit: api.MaxLimit}); ; {
 			r, err := w.client.SessionList(w.t.Context(), q)
@@ -242,12 +246,13 @@ func (w *world) list() []api.SessionView {
 // TestChaos: every session ends, each slot has one session, every restore point
 // restores, and no task has two commits.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, s := range []api.Schedule{
 		{Name: "often", Cron: "@every 2s", Streams: []string{"ORDERS", "EVENTS"}, Overlap: api.OverlapQueue, History: 100},
 		{Name: "seldom", Cron: "@every 3s", Streams: []string{"B*"}, Overlap: api.OverlapSkip, History: 100},
 	} {
-		w.eventually("put a schedule", 5*time.Minute, func() error {
+		testenv.Until(t, "a schedule that is put", func() error {
 			_, err := w.client.SchedulePut(t.Context(), s)
 			return err
 		})
@@ -261,7 +266,7 @@ func TestChaos(t *testing.T) {
 		w.ask(rng, stop, accepted, &mu)
 	}()
 	begun := time.Now()
-	for made := 0; made < *sessions && time.Since(begun) < 30*time.Minute; {
+	for made := 0; made < wanted() || wanted() >= 200 && w.missing() != ""; {
 		time.Sleep(time.Duration(200+w.rng.IntN(1000)) * time.Millisecond)
 		w.torment()
 		made = len(w.list())
@@ -271,14 +276,14 @@ func TestChaos(t *testing.T) {
 	for who := range w.troubles {
 		w.mend(who)
 	}
-	w.patience(time.Minute) // nobody stands still any more
+	w.patience(testenv.Hang) // nobody stands still any more
 	for _, name := range []string{"often", "seldom"} {
-		w.eventually("pause a schedule", 5*time.Minute, func() error {
+		testenv.Until(t, "a schedule that is paused", func() error {
 			_, err := w.client.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: name})
 			return err
 		})
 	}
-	w.eventually("all sessions end", 10*time.Minute, func() error {
+	testenv.Until(t, "the end of all sessions", func() error {
 		all := w.list()
 		for _, s := range all {
 			if !s.State.Final() {
@@ -332,7 +337,7 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 		t.Fatal(err)
 	}
 	bucket := object.NewBucket(d)
-	defer bucket.Close() //nolint:errcheck // only read
+	defer bucket.Close()
 	repo, err := store.Open(t.Context(), bucket, store.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -369,14 +374,16 @@ func (w *world) judge(accepted map[string]bool, took time.Duration) {
 	if restored != len(points) {
 		t.Errorf("%d of %d restore points were restored", restored, len(points))
 	}
-	if len(all) < *sessions {
-		t.Errorf("only %d sessions were made", len(all))
-	}
+}
+
+// missing is what was not yet done to the world, empty for nothing.
+func (w *world) missing() string {
 	for _, what := range []string{"killed", "stopped", "disturbed", "server killed", "leaders stepped down"} {
-		if *sessions >= 200 && w.done[what] == 0 {
-			t.Errorf("nothing was %s", what)
+		if w.done[what] == 0 {
+			return what
 		}
 	}
+	return ""
 }
 
 // judgeTasks looks that each task of a backup that succeeded has a commit.

@@ -5,13 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
-	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,55 +17,11 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/store/object/objectserver"
 	"jetkeep/store/seal"
+	"jetkeep/store/testenv"
 )
 
-func TestMain(m *testing.M) { os.Exit(objectserver.Main(m)) }
-
-// A recorder hands requests on to a store and remembers what was uploaded.
-type recorder struct {
-	*httptest.Server
-
-	mu    sync.Mutex
-	bytes int64 // that the store took
-}
-
-func newRecorder(t *testing.T, store string) *recorder {
-	t.Helper()
-	u, err := url.Parse(store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := new(recorder)
-	pass := &httputil.ReverseProxy{
-		Rewrite:      func(q *httputil.ProxyRequest) { q.SetURL(u); q.Out.Host = q.In.Host }, // which is signed
-		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-		ModifyResponse: func(a *http.Response) error {
-			q := a.Request
-			if q.Method != http.MethodPut || a.StatusCode != http.StatusOK {
-				return nil
-			}
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.bytes += q.ContentLength
-			return nil
-		},
-	}
-	r.Server = httptest.NewServer(pass)
-	t.Cleanup(func() {
-		r.CloseClientConnections()
-		r.Close()
-	})
-	return r
-}
-
-func (r *recorder) uploaded() int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.bytes
-}
-
 const (
-	failoverMessages = 2400
+	failoverMessages = 1600
 	failoverSize     = 100_000 // bytes, which do not compress
 	failoverBytes    = failoverMessages * failoverSize
 	// underWay is what may be uploaded twice: four packs of up to 16 MiB that were
@@ -79,51 +29,55 @@ const (
 	underWay = 4 * 17 << 20
 	// failoverAt is how much is there when it happens: so much that one sees
 	// whether it is uploaded again.
-	failoverAt = 2 * underWay
+	failoverAt = underWay + 10<<20
 )
 
 // Whoever works on a task is killed, stopped for longer than the lease, or cut
 // off from NATS in the middle of the upload: another instance goes on, uploads
 // nothing again that is there, and whoever comes back too late says nothing.
 func TestFailover(t *testing.T) {
-	command := build(t)
-	for _, encrypted := range []bool{false, true} {
-		for how, disturb := range map[string]func(*instance) (back func()){
-			"killed": func(x *instance) func() {
-				x.kill(syscall.SIGKILL)
-				return x.start
-			},
-			"stopped": func(x *instance) func() {
-				x.signal(syscall.SIGSTOP)
-				return func() { x.signal(syscall.SIGCONT) }
-			},
-			"cut off": func(x *instance) func() {
-				x.way.cut()
-				return x.way.mend
-			},
-		} {
+	for how, disturb := range map[string]func(*instance) (back func()){
+		"killed": func(x *instance) func() {
+			x.kill(syscall.SIGKILL)
+			return x.start
+		},
+		"stopped": func(x *instance) func() {
+			x.signal(syscall.SIGSTOP)
+			return func() { x.signal(syscall.SIGCONT) }
+		},
+		"cut off": func(x *instance) func() {
+			x.way.cut()
+			return x.way.mend
+		},
+	} {
+		for _, encrypted := range []bool{false, true} {
+			if !testenv.Campaign() && encrypted == (how == "stopped") {
+				continue // each way once
+			}
 			t.Run(fmt.Sprintf("%s,encrypted=%t", how, encrypted), func(t *testing.T) {
 				t.Parallel()
-				failover(t, command, encrypted, disturb)
+				failover(t, encrypted, disturb)
 			})
 		}
 	}
 }
 
-func failover(t *testing.T, command string, encrypted bool, disturb func(*instance) func()) {
+// A failing is what a failover happens in.
+type failing struct {
+	t      *testing.T
+	nc     *nats.Conn
+	client *client.Client
+	// by name
+	instances map[string]*instance
+	stores    map[string]*recorder
+}
+
+func newFailing(t *testing.T, encrypted bool) *failing {
+	t.Helper()
 	cluster := natstest.StartCluster(t, 3, natstest.Latest, natstest.Hidden())
-	nc := cluster.Connect(nats.MaxReconnects(-1))
-	if err := natstest.Eventually(5*time.Minute, func() error {
-		return natstest.Request(nc, "STREAM.CREATE.LARGE", `{"name":"LARGE","subjects":["large"],"storage":"file","retention":"limits","num_replicas":1}`, nil)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	random := rand.NewChaCha8([32]byte{7})
-	natstest.Publish(t, nc, failoverMessages, func(int) *nats.Msg {
-		m := &nats.Msg{Subject: "large", Data: make([]byte, failoverSize)}
-		_, _ = random.Read(m.Data)
-		return m
-	})
+	x := &failing{t: t, nc: cluster.Connect(nats.MaxReconnects(-1)), instances: map[string]*instance{}, stores: map[string]*recorder{}}
+	makeLarge(t, x.nc, 1)
+	publishLarge(t, x.nc, failoverMessages, 7)
 	s3 := objectserver.S3(t, objectserver.Versitygw)
 	bucket := s3.NewBucket(t, objectserver.BucketOptions{})
 	keys := ""
@@ -134,99 +88,144 @@ func failover(t *testing.T, command string, encrypted bool, disturb func(*instan
 		}
 		keys = fmt.Sprintf("operator_recipients: [%q], identity: %q", id.Recipient(), id.Secret())
 	}
-	byName, stores := map[string]*instance{}, map[string]*recorder{}
 	for _, name := range []string{"i0", "i1"} {
-		stores[name] = newRecorder(t, s3.Endpoint)
-		x := newInstance(t, command, name, newWay(t, cluster), fmt.Sprintf(`repositories { main {
+		x.stores[name] = newRecorder(t, s3.Endpoint)
+		x.stores[name].holdAfter(failoverAt)
+		x.instances[name] = newInstance(t, name, newWay(t, cluster), fmt.Sprintf(`repositories { main {
   kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 20MB, part_size: 64MB
-  %s } }`, bucket, stores[name].URL, s3.Region, s3.AccessKey, s3.SecretKey, keys))
-		x.start()
-		byName[name] = x
+  %s } }`, bucket, x.stores[name].URL, s3.Region, s3.AccessKey, s3.SecretKey, keys))
+		x.instances[name].start()
 	}
-	c, err := client.New(nc, client.Options{Timeout: 3 * time.Second})
-	if err != nil {
+	var err error
+	if x.client, err = client.New(x.nc, client.Options{Timeout: 3 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
-	var a *api.Accepted
-	if err := natstest.Eventually(5*time.Minute, func() (err error) {
+	return x
+}
+
+// makeLarge makes the stream LARGE.
+func makeLarge(t *testing.T, nc *nats.Conn, replicas int) {
+	t.Helper()
+	config := fmt.Sprintf(`{"name":"LARGE","subjects":["large"],"storage":"file","retention":"limits","num_replicas":%d}`, replicas)
+	testenv.Until(t, "the stream LARGE", func() error { return natstest.Request(nc, "STREAM.CREATE.LARGE", config, nil) })
+}
+
+// publishLarge adds messages that do not compress.
+func publishLarge(t *testing.T, nc *nats.Conn, n int, seed byte) {
+	t.Helper()
+	random := rand.NewChaCha8([32]byte{seed})
+	natstest.Publish(t, nc, n, func(int) *nats.Msg {
+		m := &nats.Msg{Subject: "large", Data: make([]byte, failoverSize)}
+		_, _ = random.Read(m.Data)
+		return m
+	})
+}
+
+// begin asks for a backup, until somebody accepts it.
+func begin(t *testing.T, c *client.Client) (a *api.Accepted) {
+	t.Helper()
+	testenv.Until(t, "a backup that is accepted", func() (err error) {
 		a, err = c.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"LARGE"}})
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	events, err := nc.SubscribeSync("jetkeep.v1.event.backup." + a.Session + ".*")
+	})
+	return a
+}
+
+// finish waits for the end of a session.
+func finish(t *testing.T, c *client.Client, session string) (r *api.SessionInfoResponse) {
+	t.Helper()
+	testenv.Until(t, "the end of session "+session, func() (err error) {
+		if r, err = c.SessionTasks(t.Context(), session); err == nil && !r.State.Final() {
+			err = fmt.Errorf("it is %s", r.State)
+		}
+		return err
+	})
+	return r
+}
+
+func failover(t *testing.T, encrypted bool, disturb func(*instance) func()) {
+	x := newFailing(t, encrypted)
+	a := begin(t, x.client)
+	events, err := x.nc.SubscribeSync("jetkeep.v1.event.backup." + a.Session + ".*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	// In the middle of the upload.
 	owner := ""
-	if err := natstest.Eventually(5*time.Minute, func() error {
-		r, err := c.SessionTasks(t.Context(), a.Session)
+	testenv.Until(t, "the middle of the upload", func() error {
+		r, err := x.client.SessionTasks(t.Context(), a.Session)
 		if err != nil {
 			return err
 		}
 		if owner = r.TaskList[0].Instance; owner == "" {
 			return errors.New("nobody has begun")
 		}
-		if n := stores[owner].uploaded(); n < failoverAt {
-			return fmt.Errorf("%d bytes are uploaded: %s %v", n, r.State, r.TaskList[0].Error)
+		if !x.stores[owner].holds() {
+			return fmt.Errorf("%d bytes are uploaded: %s %v", x.stores[owner].uploaded(), r.State, r.TaskList[0].Error)
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
+	})
+	back := disturb(x.instances[owner])
+	before := x.stores[owner].uploaded()
+	for _, s := range x.stores {
+		s.open()
 	}
-	back := disturb(byName[owner])
-	before := stores[owner].uploaded()
 	begun := time.Now()
-	var r *api.SessionInfoResponse
-	if err := natstest.Eventually(5*time.Minute, func() (err error) {
-		r, err = c.SessionTasks(t.Context(), a.Session)
-		if err == nil && !r.State.Final() {
-			err = fmt.Errorf("the session is %s", r.State)
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	r := finish(t, x.client, a.Session)
 	took := time.Since(begun)
 	task := r.TaskList[0]
-	if r.State != api.StateSucceeded || task.Instance == owner || task.Attempts != 2 {
-		t.Errorf("the session is %s (%v), after %d attempts, the last one on %s after one on %s", r.State, r.Error, task.Attempts, task.Instance, owner)
+	if r.State != api.StateSucceeded || task.Attempts < 2 {
+		t.Fatalf("the session is %s (%v), after %d attempts", r.State, r.Error, task.Attempts)
 	}
-	seen, first := time.Now(), stores[owner].uploaded()
+	seen, first := time.Now(), x.stores[owner].uploaded()
 	back()
-	time.Sleep(2 * lease)
-	second, late := stores[task.Instance].uploaded(), stores[owner].uploaded()-first
-	t.Logf("failed over in %s; of %d MB the first instance had uploaded %d, the second uploaded %d, the first %d more after that",
-		took.Round(100*time.Millisecond), failoverBytes>>20, before>>20, second>>20, late>>20)
+	other := map[string]string{"i0": "i1", "i1": "i0"}[owner]
+	second := x.stores[other].uploaded()
+	x.alone(owner, other)
+	late := x.stores[owner].uploaded() - first
+	t.Logf("failed over in %s, in %d attempts; of %d MB the first instance had uploaded %d, the second uploaded %d, the first %d more after that",
+		took.Round(100*time.Millisecond), task.Attempts, failoverBytes>>20, before>>20, second>>20, late>>20)
+	// Where a machine is so slow that the second one loses its lease as well, what
+	// was under way then comes once more, and the task may end where it began.
+	again := int64(task.Attempts-1) * underWay
+	if task.Attempts == 2 && task.Instance == owner {
+		t.Error("it ended on the instance that it had begun on")
+	}
 	// What was under way when it happened may come twice, and no more. What the first
 	// one uploads while it is cut off, and cannot note, is nothing to the second.
-	if most := failoverBytes - before + underWay; second > most {
+	if most := failoverBytes - before + again; second > most {
 		t.Errorf("the second one uploaded %d bytes, at most %d were not there", second, most)
 	}
-	if late > underWay {
+	if late > again {
 		t.Errorf("the first one uploaded %d bytes when all had long ended", late)
 	}
 	if before >= failoverBytes || first+second < failoverBytes {
 		t.Errorf("of %d bytes %d were there when it happened, and %d came from the first one and %d from the second", int64(failoverBytes), before, first-before, second)
 	}
-	judgeEvents(t, events, owner, seen)
-	if n := commitsIn(t, c, a.Backup); n != 1 {
+	if task.Attempts == 2 {
+		judgeEvents(t, events, owner, seen)
+	}
+	if n := commitsIn(t, x.client, a.Backup); n != 1 {
 		t.Errorf("the backup has %d restore points", n)
 	}
-	natstest.MustRequest(t, nc, "STREAM.DELETE.LARGE", nil, nil)
-	restored, err := c.RestoreCreate(t.Context(), api.RestoreRequest{Backup: a.Backup})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := natstest.Eventually(5*time.Minute, func() error {
-		x, err := c.SessionTasks(t.Context(), restored.Session)
-		if err == nil && (x.State != api.StateSucceeded || !x.TaskList[0].Verified || x.TaskList[0].Progress.Messages != failoverMessages) {
-			err = fmt.Errorf("the restore is %s: %v", x.State, x.Error)
-		}
+	natstest.MustRequest(t, x.nc, "STREAM.DELETE.LARGE", nil, nil)
+	var restored *api.Accepted
+	testenv.Until(t, "a restore that is accepted", func() (err error) {
+		restored, err = x.client.RestoreCreate(t.Context(), api.RestoreRequest{Backup: a.Backup})
 		return err
-	}); err != nil {
-		t.Error(err)
+	})
+	if r := finish(t, x.client, restored.Session); r.State != api.StateSucceeded || !r.TaskList[0].Verified || r.TaskList[0].Progress.Messages != failoverMessages {
+		t.Errorf("the restore is %s: %v", r.State, r.Error)
+	}
+}
+
+// alone ends the other instance and has the first owner, which comes back, make a
+// backup by itself: then it knows that it was too late.
+func (x *failing) alone(owner, other string) {
+	x.t.Helper()
+	x.instances[other].kill(syscall.SIGTERM)
+	if r := finish(x.t, x.client, begin(x.t, x.client).Session); r.State != api.StateSucceeded || r.TaskList[0].Instance != owner {
+		x.t.Errorf("the backup by %s alone is %s, by %s: %v", owner, r.State, r.TaskList[0].Instance, r.Error)
 	}
 }
 
@@ -234,60 +233,38 @@ func failover(t *testing.T, command string, encrypted bool, disturb func(*instan
 // that of the queue, that of all of JetStream. The session succeeds all the same,
 // and once.
 func TestServersLost(t *testing.T) {
+	t.Parallel()
 	cluster := natstest.StartCluster(t, 3, natstest.Latest)
 	nc := cluster.Connect(nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
-	if err := natstest.Eventually(5*time.Minute, func() error {
-		return natstest.Request(nc, "STREAM.CREATE.LARGE", `{"name":"LARGE","subjects":["large"],"storage":"file","retention":"limits","num_replicas":3}`, nil)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	random := rand.NewChaCha8([32]byte{8})
+	makeLarge(t, nc, 3)
 	s3 := objectserver.S3(t, objectserver.Versitygw)
 	bucket := s3.NewBucket(t, objectserver.BucketOptions{})
-	command := build(t)
+	uploads := newRecorder(t, s3.Endpoint)
 	rest := fmt.Sprintf(`repositories { main {
-  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q, upload_rate: 4MB } }`,
-		bucket, s3.Endpoint, s3.Region, s3.AccessKey, s3.SecretKey)
+  kind: s3, create: true, bucket: %q, endpoint: %q, region: %q, addressing: path, access_key: %q, secret_key: %q } }`,
+		bucket, uploads.URL, s3.Region, s3.AccessKey, s3.SecretKey)
 	for _, name := range []string{"i0", "i1"} {
-		newInstance(t, command, name, newWay(t, cluster), rest).start()
+		newInstance(t, name, newWay(t, cluster), rest).start()
 	}
 	c, err := client.New(nc, client.Options{Timeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
+	seed := byte(8)
 	for who, leader := range map[string]func() int{
 		"state":     func() int { return cluster.Leader(nc, "KV_JETKEEP_SESSIONS") },
 		"queue":     func() int { return cluster.Leader(nc, "JETKEEP_TASKS") },
 		"JetStream": cluster.MetaLeader,
 	} {
-		natstest.Publish(t, nc, 400, func(int) *nats.Msg { // 40 MB more each time
-			m := &nats.Msg{Subject: "large", Data: make([]byte, failoverSize)}
-			_, _ = random.Read(m.Data)
-			return m
-		})
-		var a *api.Accepted
-		if err := natstest.Eventually(5*time.Minute, func() (err error) {
-			a, err = c.BackupCreate(t.Context(), api.BackupCreateRequest{})
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
+		seed++
+		publishLarge(t, nc, 400, seed) // 40 MB more each time
+		uploads.holdAfter(10 << 20)
+		a := begin(t, c)
+		testenv.True(t, "the middle of the upload", uploads.holds)
 		node := leader()
-		before, err := c.SessionTasks(t.Context(), a.Session)
-		if err != nil || before.State.Final() {
-			t.Fatalf("%s: the session is over before the server is: %v %+v", who, err, before)
-		}
 		cluster.Kill(node)
-		var r *api.SessionInfoResponse
-		if err := natstest.Eventually(5*time.Minute, func() (err error) {
-			if r, err = c.SessionTasks(t.Context(), a.Session); err == nil && !r.State.Final() {
-				err = fmt.Errorf("the session is %s", r.State)
-			}
-			return err
-		}); err != nil {
-			t.Fatal(who, err)
-		}
+		uploads.open()
+		r := finish(t, c, a.Session)
 		t.Logf("leader of %s, n%d: %s after %d attempts in %.1f s", who, node, r.State, r.TaskList[0].Attempts, r.Progress.Seconds)
 		if r.State != api.StateSucceeded || len(r.TaskList) != 1 || commitsIn(t, c, a.Backup) != 1 {
 			t.Errorf("%s: the session is %s: %v", who, r.State, r.Error)
@@ -305,9 +282,18 @@ func judgeEvents(t *testing.T, events *nats.Subscription, owner string, ended ti
 	t.Helper()
 	ends := map[string]bool{}
 	for {
-		m, err := events.NextMsg(100 * time.Millisecond)
+		// The end of the session was told before the owner came back and ended a
+		// later one.
+		n, _, err := events.Pending()
 		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
 			break
+		}
+		m, err := events.NextMsg(testenv.Hang)
+		if err != nil {
+			t.Fatal(err)
 		}
 		var e api.Event
 		if err := json.Unmarshal(m.Data, &e); err != nil {
@@ -333,10 +319,10 @@ func judgeEvents(t *testing.T, events *nats.Subscription, owner string, ended ti
 
 func commitsIn(t *testing.T, c *client.Client, backup string) int {
 	t.Helper()
-	r, err := c.BackupInfo(t.Context(), api.BackupInfoRequest{Backup: backup})
-	if err != nil {
-		t.Error(err)
-		return 0
-	}
+	var r *api.BackupInfoResponse
+	testenv.Until(t, "what is known of backup "+backup, func() (err error) {
+		r, err = c.BackupInfo(t.Context(), api.BackupInfoRequest{Backup: backup})
+		return err
+	})
 	return len(r.RestorePoints)
 }

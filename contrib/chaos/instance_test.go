@@ -10,39 +10,51 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"jetkeep/store/object/objectserver"
+	"jetkeep/store/testenv"
 )
 
-// build builds the command.
-func build(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "jetkeep/cmd/jetkeep")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+// command is where TestMain built it.
+var command string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "chaos-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	return filepath.Join(dir, "jetkeep")
+	if out, err := exec.Command("go", "build", "-o", dir, "jetkeep/cmd/jetkeep").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s\n", err, out)
+		os.Exit(1)
+	}
+	command = filepath.Join(dir, "jetkeep")
+	code := objectserver.Main(m)
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // An instance is a process of `jetkeep serve`, which is started again whenever it
 // was killed.
 type instance struct {
-	t       *testing.T
-	command string
-	config  string
-	name    string
-	way     way
+	t      *testing.T
+	config string
+	name   string
+	way    way
 
 	process *os.Process
 	ended   chan struct{}
+	exit    error // how it ended
+	starts  int
 
 	mu  sync.Mutex // guards log
 	log bytes.Buffer
 }
 
 // newInstance configures one; rest is the configuration of what is not its own.
-func newInstance(t *testing.T, command, name string, w way, rest string) *instance {
+func newInstance(t *testing.T, name string, w way, rest string) *instance {
 	t.Helper()
-	x := &instance{t: t, command: command, name: name, way: w, config: filepath.Join(t.TempDir(), "jetkeep.conf")}
+	x := &instance{t: t, name: name, way: w, config: filepath.Join(t.TempDir(), "jetkeep.conf")}
 	text := fmt.Sprintf(`
 instance: %q
 control { url: %q }
@@ -57,7 +69,7 @@ sweep: "1s"
 	t.Cleanup(func() {
 		x.kill(syscall.SIGKILL)
 		if t.Failed() {
-			log := x.log.Bytes()
+			log := x.said()
 			t.Logf("end of the log of %s:\n%s", name, log[max(0, len(log)-4000):])
 		}
 	})
@@ -71,8 +83,23 @@ func (x *instance) Write(p []byte) (int, error) {
 	return x.log.Write(p)
 }
 
+// said returns a copy of what the process wrote.
+func (x *instance) said() []byte {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return bytes.Clone(x.log.Bytes())
+}
+
+// serves waits until the process that was started last serves.
+func (x *instance) serves() {
+	x.t.Helper()
+	testenv.True(x.t, x.name+" to serve", func() bool {
+		return bytes.Count(x.said(), []byte("jetkeep serves ")) >= x.starts
+	})
+}
+
 func (x *instance) start() {
-	cmd := exec.Command(x.command, "serve", "--config", x.config)
+	cmd := exec.Command(command, "serve", "--config", x.config)
 	cmd.Stdout, cmd.Stderr = x, x
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -82,9 +109,10 @@ func (x *instance) start() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait()
+		x.exit = cmd.Wait()
 	}()
 	x.process, x.ended = cmd.Process, ended
+	x.starts++
 }
 
 // signal sends a signal, to a process that may have ended meanwhile.
@@ -102,8 +130,8 @@ func (x *instance) kill(how syscall.Signal) {
 	x.signal(how)
 	select {
 	case <-x.ended:
-	case <-time.After(2 * time.Minute):
-		x.t.Errorf("%s does not end by %s", x.name, how)
+	case <-time.After(testenv.Hang):
+		x.t.Errorf("%s does not end by %s\n%s", x.name, how, testenv.Report())
 		x.signal(syscall.SIGKILL)
 		<-x.ended
 	}

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"jetkeep/service/api"
 	"jetkeep/service/natstest"
 	"jetkeep/store"
+	"jetkeep/store/testenv"
 )
 
 // spares are accounts of the cluster that restore points are restored into, one
@@ -40,9 +40,6 @@ func targets(c *natstest.Cluster, w way) string {
 	}
 	return text + "}\n"
 }
-
-// restoreLimit is how long the restore of one backup may take.
-const restoreLimit = 2 * time.Minute
 
 // restore restores every backup into a spare account, as whoever lost everything
 // would, and compares each of its streams with what was published. It returns how
@@ -80,7 +77,7 @@ func (w *world) restore(points []store.Listed) int {
 // restoreInto returns how many streams were as they had been, and empties the
 // account again, so that one failure is one.
 func (w *world) restoreInto(t *testing.T, target string, nc *nats.Conn, backup string, streams []string) (int, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), restoreLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
 	defer func() {
 		for _, stream := range natstest.Streams(t, nc) {

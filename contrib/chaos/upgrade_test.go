@@ -1,6 +1,7 @@
 package chaos_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -14,32 +15,32 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/client"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
-// upgradeSlot is how far slots are apart: one is left out only if what runs before it
-// takes longer than two of these.
-const upgradeSlot = 5 * time.Second
+// upgradeSlot is how far slots are apart.
+const upgradeSlot = 3 * time.Second
 
 // Two instances are replaced one after the other, several times, under load: each
-// ends in good order within its bound, no slot is lost or runs twice, and no
-// session fails.
+// ends in good order, no slot is lost or runs twice, and no session fails.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
+	rounds, slots := 2, 8
+	if testenv.Campaign() {
+		rounds, slots = 5, 20
+	}
 	cluster := natstest.StartCluster(t, 3, natstest.Latest)
 	nc := cluster.Connect(nats.MaxReconnects(-1))
 	for _, name := range []string{"SMALL", "LARGE"} {
-		if err := natstest.Eventually(5*time.Minute, func() error {
-			return natstest.Request(nc, "STREAM.CREATE."+name, fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":1}`, name, strings.ToLower(name)), nil)
-		}); err != nil {
-			t.Fatal(err)
-		}
+		config := fmt.Sprintf(`{"name":%q,"subjects":["%s.>"],"storage":"file","retention":"limits","num_replicas":1}`, name, strings.ToLower(name))
+		testenv.Until(t, "the stream "+name, func() error { return natstest.Request(nc, "STREAM.CREATE."+name, config, nil) })
 	}
 	natstest.PublishTo(t, nc, "small.x", 100, 100)
 	natstest.PublishTo(t, nc, "large.x", 20_000, 2000)
 	rest := fmt.Sprintf("repositories { main { path: %q, create: true } }\n", filepath.Join(t.TempDir(), "repository"))
-	command := build(t)
 	var all []*instance
 	for _, name := range []string{"i0", "i1"} {
-		x := newInstance(t, command, name, newWay(t, cluster), rest)
+		x := newInstance(t, name, newWay(t, cluster), rest)
 		x.start()
 		all = append(all, x)
 	}
@@ -47,93 +48,88 @@ func TestRollingUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := natstest.Eventually(5*time.Minute, func() error {
+	testenv.Until(t, "a schedule that is put", func() error {
 		_, err := c.SchedulePut(t.Context(), api.Schedule{Name: "often", Cron: fmt.Sprint("@every ", upgradeSlot), Streams: []string{"SMALL"}, Overlap: api.OverlapQueue, History: 100})
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	var asked []string
-	ask := func() {
-		t.Helper()
-		if err := natstest.Eventually(5*time.Minute, func() error {
-			a, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"LARGE"}})
-			if err == nil {
-				asked = append(asked, a.Session)
-			}
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	longest := time.Duration(0)
-	for range 3 {
+	for range rounds {
 		for _, x := range all {
+			x.serves()
 			for range 3 {
-				ask()
+				asked = append(asked, begin(t, c).Session)
 			}
-			begun := time.Now()
 			x.kill(syscall.SIGTERM)
-			longest = max(longest, time.Since(begun))
-			time.Sleep(time.Second) // the time that a new version takes to be there
+			if x.exit != nil {
+				t.Errorf("%s did not end in good order: %v", x.name, x.exit)
+			}
 			x.start()
-			time.Sleep(3 * time.Second)
+			x.serves()
 		}
 	}
-	var info *api.ScheduleInfoResponse
-	if err := natstest.Eventually(5*time.Minute, func() (err error) {
-		if info, err = c.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"}); err == nil && len(info.Recent) < 12 {
-			err = fmt.Errorf("%d slots ran", len(info.Recent))
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: "often"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := natstest.Eventually(5*time.Minute, func() (err error) {
-		if info, err = c.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: "often"}); err == nil && info.Running != nil {
-			err = fmt.Errorf("it still runs")
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	info := pause(t, c, "often", slots)
 	late := checkSlots(t, info)
 	for _, id := range asked {
-		if err := natstest.Eventually(5*time.Minute, func() error {
-			r, err := c.SessionInfo(t.Context(), api.SessionInfoRequest{Session: id})
-			if err == nil && r.State != api.StateSucceeded {
-				err = fmt.Errorf("session %s is %s: %v", id, r.State, r.Error)
-			}
-			return err
-		}); err != nil {
-			t.Error(err)
+		if r := finish(t, c, id); r.State != api.StateSucceeded {
+			t.Errorf("session %s is %s: %v", id, r.State, r.Error)
 		}
 	}
-	t.Logf("%d slots, at most %.1f s late; %d sessions asked for; an instance ended within %s", len(info.Recent), late, len(asked), longest.Round(time.Millisecond))
-	if longest > time.Minute {
-		t.Errorf("an instance took %s to end", longest)
-	}
+	t.Logf("%d slots, at most %.1f s late; %d sessions asked for", len(info.Recent), late, len(asked))
 }
+
+// pause pauses a schedule of which so many slots ran, and returns what became of
+// all of them.
+func pause(t *testing.T, c *client.Client, name string, slots int) (info *api.ScheduleInfoResponse) {
+	t.Helper()
+	look := func() (err error) {
+		info, err = c.ScheduleInfo(t.Context(), api.ScheduleNameRequest{Name: name})
+		return err
+	}
+	testenv.Until(t, "slots that ran", func() error {
+		err := look()
+		if err == nil && len(info.Recent) < slots {
+			err = fmt.Errorf("%d did", len(info.Recent))
+		}
+		return err
+	})
+	testenv.Until(t, "a schedule that is paused", func() error {
+		_, err := c.SchedulePause(t.Context(), api.ScheduleNameRequest{Name: name})
+		return err
+	})
+	testenv.Until(t, "the end of the last slot", func() error {
+		err := look()
+		if err == nil && info.Running != nil {
+			err = errors.New("it still runs")
+		}
+		return err
+	})
+	return info
+}
+
+// together is why a machine that is slow leaves slots out, and the only reason
+// that is none to complain.
+const together = "they passed together; the newest one ran for all"
 
 // checkSlots looks whether each slot ran, once and in one attempt, and returns how
 // late they began at most.
 func checkSlots(t *testing.T, info *api.ScheduleInfoResponse) (late float64) {
 	t.Helper()
+	if info.LastSkipped != nil && info.LastSkipped.Reason != together {
+		t.Errorf("slots were left out: %+v", info.LastSkipped)
+	}
 	slices.SortFunc(info.Recent, func(a, b api.ScheduleRun) int { return a.Slot.Compare(b.Slot) })
 	for i, r := range info.Recent {
 		late = max(late, r.Late)
 		if r.State != api.StateSucceeded || r.Attempt != 1 {
 			t.Errorf("slot %s: %+v", r.Slot, r)
 		}
-		if i > 0 && r.Slot.Sub(info.Recent[i-1].Slot) != upgradeSlot {
+		if i == 0 {
+			continue
+		}
+		gap := r.Slot.Sub(info.Recent[i-1].Slot)
+		if gap <= 0 || gap%upgradeSlot != 0 || gap > upgradeSlot && info.LastSkipped == nil {
 			t.Errorf("after slot %s comes %s", info.Recent[i-1].Slot, r.Slot)
 		}
-	}
-	if info.LastSkipped != nil {
-		t.Errorf("slots were left out: %+v", info.LastSkipped)
 	}
 	return late
 }
