@@ -235,48 +235,6 @@ func TestWebIdentityCredentials(t *testing.T) {
 	})
 }
 
-// Credentials that are to be renewed are used while they hold if nobody renews
-// them, and not asked for with each request.
-func TestCredentialsNotRenewed(t *testing.T) {
-	s := objectserver.S3(t, objectserver.MinIO)
-	o, k := bare(t, s, s3.CredentialsInstance), keys(t, s)
-	var asked atomic.Int64
-	var away atomic.Bool
-	expiration := time.Now().Add(20 * time.Second)
-	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
-		if away.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		_ = json.NewEncoder(w).Encode(map[string]string{
-			"AccessKeyId": k.AccessKeyID, "SecretAccessKey": k.SecretAccessKey, "Token": k.SessionToken, "Expiration": expiration.UTC().Format(time.RFC3339Nano),
-		})
-	}))
-	defer metadata.Close()
-	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", metadata.URL)
-	d := works(t, o)
-	away.Store(true)
-	time.Sleep(time.Until(expiration.Add(-3500 * time.Millisecond))) // after four fifths
-	for range 3 {
-		if _, err := d.Stat(t.Context(), name); err != nil {
-			t.Error("they hold still:", err)
-		}
-	}
-	if n := asked.Load(); n != 2 {
-		t.Errorf("asked %d times", n)
-	}
-	time.Sleep(time.Until(expiration))
-	if _, err := d.Stat(t.Context(), name); !errors.Is(err, object.ErrUnavailable) {
-		t.Error("want that it may pass:", err)
-	}
-	away.Store(false)
-	expiration = time.Now().Add(time.Hour)
-	if _, err := d.Stat(t.Context(), name); err != nil {
-		t.Error("they are renewed:", err)
-	}
-}
-
 // The machine or container says which keys it has; requests that the asker pays
 // for are signed with the same.
 func TestInstanceCredentials(t *testing.T) {

@@ -19,7 +19,8 @@ import (
 // A bucket that is not there is said to be, and one that is gone is not taken for
 // one without objects.
 func TestMissingBucket(t *testing.T) {
-	each(t, func(t *testing.T, s *objectserver.S3Server) {
+	t.Parallel()
+	some(t, func(t *testing.T, s *objectserver.S3Server) {
 		o := options(t, s)
 		o.Bucket = "missing-bucket"
 		if _, err := s3.Open(t.Context(), o); !errors.Is(err, object.ErrNotExist) || !strings.Contains(err.Error(), "no bucket missing-bucket") {
@@ -45,7 +46,7 @@ func TestMissingBucket(t *testing.T) {
 
 // The clock of this machine is years behind the server's, which refuses that.
 func TestClockSkew(t *testing.T) {
-	each(t, func(t *testing.T, s *objectserver.S3Server) {
+	some(t, func(t *testing.T, s *objectserver.S3Server) {
 		o := options(t, s)
 		synctest.Test(t, func(t *testing.T) {
 			if time.Now().Year() > 2001 {
@@ -61,7 +62,8 @@ func TestClockSkew(t *testing.T) {
 }
 
 func TestWrongRegion(t *testing.T) {
-	each(t, func(t *testing.T, s *objectserver.S3Server) {
+	t.Parallel()
+	some(t, func(t *testing.T, s *objectserver.S3Server) {
 		o := options(t, s)
 		o.Region = "eu-nowhere-1"
 		_, err := s3.Open(t.Context(), o)
@@ -74,7 +76,8 @@ func TestWrongRegion(t *testing.T) {
 
 // Amazon sends who asks in the wrong region elsewhere.
 func TestRedirect(t *testing.T) {
-	s := objectserver.S3(t, objectserver.MinIO)
+	t.Parallel()
+	s := objectserver.S3(t, objectserver.Versitygw)
 	o, p := behind(t, s)
 	p.meddle = func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusMovedPermanently)
@@ -90,7 +93,8 @@ func TestRedirect(t *testing.T) {
 
 // What is no store of S3 is no store, and none without objects.
 func TestNoStore(t *testing.T) {
-	s := objectserver.S3(t, objectserver.MinIO)
+	t.Parallel()
+	s := objectserver.S3(t, objectserver.Versitygw)
 	o := options(t, s)
 	o.Endpoint = "http://" + nobody(t)
 	if _, err := s3.Open(t.Context(), o); !errors.Is(err, object.ErrUnavailable) {
@@ -117,7 +121,8 @@ func TestNoStore(t *testing.T) {
 
 // Who answers that all is well, and is no store, has stored nothing.
 func TestSomebodyElseAnswers(t *testing.T) {
-	s := objectserver.S3(t, objectserver.MinIO)
+	t.Parallel()
+	s := objectserver.S3(t, objectserver.Versitygw)
 	for what, answer := range map[string]func(http.ResponseWriter){
 		"page":    func(w http.ResponseWriter) { fmt.Fprint(w, "<html><body>Log in</body></html>") },
 		"nothing": func(http.ResponseWriter) {},
@@ -150,7 +155,8 @@ func TestSomebodyElseAnswers(t *testing.T) {
 // The header that has a store create only what is not there is left out for
 // stores that do not know it, and for no other reason.
 func TestConditionalWrites(t *testing.T) {
-	s := objectserver.S3(t, objectserver.MinIO)
+	t.Parallel()
+	s := objectserver.S3(t, objectserver.MinIO) // which takes requests from which a header is gone
 	refuse := func(status int, code string, like func(*http.Request) bool) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method != http.MethodPut || !like(r) {
@@ -200,7 +206,8 @@ func TestConditionalWrites(t *testing.T) {
 
 // What a store does not say about many objects is not taken for done.
 func TestDeleteMany(t *testing.T) {
-	s := objectserver.S3(t, objectserver.MinIO)
+	t.Parallel()
+	s := objectserver.S3(t, objectserver.Versitygw)
 	names := []string{"packs/a", "packs/b", "packs/c"}
 	for _, c := range []struct {
 		status int
@@ -258,6 +265,6 @@ func nobody(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // it was never used
+	defer l.Close()
 	return l.Addr().String()
 }

@@ -32,9 +32,9 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata["X-Amz-Checksum-Algorithm"] = "SHA256"
 	}
-	upload, err := d.core.NewMultipartUpload(ctx, d.opt.Bucket, d.key(name), o)
+	upload, err := d.beginUpload(ctx, name, o)
 	if err != nil {
-		return d.typed(ctx, actionPut, err)
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -76,6 +76,18 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 		return err
 	}
 	return nil
+}
+
+// beginUpload begins an upload in parts. The request goes on when it is cancelled,
+// or a store might begin what nobody knows and nobody gives up.
+func (d *Driver) beginUpload(ctx context.Context, name string, o minio.PutObjectOptions) (upload string, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	until, cancel := context.WithTimeout(context.WithoutCancel(ctx), beginTimeout)
+	defer cancel()
+	upload, err = d.core.NewMultipartUpload(until, d.opt.Bucket, d.key(name), o)
+	return upload, d.typed(ctx, actionPut, err)
 }
 
 // hashesOf returns the SHA-256 of the whole and of each part.

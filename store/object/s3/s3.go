@@ -51,6 +51,8 @@ import (
 const (
 	// openTimeout bounds the look whether the bucket is there.
 	openTimeout = 30 * time.Second
+	// beginTimeout bounds beginning an upload in parts, which nobody cancels.
+	beginTimeout = time.Minute
 	// abortTimeout bounds giving up an upload in parts.
 	abortTimeout = 15 * time.Second
 

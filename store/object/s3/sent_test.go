@@ -37,7 +37,8 @@ var virtual = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 
 // The bucket is in the host's name, as at Amazon.
 func TestVirtualHost(t *testing.T) {
-	each(t, func(t *testing.T, s *objectserver.S3Server) {
+	t.Parallel()
+	some(t, func(t *testing.T, s *objectserver.S3Server) {
 		o := options(t, s)
 		u, err := url.Parse(s.Endpoint)
 		if err != nil {
@@ -73,7 +74,8 @@ func TestVirtualHost(t *testing.T) {
 
 // Prefixes keep repositories of one bucket apart.
 func TestPrefixes(t *testing.T) {
-	each(t, func(t *testing.T, s *objectserver.S3Server) {
+	t.Parallel()
+	some(t, func(t *testing.T, s *objectserver.S3Server) {
 		o := options(t, s)
 		prefixes := []string{"a", "a/b", "ab", ""}
 		drivers := map[string]*s3.Driver{}
@@ -110,6 +112,7 @@ func TestPrefixes(t *testing.T) {
 
 // Storage class and tags arrive with objects of either size.
 func TestClassAndTags(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s *objectserver.S3Server) {
 		for _, content := range [][]byte{random(1000), large()} {
 			o, p := behind(t, s)
@@ -151,6 +154,7 @@ const (
 
 // MinIO encrypts with keys of its own; versitygw does not, but is asked to.
 func TestEncryptionByStore(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s *objectserver.S3Server) {
 		for _, c := range []struct{ encryption, key, header string }{
 			{s3.EncryptionAES256, "", "AES256"}, {s3.EncryptionKMS, "test-key", "aws:kms"},
@@ -195,6 +199,7 @@ func secure(t *testing.T, kind string) (s3.Options, *objectserver.S3Server) {
 // A key that each request brings goes over TLS only, and without it there is
 // nothing to read.
 func TestEncryptionByCustomerKey(t *testing.T) {
+	t.Parallel()
 	o, s := secure(t, objectserver.MinIO)
 	o.Encryption, o.CustomerKey = s3.EncryptionCustomer, base64.StdEncoding.EncodeToString(random(32))
 	d := open(t, o)
@@ -235,7 +240,8 @@ func TestEncryptionByCustomerKey(t *testing.T) {
 // The store's certificate is by an authority of its own, which is trusted if its
 // file is given, and else not.
 func TestTLS(t *testing.T) {
-	for _, kind := range objectserver.S3Kinds() {
+	t.Parallel()
+	for _, kind := range objectserver.SomeS3Kinds() {
 		t.Run(kind, func(t *testing.T) {
 			o, _ := secure(t, kind)
 			d, content := open(t, o), large()
