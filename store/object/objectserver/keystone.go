@@ -95,8 +95,8 @@ func (a *keystoneAdmin) call(method, path string, body any, field string, into a
 			return nil, err
 		}
 	}
-	for try := 0; ; try++ {
-		req, err := http.NewRequest(method, a.base+path, bytes.NewReader(raw)) //nolint:noctx // the client has a timeout
+	for deadline := time.Now().Add(startTimeout); ; {
+		req, err := http.NewRequest(method, a.base+path, bytes.NewReader(raw))
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func (a *keystoneAdmin) call(method, path string, body any, field string, into a
 		if a.token != "" {
 			req.Header.Set("X-Auth-Token", a.token)
 		}
-		resp, err := probe.Do(req)
+		resp, err := patient.Do(req)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +112,7 @@ func (a *keystoneAdmin) call(method, path string, body any, field string, into a
 		if err = errors.Join(err, resp.Body.Close()); err != nil {
 			return nil, err
 		}
-		if resp.StatusCode == http.StatusInternalServerError && try < 10 {
+		if resp.StatusCode == http.StatusInternalServerError && time.Now().Before(deadline) {
 			time.Sleep(500 * time.Millisecond)
 			continue
 		}

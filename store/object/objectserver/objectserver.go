@@ -85,7 +85,7 @@ func once[T any](t testing.TB, kind string, start func(*server) (T, error)) T {
 				t.Fatalf("%s: %s ended:\n%s", kind, p.name, p.log.tail())
 			}
 		}
-		return s.value.(T) //nolint:forcetypeassert // one type a kind
+		return s.value.(T)
 	}
 	var last error
 	for range startTries {
@@ -227,13 +227,17 @@ func (s *server) logs() string {
 	return b.String()
 }
 
-var probe = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// probe asks whether a server answers, again and again; patient asks once.
+var (
+	probe   = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	patient = &http.Client{Timeout: startTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+)
 
 // answers checks that a URL answers with one of the statuses, 2xx if none is
 // given.
 func answers(url string, header http.Header, statuses ...int) func() error {
 	return func() error {
-		req, err := http.NewRequest(http.MethodGet, url, nil) //nolint:noctx // the client has a timeout
+		req, err := http.NewRequest(http.MethodGet, url, nil)
 		if err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ func post(t *testing.T, url, token string, body, answer any) http.Header {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // test
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusCreated {
 		t.Fatal(url, resp.Status)
 	}
