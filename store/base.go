@@ -327,10 +327,10 @@ func (b *base) present(ctx context.Context) error {
 			case err == nil && info.Size != int64(pack.size):
 				return fmt.Errorf("%w: %w", ErrBase, damaged(name, nil, "has %d bytes instead of %d", info.Size, pack.size))
 			}
-			return err //nolint:wrapcheck // says which object
+			return err
 		})
 	}
-	return g.Wait() //nolint:wrapcheck // our own
+	return g.Wait()
 }
 
 // finish leaves only those segments that the new restore point refers to again.

@@ -91,7 +91,7 @@ func BenchmarkRead(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer a.Close() //nolint:errcheck // benchmark
+	defer a.Close()
 	recs := jsonRecords(100_000)
 	p, err := save(b, r, a, "bench", steps(recs), nil)
 	if err != nil {

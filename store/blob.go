@@ -81,7 +81,7 @@ func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []by
 	stored := enc.EncodeAll(raw, nil)
 	if r.sealer != nil && !k.public() {
 		if stored, err = r.sealer.SealMeta(stored); err != nil {
-			return Blob{}, 0, err //nolint:wrapcheck // says what
+			return Blob{}, 0, err
 		}
 	}
 	h := sha256.Sum256(stored)
@@ -165,7 +165,7 @@ func (r *Repository) putOnce(ctx context.Context, name string, body interface {
 			return size, nil
 		}
 		if !errors.Is(err, object.ErrExist) {
-			return 0, err //nolint:wrapcheck // says which object
+			return 0, err
 		}
 	}
 	return 0, fmt.Errorf("object %s exists and does not", name)
@@ -181,7 +181,7 @@ func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool
 		return false, nil
 	}
 	if err != nil {
-		return false, err //nolint:wrapcheck // says which object
+		return false, err
 	}
 	if info.Size != size {
 		return false, damaged(name, nil, "has %d bytes instead of %d; remove it and run again", info.Size, size)
@@ -191,7 +191,7 @@ func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool
 		return false, nil // pruned just now; Commit will say so
 	}
 	if err != nil {
-		return false, err //nolint:wrapcheck // says which object
+		return false, err
 	}
 	h := sha256.New()
 	n, err := io.Copy(h, body)
@@ -212,7 +212,7 @@ func (r *Repository) readWhole(ctx context.Context, name string, buf []byte) err
 		return nil
 	}
 	if ctx.Err() != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	info, serr := r.bucket.Stat(ctx, name)
 	switch {
@@ -221,7 +221,7 @@ func (r *Repository) readWhole(ctx context.Context, name string, buf []byte) err
 	case serr == nil && info.Size != int64(len(buf)):
 		return damaged(name, nil, "has %d bytes instead of %d", info.Size, len(buf))
 	}
-	return err //nolint:wrapcheck // says which object
+	return err
 }
 
 // marshal is json.Marshal without rewriting "<", ">" and "&", which are common

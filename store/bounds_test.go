@@ -17,6 +17,7 @@ import (
 // An eighth of a TiB of stream by its metadata alone: what FORMAT.md promises
 // for a whole one.
 func TestMetadataOfALargeStreamIsBounded(t *testing.T) {
+	t.Parallel()
 	r, _ := newRepo(t)
 	w := &Writer{repo: r, place: place{chain: hexDigits[:32]}}
 	var pack *packRef
@@ -72,7 +73,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	r, err := Init(t.Context(), object.NewBucket(d), InitOptions{})
 	if err != nil {
 		t.Fatal(err)

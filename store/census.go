@@ -125,7 +125,7 @@ func (n *census) shared(ctx context.Context) error {
 	objects := map[string]*promised{markerName: &n.points}
 	for info, err := range n.v.repo.bucket.List(ctx, keyPrefix) {
 		if err != nil {
-			return err //nolint:wrapcheck // says what was listed
+			return err
 		}
 		objects[info.Name] = &n.points
 	}
@@ -152,7 +152,7 @@ func (n *census) look(ctx context.Context, c *chainCheck, objects map[string]*pr
 		if err == nil {
 			n.take(c, o.name, until, objects[o.name])
 		}
-		return err //nolint:wrapcheck // reported with the object
+		return err
 	})
 }
 

@@ -85,7 +85,7 @@ func (r *Repository) readEntry(ctx context.Context, chain string, number uint64)
 		return nil, damaged(name, err, "too large")
 	}
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says which object
+		return nil, err
 	}
 	e, err := r.decodeEntry(name, data)
 	if err == nil && (e.chain != chain || e.number != number) {
@@ -107,7 +107,7 @@ func (r *Repository) headNumber(ctx context.Context, chain string) (uint64, erro
 		if errors.Is(err, object.ErrNotExist) {
 			return false, nil
 		}
-		return err == nil, err //nolint:wrapcheck // says which object
+		return err == nil, err
 	}
 	if known > 0 {
 		if more, err := there(known + 1); err != nil || !more {
@@ -215,7 +215,7 @@ func (r *Repository) readLog(ctx context.Context, chain string, seen func(*entry
 			})
 		}
 		if err := g.Wait(); err != nil {
-			return t, err //nolint:wrapcheck // our own
+			return t, err
 		}
 		for _, e := range part {
 			if err := t.follow(e); err != nil {
@@ -237,7 +237,7 @@ func (r *Repository) readLog(ctx context.Context, chain string, seen func(*entry
 func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*entry) error, build func() (*entry, error)) (*entry, error) {
 	atomic, err := r.bucket.Atomic(ctx)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what
+		return nil, err
 	}
 	if atomic || r.sole {
 		return r.appendAlone(ctx, t, seen, build, atomic)
@@ -289,7 +289,7 @@ func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*ent
 func (r *Repository) putEntry(ctx context.Context, t *logTail, e *entry, atomic bool) (written bool, err error) {
 	e.repository, e.chain, e.number, e.previous, e.epoch, e.critical = r.marker.ID, t.chain, t.Number+1, t.Hash, t.epoch, none
 	if e.signature, err = r.signer.Sign(e.head()); err != nil {
-		return false, err //nolint:wrapcheck // says what
+		return false, err
 	}
 	// What we would not accept ourselves must not get in the way of others.
 	if err := r.trust.Check(e.head(), e.signature); err != nil {
@@ -305,13 +305,13 @@ func (r *Repository) putEntry(ctx context.Context, t *logTail, e *entry, atomic 
 		return false, nil // the next round reads it
 	}
 	if err != nil {
-		return false, err //nolint:wrapcheck // says which object
+		return false, err
 	}
 	if !atomic {
 		// Whoever had the lock before may have been late.
 		there, err := r.bucket.ReadAll(ctx, name, maxEntry)
 		if err != nil {
-			return false, err //nolint:wrapcheck // says which object
+			return false, err
 		}
 		if !bytes.Equal(there, data) {
 			return false, nil

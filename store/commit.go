@@ -62,7 +62,7 @@ func (r *Repository) encodePoint(p *Point) (codec string, body []byte, err error
 	if r.sealer != nil {
 		codec = bodyAge
 		if private, err = r.sealer.SealMeta(private); err != nil {
-			return "", nil, err //nolint:wrapcheck // says what
+			return "", nil, err
 		}
 	}
 	return codec, slices.Concat(public, []byte("\n"), private), nil
@@ -166,7 +166,7 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 		return c.compare(there)
 	}
 	if !errors.Is(err, object.ErrNotExist) {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	// The last entry before the writer began may be that of an attempt which
 	// ended before it had made the copy.
@@ -196,7 +196,7 @@ func (r *Repository) putCopy(ctx context.Context, e *entry) error {
 	for {
 		err := r.bucket.PutBytes(ctx, name, data)
 		if !errors.Is(err, object.ErrExist) {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 		there, err := r.bucket.ReadAll(ctx, name, maxCommit)
 		switch {
@@ -204,7 +204,7 @@ func (r *Repository) putCopy(ctx context.Context, e *entry) error {
 			// Forgotten meanwhile, this one or one before of the same id: then
 			// this one needs its copy. If it was this one, prune takes it away.
 		case err != nil:
-			return err //nolint:wrapcheck // says which object
+			return err
 		case !bytes.Equal(there, data):
 			return ErrPointExists
 		default:

@@ -181,6 +181,7 @@ func isTyped(err error) bool {
 }
 
 func TestEveryFlippedByteIsFound(t *testing.T) {
+	t.Parallel()
 	d, names := smallRepo(t)
 	if err := readBoth(t, d); err != nil {
 		t.Fatal(err)

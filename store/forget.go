@@ -84,7 +84,7 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 	// there is damage. What is not there is deleted, so that nothing is.
 	if len(chains) > 0 {
 		if err := r.bucket.Delete(ctx, probePrefix+"delete"); err != nil {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 	}
 	for _, chain := range slices.Sorted(maps.Keys(chains)) {
@@ -117,7 +117,7 @@ func (r *Repository) forgetOf(ctx context.Context, chain string, ids []string) e
 	for _, id := range ids {
 		// One that is retained since it was looked at is left to a prune.
 		if err := r.bucket.Delete(ctx, commitName(id)); err != nil && !errors.Is(err, object.ErrRetained) {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 	}
 	return nil
@@ -173,7 +173,7 @@ func (r *Repository) copyOf(ctx context.Context, id string) (*entry, error) {
 	case errors.Is(err, object.ErrTooLarge):
 		return nil, damaged(name, err, "too large")
 	case err != nil:
-		return nil, err //nolint:wrapcheck // says which object
+		return nil, err
 	}
 	e, err := r.decodeEntry(name, data)
 	if err == nil && (e.task != id || e.kind != entryPoint) {

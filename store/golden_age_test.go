@@ -43,7 +43,7 @@ func makeGoldenAge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	made, err := Init(ctx, object.NewBucket(d), InitOptions{Recipients: []string{op.Recipient().String()}})
 	if err != nil {
 		t.Fatal(err)

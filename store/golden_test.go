@@ -30,7 +30,7 @@ func makeGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	r, err := Init(t.Context(), object.NewBucket(d), InitOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -178,6 +178,7 @@ func overlap(t *testing.T, r *Repository, p Point) int {
 // Many generations of whatever can become of a stream: each restore point holds
 // exactly what the stream did, and so do the earlier ones.
 func TestGenerations(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 3))
@@ -252,6 +253,7 @@ func TestGenerations(t *testing.T) {
 // Hundreds of increments of a few records do not leave hundreds of segments,
 // nor is everything stored again each time.
 func TestTinyIncrements(t *testing.T) {
+	t.Parallel()
 	g := newGrown(t)
 	g.write(3000, 1000)
 	g.backup(t, capture{})
@@ -278,6 +280,7 @@ func TestTinyIncrements(t *testing.T) {
 
 // The second backup stores what is new.
 func TestSecondBackupIsSmall(t *testing.T) {
+	t.Parallel()
 	const n, size = 20_000, 1000
 	for name, c := range map[string]struct {
 		change func(*grown)
@@ -308,6 +311,7 @@ func TestSecondBackupIsSmall(t *testing.T) {
 
 // A record that is another one than the base has is found, wherever it is.
 func TestDivergence(t *testing.T) {
+	t.Parallel()
 	const n = 9000
 	for name, c := range map[string]struct {
 		seq uint64

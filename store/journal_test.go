@@ -149,6 +149,7 @@ const allOfIt = 18_800_000
 // What the first attempt uploaded, the second does not upload again, not even
 // the pack that arrived without the first attempt's knowing it.
 func TestAttemptAfterUsesWhatArrived(t *testing.T) {
+	t.Parallel()
 	for name, arrives := range map[string]bool{"last pack lost": false, "last answer lost": true} {
 		t.Run(name, func(t *testing.T) {
 			x := newResuming(t, arrives)
@@ -164,6 +165,7 @@ func TestAttemptAfterUsesWhatArrived(t *testing.T) {
 // Notes that somebody else made, or that stand for other packs, are not taken,
 // and what rotted meanwhile is uploaded again.
 func TestJournalIsNotTrusted(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(x *resuming){
 		"none": func(x *resuming) { clear(x.notes.notes) },
 		"no note": func(x *resuming) {

@@ -139,12 +139,12 @@ func replacePublic(ctx context.Context, bucket *object.Bucket, id string, op sea
 		return fmt.Errorf("%s %w", op.Fingerprint(), ErrOperatorExists)
 	}
 	if !errors.Is(err, object.ErrNotExist) {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	if err := bucket.Delete(ctx, keyPrefix+id+publicSuffix); err != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
-	return bucket.PutBytes(ctx, keyPrefix+id+publicSuffix, public) //nolint:wrapcheck // says which object
+	return bucket.PutBytes(ctx, keyPrefix+id+publicSuffix, public)
 }
 
 // parseOperatorObject reads an operator's public object: the recipient, and the
@@ -156,7 +156,7 @@ func parseOperatorObject(text []byte) (op seal.Recipient, hash string, err error
 		return op, "", fmt.Errorf("%w: no hash of the sealed key", errMalformed)
 	}
 	op, err = seal.ParseRecipient(recipient)
-	return op, hash, err //nolint:wrapcheck // says what
+	return op, hash, err
 }
 
 // checkPin compares the marker with what was configured. A marker without
@@ -215,7 +215,7 @@ func (r *Repository) repositoryKey(ctx context.Context, id seal.Identity) (strin
 	name := keyPrefix + operatorID(r.marker, id.Recipient()) + sealedSuffix
 	stored, err := r.bucket.ReadAll(ctx, name, maxKey)
 	if err != nil {
-		return "", err //nolint:wrapcheck // says which object
+		return "", err
 	}
 	plain, err := seal.Open(stored, id)
 	if err != nil {
@@ -307,7 +307,7 @@ func (r *Repository) operator(ctx context.Context, id string) (string, error) {
 		return "", nil // removed meanwhile
 	}
 	if err != nil {
-		return "", err //nolint:wrapcheck // says which object
+		return "", err
 	}
 	op, _, err := parseOperatorObject(text)
 	if err != nil {
@@ -320,12 +320,12 @@ func (r *Repository) operator(ctx context.Context, id string) (string, error) {
 	if errors.Is(err, object.ErrNotExist) {
 		return "", nil
 	}
-	return op.String(), err //nolint:wrapcheck // says which object
+	return op.String(), err
 }
 
 func (r *Repository) secret() (seal.Identity, error) {
 	if r.sealer == nil {
 		return seal.Identity{}, ErrNotEncrypted
 	}
-	return r.sealer.Secret() //nolint:wrapcheck // one of our own errors
+	return r.sealer.Secret()
 }

@@ -115,6 +115,7 @@ func appendAtOnce(t *testing.T, opt OpenOptions) (said, there int) {
 }
 
 func TestALockKeepsEveryEntryOfAStoreThatIsNotAtomic(t *testing.T) {
+	t.Parallel()
 	l := new(locks)
 	if said, there := appendAtOnce(t, OpenOptions{Lock: l.lock}); said != 80 || there != 80 {
 		t.Errorf("of 80 commits %d succeeded, %d are there", said, there)

@@ -30,7 +30,7 @@ func (c *cursor) advance(dead *seqset.Set) (bool, error) {
 	for c.off < len(raw) {
 		r, n, err := record.Decode(raw[c.off:])
 		if err != nil {
-			return false, err //nolint:wrapcheck // cannot be: the segment was checked
+			return false, err
 		}
 		c.off += n
 		if !dead.Contains(r.Sequence) {

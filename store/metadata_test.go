@@ -78,6 +78,7 @@ func metaOf(t *testing.T, r *Repository, b *base, raw uint64) (c Content, commit
 // Proofs, of which only writers read those that they compare with, take four
 // bytes for each record.
 func TestMetadataOfATebibyteIsBounded(t *testing.T) {
+	t.Parallel()
 	const tib = 1 << 40
 	size, limit := uint64(tib), 32<<20
 	if raceDetector {

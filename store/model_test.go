@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"jetkeep/store/object"
+	"jetkeep/store/testenv"
 )
 
 // The model test: processes back up, forget, prune and read at once, in every
@@ -26,6 +27,7 @@ import (
 //
 // repeats one interleaving; a failure names its seed.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	runs, seed := modelFlags(t)
 	total := map[string]int{}
 	for _, once := range []uint64{14784640688843} { // that found something
@@ -65,6 +67,13 @@ func TestModelRepeats(t *testing.T) {
 func modelFlags(t *testing.T) (runs int, seed uint64) {
 	t.Helper()
 	runs, _ = strconv.Atoi(flag.Lookup("model-runs").Value.String())
+	switch {
+	case runs > 0:
+	case testenv.Campaign():
+		runs = 10_000
+	default:
+		runs = 1000
+	}
 	seed, _ = strconv.ParseUint(flag.Lookup("model-seed").Value.String(), 10, 64)
 	if seed == 0 {
 		seed = rand.Uint64() >> 20

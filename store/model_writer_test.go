@@ -16,6 +16,7 @@ import (
 // The same with real records: writers that build on earlier restore points, and
 // readers that read every record. It is slower, so there are fewer.
 func TestModelWithRecords(t *testing.T) {
+	t.Parallel()
 	runs, seed := modelFlags(t)
 	noise() // made before there is a bubble
 	total := map[string]int{}
@@ -77,7 +78,7 @@ func (p play) record(a *actor, r *Repository, stream, task string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer area.Close() //nolint:errcheck // test
+	defer area.Close()
 	w, err := r.NewWriter(ctx, WriterOptions{Staging: area, Task: task, Target: "default", Stream: stream, Workers: 1})
 	if err != nil {
 		return err

@@ -149,7 +149,7 @@ type stagedPack struct{ p *packer }
 
 func (s stagedPack) Write(b []byte) (int, error) {
 	s.p.hash.Write(b)
-	return s.p.file.Write(b) //nolint:wrapcheck // by the caller
+	return s.p.file.Write(b)
 }
 
 // finish ends the current pack, if there is one, and hands it on.

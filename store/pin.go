@@ -67,7 +67,7 @@ func (r *Repository) pin(ctx context.Context, id, reason string) error {
 	if errors.Is(err, object.ErrExist) {
 		return nil
 	}
-	return err //nolint:wrapcheck // says which object
+	return err
 }
 
 // known says whether there is a restore point or a backup of that id.
@@ -77,10 +77,10 @@ func (r *Repository) known(ctx context.Context, id string) error {
 	}
 	_, err := r.bucket.Stat(ctx, commitName(id))
 	if !errors.Is(err, object.ErrNotExist) {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	for _, err := range r.bucket.List(ctx, commitPrefix+id+".") {
-		return err //nolint:wrapcheck // says what
+		return err
 	}
 	return ErrNoPoint
 }
@@ -159,7 +159,7 @@ func (r *Repository) checkPins(ctx context.Context, id string, e *entry) error {
 			return fmt.Errorf("%w: %s", ErrPinned, pinned)
 		}
 		if !errors.Is(err, object.ErrNotExist) {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 	}
 	return nil

@@ -84,7 +84,7 @@ func Probe(ctx context.Context, bucket *object.Bucket) ProbeReport {
 
 // probing is one call of Probe.
 type probing struct {
-	ctx    context.Context //nolint:containedctx // lives as long as the one call it serves
+	ctx    context.Context // lives as long as the one call it serves
 	bucket *object.Bucket
 	report ProbeReport
 }
@@ -111,13 +111,13 @@ func (p *probing) step(name string, try func() (note string, err error)) bool {
 
 func (p *probing) readMarker() error {
 	_, err := p.bucket.ReadAll(p.ctx, markerName, maxMarker)
-	return err //nolint:wrapcheck // says which object
+	return err
 }
 
 func (p *probing) read(name string, want []byte) error {
 	got := make([]byte, len(want))
 	if err := p.bucket.ReadInto(p.ctx, name, got); err != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	if !bytes.Equal(got, want) {
 		return fmt.Errorf("get object %s: %w: other bytes were read than written", name, object.ErrChecksum)
@@ -130,7 +130,7 @@ func (p *probing) read(name string, want []byte) error {
 func (p *probing) list(prefix, want string) (string, error) {
 	for info, err := range p.bucket.List(p.ctx, prefix) {
 		if err != nil {
-			return "", err //nolint:wrapcheck // says what was listed
+			return "", err
 		}
 		if want == "" || info.Name == want {
 			return "", nil
@@ -144,7 +144,7 @@ func (p *probing) list(prefix, want string) (string, error) {
 
 func (p *probing) delete(name string) error {
 	if err := p.bucket.Delete(p.ctx, name); err != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	_, err := p.bucket.Stat(p.ctx, name)
 	if errors.Is(err, object.ErrNotExist) {

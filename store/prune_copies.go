@@ -14,7 +14,7 @@ func (r *Repository) putDone(ctx context.Context, chain string, number uint64) e
 	if errors.Is(err, object.ErrExist) {
 		return nil
 	}
-	return err //nolint:wrapcheck // says which object
+	return err
 }
 
 // copies puts the records right that are found by id: those of live restore
@@ -44,7 +44,7 @@ func (x *pruning) copies(ctx context.Context, s *chainState, c *ChainPlan) error
 			x.kept(ctx, Used{Name: commitName(id), Size: int64(len(e.encode()))})
 			continue
 		case err != nil:
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 		x.report.Removed++
 	}

@@ -247,7 +247,7 @@ func (s *chainState) findDone(ctx context.Context, listed map[string]bool) error
 		}
 		_, err := s.repo.bucket.Stat(ctx, name)
 		if err != nil && !errors.Is(err, object.ErrNotExist) {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 		p.done = err == nil
 	}

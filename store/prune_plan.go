@@ -206,7 +206,7 @@ func (p *planning) orphans(ctx context.Context, s *chainState, uses map[string]b
 				continue
 			}
 			if err != nil {
-				return nil, err //nolint:wrapcheck // says which object
+				return nil, err
 			}
 			out = append(out, Used{Name: info.Name, Size: info.Size})
 		}
@@ -232,7 +232,7 @@ func (p *planning) compare(ctx context.Context, s *chainState, c *ChainPlan) err
 		if errors.Is(err, object.ErrNotExist) {
 			c.Missing = append(c.Missing, id)
 		} else if err != nil {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ type Reader struct {
 	refs  []TableRef
 
 	group  *errgroup.Group
-	ctx    context.Context //nolint:containedctx // the prefetch's own, ended by Close
+	ctx    context.Context // the prefetch's own, ended by Close
 	cancel context.CancelCauseFunc
 
 	runs   chan *run           // fetched packs, in order

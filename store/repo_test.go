@@ -318,7 +318,7 @@ func TestByHandWithStockCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	r, err := Init(t.Context(), object.NewBucket(d), InitOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -337,7 +337,7 @@ func TestByHandWithStockCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pack.Close() //nolint:errcheck // test
+	defer pack.Close()
 	cmd := exec.CommandContext(t.Context(), "zstd", "-d", "-q", "-c")
 	cmd.Stdin = pack
 	plain, err := cmd.Output()

@@ -272,6 +272,7 @@ func (s *secrets) stored(t *testing.T, reader *Repository, p Point, hash, sha fu
 // TestNothingReadable searches every byte and name of an encrypted repository,
 // and of a plaintext one with the same content to know that it can find.
 func TestNothingReadable(t *testing.T) {
+	t.Parallel()
 	s := makeSecrets()
 	service, unlocked, sealed, _ := newSealedRepo(t)
 	plain, open := newRepo(t)

@@ -255,6 +255,7 @@ func TestUnsigned(t *testing.T) {
 
 // TestEveryFlipOfASignedCommit flips each bit of a commit record.
 func TestEveryFlipOfASignedCommit(t *testing.T) {
+	t.Parallel()
 	_, reader, d := signedRepo(t, signer(t))
 	name := commitName("b.0001")
 	n := len(storedBytes(t, d, name)) * 8

@@ -45,6 +45,7 @@ func TestVerifyFindsWhatIsNotAmongTheUses(t *testing.T) {
 
 // The same of a table that is shared with a restore point which says it all.
 func TestVerifyFindsWhatIsNotAmongTheUsesOfASharedTable(t *testing.T) {
+	t.Parallel()
 	r, _ := newRepo(t)
 	p := mustSave(t, r, "b.0001", steps(borderRecords()), nil)
 	c := p.Content

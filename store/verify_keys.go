@@ -21,7 +21,7 @@ func (v *verifier) aside(ctx context.Context) error {
 	case errors.Is(err, object.ErrTooLarge) || err == nil && string(there) != readme:
 		v.note("%s is not what this version of jetkeep writes", readmeName)
 	case err != nil:
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	if err := v.pins(ctx); err != nil || v.repo.sealer == nil {
 		return err
@@ -60,7 +60,7 @@ func (v *verifier) keys(ctx context.Context) error {
 	names := map[string]bool{}
 	for info, err := range v.repo.bucket.List(ctx, keyPrefix) {
 		if err != nil {
-			return err //nolint:wrapcheck // says what was listed
+			return err
 		}
 		names[info.Name] = true
 	}
@@ -95,7 +95,7 @@ func (v *verifier) keys(ctx context.Context) error {
 func (v *verifier) writerKey(ctx context.Context, name string) error {
 	stored, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
 	if err != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	id, err := v.repo.secret()
 	if errors.Is(err, ErrLocked) {
@@ -117,7 +117,7 @@ func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) erro
 	name := keyPrefix + id + publicSuffix
 	text, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
 	if err != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	op, hash, err := parseOperatorObject(text)
 	if err != nil && sealed {
@@ -135,7 +135,7 @@ func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) erro
 	}
 	stored, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
 	if err != nil {
-		return err //nolint:wrapcheck // says which object
+		return err
 	}
 	if fmt.Sprintf("%x", sha256.Sum256(stored)) != hash {
 		v.problem(keyPrefix+id+publicSuffix, "says another hash than its sealed key has: one of both is damaged")

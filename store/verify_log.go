@@ -54,7 +54,7 @@ func (v *verifier) copies(ctx context.Context) (map[string][]*copied, error) {
 	if len(all) == 0 {
 		for info, err := range v.repo.bucket.List(ctx, commitPrefix) {
 			if err != nil {
-				return nil, err //nolint:wrapcheck // says what was listed
+				return nil, err
 			}
 			all = append(all, &copied{id: strings.TrimPrefix(info.Name, commitPrefix)})
 		}
@@ -93,7 +93,7 @@ func (v *verifier) listedLogs(ctx context.Context) (map[string]*listedLog, error
 	logs := map[string]*listedLog{}
 	for info, err := range v.repo.bucket.List(ctx, chainsPrefix) {
 		if err != nil {
-			return nil, err //nolint:wrapcheck // says what was listed
+			return nil, err
 		}
 		chain, number, _ := strings.Cut(strings.TrimPrefix(info.Name, chainsPrefix), "/")
 		number, done := strings.CutSuffix(number, doneSuffix)

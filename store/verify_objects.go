@@ -83,7 +83,7 @@ func (c *chainCheck) each(ctx context.Context, limit int, needs []*need, check f
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return err //nolint:wrapcheck // our own
+		return err
 	}
 	return context.Cause(ctx)
 }
@@ -95,7 +95,7 @@ func (r *Repository) checkSize(ctx context.Context, name string, size int64) err
 	case errors.Is(err, object.ErrNotExist):
 		return damaged(name, err, "missing")
 	case err != nil:
-		return err //nolint:wrapcheck // says which object
+		return err
 	case info.Size != size:
 		return damaged(name, nil, "has %d bytes instead of %d", info.Size, size)
 	}
@@ -112,7 +112,7 @@ func (r *Repository) checkHash(ctx context.Context, name string, size int64) err
 	for again := false; ; again = true {
 		body, err := r.bucket.Open(ctx, name, 0, size)
 		if err != nil {
-			return err //nolint:wrapcheck // says which object
+			return err
 		}
 		h := sha256.New()
 		n, err := io.Copy(h, body)
@@ -152,7 +152,7 @@ func (v *verifier) orphans(ctx context.Context) error {
 	for _, prefix := range []string{"packs/", "meta/"} {
 		for info, err := range v.repo.bucket.List(ctx, prefix) {
 			if err != nil {
-				return err //nolint:wrapcheck // says what was listed
+				return err
 			}
 			count++
 			size += info.Size

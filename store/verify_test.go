@@ -13,6 +13,7 @@ import (
 	"jetkeep/store/object/faulty"
 	"jetkeep/store/record"
 	"jetkeep/store/seqset"
+	"jetkeep/store/testenv"
 )
 
 func TestVerifySound(t *testing.T) {
@@ -28,10 +29,12 @@ func TestVerifySound(t *testing.T) {
 	}
 }
 
-// 10,000 accidents: each is found by Verify, which names the object and exactly
-// the restore points that it reaches, and none is restored as if it were good.
-// The race detector, which finds no more in 10,000 than in some, sees a part.
+// Accidents, 10,000 in a campaign and else each object in each way and some more:
+// each is found by Verify, which names the object and exactly the restore points
+// that it reaches, and none is restored as if it were good. The race detector,
+// which finds no more in 10,000 than in some, sees a part.
 func TestEveryDamageIsFound(t *testing.T) {
+	t.Parallel()
 	for i, c := range []struct {
 		sealed, signed bool
 		blows          int
@@ -40,8 +43,11 @@ func TestEveryDamageIsFound(t *testing.T) {
 			continue
 		}
 		s := makeSpecimen(t, c.sealed, c.signed)
-		if raceDetector {
-			c.blows = 5 * len(s.objects) // each object in each way
+		switch each := 5 * len(s.objects); { // object in each way
+		case raceDetector:
+			c.blows = each
+		case !testenv.Campaign():
+			c.blows = each + c.blows/10
 		}
 		s.run(t, uint64(i+1), c.blows)
 	}

@@ -49,7 +49,7 @@ type Writer struct {
 	base  *base // nil: everything is new
 
 	group  *errgroup.Group
-	ctx    context.Context //nolint:containedctx // the pipeline's own, ended by Finish and Abort
+	ctx    context.Context // the pipeline's own, ended by Finish and Abort
 	cancel context.CancelCauseFunc
 	closed bool
 

@@ -23,6 +23,7 @@ import (
 
 // Streams of any shape: gaps, deletes, repairs and big records.
 func TestRoundTripOfAnyStream(t *testing.T) {
+	t.Parallel()
 	r, _ := newRepo(t)
 	area := newStaging(t, 64<<20)
 	n := 0
@@ -96,6 +97,7 @@ func TestHugeRecords(t *testing.T) {
 
 // The same stream again: the same objects, nothing uploaded.
 func TestStoringAgainUploadsNothing(t *testing.T) {
+	t.Parallel()
 	r, d := newRepo(t)
 	recs := rising(40_000, 1000)
 	first := mustSave(t, r, "b.0001", steps(recs), seqset.Of(70))
@@ -128,6 +130,7 @@ func objects(t testing.TB, d object.Driver, prefix string) []string {
 
 // A border does not move when records before it are deleted.
 func TestBordersDoNotDependOnDeletes(t *testing.T) {
+	t.Parallel()
 	ends := func(recs []*record.Record) map[uint64]bool {
 		r, _ := newRepo(t)
 		p := mustSave(t, r, "b.0001", steps(recs), nil)
@@ -221,6 +224,7 @@ func TestRepairOfWhatIsStoredIsFound(t *testing.T) {
 }
 
 func TestRandomRepairsAreRefusedNotUnbounded(t *testing.T) {
+	t.Parallel()
 	r, _ := newRepo(t)
 	in := []step{{makeRecord(1_000_000, 10), false}}
 	for i := range uint64(400) { // 40 MB that reach over everything, again and again
@@ -272,6 +276,7 @@ func TestDeletedIsWhatWasStored(t *testing.T) {
 // Whatever write fails, nothing is committed, nothing is left in staging, and
 // the next run uploads only what lacks.
 func TestCrashAtEveryWrite(t *testing.T) {
+	t.Parallel()
 	recs := rising(3500, 2000)
 	clean, cleanDriver := newRepo(t)
 	if _, err := save(t, clean, newStaging(t, 4<<20), "b.0001", steps(recs), seqset.Of(9)); err != nil {
@@ -363,7 +368,7 @@ type gated struct {
 
 func (g *gated) Stat(ctx context.Context, name string) (object.Info, error) {
 	if !strings.HasPrefix(name, packsPrefix) {
-		return g.Driver.Stat(ctx, name) //nolint:wrapcheck // test
+		return g.Driver.Stat(ctx, name)
 	}
 	select {
 	case <-g.open:

@@ -77,7 +77,7 @@ func backup(t *testing.T, r *store.Repository, n uint64) store.Point {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer area.Close() //nolint:errcheck // test
+	defer area.Close()
 	task := fmt.Sprintf("b.%04d", n)
 	w, err := r.NewWriter(t.Context(), store.WriterOptions{Staging: area, Task: task, Target: "default", Stream: "ORDERS"})
 	if err != nil {

@@ -77,7 +77,7 @@ func TestValidate(t *testing.T) {
 	for field, p := range map[string]Policy{
 		"yearly":        {Yearly: -2},
 		"within_hourly": {WithinHourly: -1},
-		"zone":          {Zone: time.Local}, //nolint:gosmopolitan // is what must be refused
+		"zone":          {Zone: time.Local}, // is what must be refused
 		"floor":         {Floor: -1},
 		"tags":          {Tags: make([]string, maxTags+1)},
 	} {

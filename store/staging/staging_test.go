@@ -86,7 +86,7 @@ func TestTooLargeAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // test
+	defer f.Close()
 	if _, err := f.Write(make([]byte, 11)); !errors.Is(err, ErrReserved) {
 		t.Errorf("outgrown: %v", err)
 	}
@@ -179,7 +179,7 @@ func TestLeftoversGoAndOthersStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close() //nolint:errcheck // test
+	defer a.Close()
 	if n := files(t, dir); n != 0 {
 		t.Errorf("%d leftovers", n)
 	}

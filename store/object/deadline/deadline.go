@@ -63,8 +63,8 @@ func (d *Driver) Unwrap() object.Driver { return d.next }
 
 // A watch ends a context when nothing was heard for some time.
 type watch struct {
-	parent context.Context //nolint:containedctx // to tell its end from ours
-	ctx    context.Context //nolint:containedctx // of the operation that is watched
+	parent context.Context // to tell its end from ours
+	ctx    context.Context // of the operation that is watched
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 }

@@ -13,7 +13,7 @@ import (
 // wrong with what it reads, which a client takes for a fault of the network. It
 // can be read once, so that no client sends it again by itself.
 type Body struct {
-	ctx context.Context //nolint:containedctx // of the request that it is the body of
+	ctx context.Context // of the request that it is the body of
 	r   io.Reader
 
 	mu  sync.Mutex

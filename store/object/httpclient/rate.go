@@ -41,7 +41,7 @@ func limiter(bytes int64) *rate.Limiter {
 type ratedConn struct {
 	net.Conn
 	up, down *rate.Limiter
-	ctx      context.Context //nolint:containedctx // as long as the connection
+	ctx      context.Context // as long as the connection
 	cancel   context.CancelFunc
 }
 

@@ -105,7 +105,7 @@ func (l *lister) read(dir string) ([]fs.DirEntry, error) {
 		}
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.IsDir() {
 		return nil, err

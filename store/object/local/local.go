@@ -107,7 +107,7 @@ func (d *Driver) removeStale() {
 	if err != nil {
 		return
 	}
-	defer dir.Close() //nolint:errcheck // opened for reading
+	defer dir.Close()
 	entries, _ := dir.ReadDir(-1)
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
@@ -320,7 +320,7 @@ func (r *fileReader) Close() error { return r.f.Close() }
 
 // A ctxReader stops a copy between two blocks when the context ends.
 type ctxReader struct {
-	ctx context.Context //nolint:containedctx // lives as long as the one call it serves
+	ctx context.Context // lives as long as the one call it serves
 	r   io.Reader
 }
 
@@ -329,7 +329,7 @@ func (r *ctxReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.r.Read(p)
-	return n, err //nolint:wrapcheck // io.EOF must stay bare
+	return n, err
 }
 
 // onlyWriter hides ReadFrom, which would copy past the context's checks.

@@ -102,7 +102,7 @@ func TestModesAndNoLeftovers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	b := object.NewBucket(d)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -184,7 +184,7 @@ func TestForeignFilesAreNotListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	page, more, err := d.List(t.Context(), "", "", 10)
 	if err != nil || more || len(page) != 1 || page[0].Name != "ok" {
 		t.Errorf("listed %v, %v, %v", page, more, err)
@@ -216,7 +216,7 @@ func TestEscapeThroughSymlinkIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	if err := d.Put(t.Context(), "packs/x", strings.NewReader("x"), 1); err == nil {
 		t.Error("wrote outside of the directory")
 	}

@@ -138,13 +138,13 @@ func (r *reader) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
 	}
-	return n, err //nolint:wrapcheck // io.EOF must stay bare
+	return n, err
 }
 
 func (r *reader) Close() error {
 	err := r.ReadCloser.Close()
 	r.once.Do(func() { r.driver.ended(Get, r.begun, r.bytes, errors.Join(r.err, err)) })
-	return err //nolint:wrapcheck // passes as it is
+	return err
 }
 
 // Stat implements object.Driver.
@@ -212,7 +212,7 @@ func (d *Driver) Retain(ctx context.Context, name string, until time.Time) error
 	begun := time.Now()
 	err := r.Retain(ctx, name, until)
 	d.ended(Retain, begun, 0, err)
-	return err //nolint:wrapcheck // passes as it is
+	return err
 }
 
 // Retention implements object.Retainer.
@@ -224,5 +224,5 @@ func (d *Driver) Retention(ctx context.Context, name string) (time.Time, error) 
 	begun := time.Now()
 	until, err := r.Retention(ctx, name)
 	d.ended(Stat, begun, 0, err)
-	return until, err //nolint:wrapcheck // passes as it is
+	return until, err
 }

@@ -69,7 +69,7 @@ func (d *Driver) same(ctx context.Context, name string, body io.ReaderAt, size i
 	if err != nil {
 		return false, err
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close()
 	there, ours := make([]byte, compareBlock), make([]byte, compareBlock)
 	for off := int64(0); ; {
 		n, err := io.ReadFull(r, there)
@@ -200,7 +200,7 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 // byte that arrived: a large object on a bad line comes through in the end.
 type reader struct {
 	driver       *Driver
-	ctx          context.Context //nolint:containedctx // of Get, which it belongs to
+	ctx          context.Context // of Get, which it belongs to
 	name         string
 	offset, left int64 // left is negative for all there is
 	body         io.ReadCloser

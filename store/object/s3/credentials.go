@@ -52,7 +52,7 @@ func (o *Options) chain(t *http.Transport) *chain {
 	t.DisableKeepAlives = true
 	t.Proxy = func(r *http.Request) (*url.URL, error) {
 		if ip := net.ParseIP(r.URL.Hostname()); ip != nil && ip.IsLinkLocalUnicast() {
-			return nil, nil //nolint:nilnil // no proxy knows this machine
+			return nil, nil // no proxy knows this machine
 		}
 		return http.ProxyFromEnvironment(r)
 	}

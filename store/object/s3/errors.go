@@ -153,7 +153,7 @@ func (d *Driver) refused(action string, answer minio.ErrorResponse, err error) e
 // An objectReader reads an object's content and, if it is read whole, compares
 // it with its checksum.
 type objectReader struct {
-	ctx  context.Context //nolint:containedctx // of the request that it is the answer of
+	ctx  context.Context // of the request that it is the answer of
 	body io.ReadCloser
 	hash hash.Hash // nil if there is nothing to compare with
 	want []byte

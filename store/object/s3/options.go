@@ -262,5 +262,5 @@ func (o *Options) serverSide() (encrypt.ServerSide, error) {
 		}
 		return encrypt.NewSSEC(key)
 	}
-	return nil, nil //nolint:nilnil // nothing is encrypted
+	return nil, nil // nothing is encrypted
 }

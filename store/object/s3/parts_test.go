@@ -79,7 +79,7 @@ func get(t *testing.T, d *s3.Driver, offset, length int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close()
 	return io.ReadAll(r)
 }
 
@@ -290,6 +290,27 @@ func TestUploadCancelled(t *testing.T) {
 				nothingLeft(t, s, o.Bucket, d)
 			})
 		}
+	})
+}
+
+// Cancelled when the store has begun an upload and before that is known, an upload
+// leaves nothing.
+func TestUploadCancelledWhenBegun(t *testing.T) {
+	t.Parallel()
+	some(t, func(t *testing.T, s *objectserver.S3Server) {
+		o, p := behind(t, s)
+		d := open(t, o)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		p.answer = func(r *http.Response) {
+			if beginsUpload(r.Request) {
+				cancel()
+			}
+		}
+		if err := put(ctx, d, large()); !errors.Is(err, context.Canceled) {
+			t.Error("want that it was cancelled:", err)
+		}
+		nothingLeft(t, s, o.Bucket, d)
 	})
 }
 

@@ -20,7 +20,7 @@ package swift
 import (
 	"bytes"
 	"context"
-	"crypto/md5" //nolint:gosec // what Swift compares with
+	"crypto/md5" // what Swift compares with
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -268,7 +268,7 @@ func (d *Driver) put(ctx context.Context, r request, etag string, header swift.H
 type sums struct{ md5, sha256 string }
 
 func sumsOf(ctx context.Context, body io.ReaderAt, off, size int64) (sums, error) {
-	m, s := md5.New(), sha256.New() //nolint:gosec // what Swift compares with
+	m, s := md5.New(), sha256.New() // what Swift compares with
 	if err := httpclient.Copy(ctx, io.MultiWriter(m, s), body, off, size); err != nil {
 		return sums{}, err
 	}
@@ -331,7 +331,7 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 // An objectReader reads an object's content and, if it is read whole, compares
 // it with its SHA-256.
 type objectReader struct {
-	ctx  context.Context //nolint:containedctx // of the request that it is the answer of
+	ctx  context.Context // of the request that it is the answer of
 	body io.ReadCloser
 	hash hash.Hash // nil if there is nothing to compare with
 	want string    // in hex
