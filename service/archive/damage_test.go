@@ -50,8 +50,10 @@ func refused(t *testing.T, what string, b []byte, stream string) {
 }
 
 func TestEveryTruncation(t *testing.T) {
+	t.Parallel()
 	for name, b := range small(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			stream := filepath.Base(name)
 			read(t, b, stream)
 			for n := range b {
@@ -71,8 +73,10 @@ func TestEveryTruncation(t *testing.T) {
 // S2 can write the same content in different ways, zeros above all, and its
 // checksum is that of the content.
 func TestEveryFlip(t *testing.T) {
+	t.Parallel()
 	for name, b := range small(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			stream := filepath.Base(name)
 			plain := unpack(t, b)
 			bad, same := bytes.Clone(b), 0
@@ -110,12 +114,14 @@ var unchecked = map[string]string{
 // TestEveryFlipBeforeCompression changes each byte of the tar itself, which
 // S2's checksum then confirms.
 func TestEveryFlipBeforeCompression(t *testing.T) {
+	t.Parallel()
 	for name, b := range small(t) {
 		plain := unpack(t, b)
 		if bytes.HasPrefix(plain, []byte("NATSARC1")) {
 			continue // has no checksums of its own
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			stream := filepath.Base(name)
 			zones := zonesOf(t, plain)
 			hit := map[string]bool{}
@@ -186,6 +192,7 @@ func zonesOf(t *testing.T, b []byte) []string {
 
 // TestTrailing appends what does not belong there, in both layers.
 func TestTrailing(t *testing.T) {
+	t.Parallel()
 	for name, b := range small(t) {
 		stream := filepath.Base(name)
 		for what, more := range map[string]string{

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"jetkeep/service/archive"
+	"jetkeep/service/natstest"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 // sample is a stream with gaps inside and at both ends, headers, and consumers
@@ -107,8 +109,10 @@ func restored(s *testServer, name string, want stream, created bool) {
 
 // TestRestoreV1 gives archives of V1Writer to every server.
 func TestRestoreV1(t *testing.T) {
-	for _, version := range versions {
+	t.Parallel()
+	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			s := startServer(t, version)
 			full, empty := sample("FULL"), sample("EMPTY")
 			empty.records, empty.consumers = nil, nil
@@ -136,9 +140,11 @@ func TestRestoreV1(t *testing.T) {
 
 // TestRestoreV2 gives archives of V2Writer to the server that knows V2.
 func TestRestoreV2(t *testing.T) {
+	t.Parallel()
 	for _, storage := range []string{"file", "memory"} {
 		t.Run(storage, func(t *testing.T) {
-			s := startServer(t, embedded)
+			t.Parallel()
+			s := startServer(t, natstest.Latest)
 			full, empty := sample("FULL"), sample("EMPTY")
 			empty.records, empty.consumers = nil, nil
 			empty.config = json.RawMessage(strings.Replace(string(empty.config), "s.>", "empty", 1))
@@ -162,8 +168,10 @@ func TestRestoreV2(t *testing.T) {
 // TestStored restores archives that are framed and not compressed, the first
 // chunk of which is as long as chunks get.
 func TestStored(t *testing.T) {
-	for _, version := range []string{"2.6.1", "2.10.29", embedded} {
+	t.Parallel()
+	for _, version := range testenv.Some("2.6.1", "2.10.29", natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			s := startServer(t, version)
 			full := sample("FULL")
 			for i := range 40 {
@@ -195,10 +203,12 @@ func TestStored(t *testing.T) {
 // TestConvert restores the golden archives of the oldest and the newest format
 // into every server, written anew as V1.
 func TestConvert(t *testing.T) {
-	for _, version := range versions {
+	t.Parallel()
+	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			s := startServer(t, version)
-			for _, origin := range []string{"2.6.1", "2.9.25", "2.15.2"} {
+			for _, origin := range []string{"2.6.1", "2.9.25", newestGolden} {
 				e := golden(t, origin)[0]
 				b, err := os.ReadFile(filepath.Join(goldenDir(origin), e.File))
 				check(t, err)

@@ -1,36 +1,30 @@
 package archive_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"jetkeep/service/natstest"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
-// versions are the servers that the tests run against. All but the embedded
-// one are programs in the tools directory.
-var versions = []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", embedded}
+// goldenVersions are the versions of the golden archives, oldest first: all of
+// them are read with every change.
+var goldenVersions = []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", newestGolden}
 
-// embedded is the version of the server that is compiled in.
-const embedded = server.VERSION
+// newestGolden is the one of format V2.
+const newestGolden = "2.15.2"
 
-// goldenVersions are the servers that made the golden archives.
-var goldenVersions = []string{"2.6.1", "2.8.2", "2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", "2.15.2"}
+// versions are the servers that the tests run against, oldest first.
+func versions() []string { return append(natstest.Versions(), natstest.Latest) }
 
 // from tells whether a version is at least 2.minor.
 func from(version string, minor int) bool {
@@ -41,128 +35,26 @@ func from(version string, minor int) bool {
 	return n >= minor
 }
 
-// A testServer is one real server on loopback.
+// A testServer is one real server on loopback, with a connection.
 type testServer struct {
+	*natstest.Server
 	t       testing.TB
 	version string
-	dir     string
-	config  string // of JetStream
-	port    int
-	stopped func()
 	nc      *nats.Conn
 }
 
-// program returns the path of an old server, or fails the test: a test that
-// cannot run must not look as if it had.
-func program(t testing.TB, version string) string {
+func startServer(t testing.TB, version string, o ...natstest.Option) *testServer {
 	t.Helper()
-	dir := os.Getenv("JETKEEP_TOOLS")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		check(t, err)
-		dir = filepath.Join(cache, "jetkeep", "tools")
-	}
-	p := filepath.Join(dir, "nats-server-"+version)
-	if _, err := os.Stat(p); err != nil {
-		t.Fatalf("server %s is not installed: %v", version, err)
-	}
-	return p
-}
-
-func startServer(t testing.TB, version string) *testServer {
-	t.Helper()
-	s := &testServer{t: t, version: version, dir: t.TempDir(), port: -1}
-	s.start()
-	t.Cleanup(s.stop)
+	s := &testServer{t: t, version: version, Server: natstest.StartVersion(t, version, o...)}
+	s.nc = s.Connect()
 	return s
-}
-
-func (s *testServer) start() {
-	s.t.Helper()
-	if s.version == embedded {
-		s.startEmbedded()
-	} else {
-		s.startProgram()
-	}
-	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", s.port), nats.NoReconnect())
-	check(s.t, err)
-	s.nc = nc
-	deadline := time.Now().Add(2 * time.Minute)
-	for {
-		if err := s.try("INFO", nil, nil); err == nil {
-			return
-		} else if time.Now().After(deadline) {
-			s.t.Fatalf("JetStream of server %s did not come up: %v", s.version, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func (s *testServer) startEmbedded() {
-	s.t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: s.port, JetStream: true, StoreDir: s.dir, NoSigs: true, NoLog: true})
-	check(s.t, err)
-	srv.Start()
-	if !srv.ReadyForConnections(2 * time.Minute) {
-		s.t.Fatal("embedded server did not come up")
-	}
-	s.port = srv.Addr().(*net.TCPAddr).Port
-	s.stopped = func() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	}
-}
-
-func (s *testServer) startProgram() {
-	s.t.Helper()
-	cmd := exec.Command(program(s.t, s.version), "-js", "-sd", s.dir, "-a", "127.0.0.1", "-p", fmt.Sprint(s.port))
-	if s.config != "" {
-		file := filepath.Join(s.t.TempDir(), "server.conf")
-		check(s.t, os.WriteFile(file, fmt.Appendf(nil, "listen: %q\njetstream { store_dir: %q, %s }\n", "127.0.0.1:"+fmt.Sprint(s.port), s.dir, s.config), 0o600))
-		cmd.Args = []string{cmd.Path, "-c", file}
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.StderrPipe()
-	check(s.t, err)
-	check(s.t, cmd.Start())
-	port := make(chan int, 1)
-	var done sync.WaitGroup
-	done.Go(func() {
-		sc := bufio.NewScanner(out)
-		for sc.Scan() {
-			if _, addr, ok := strings.Cut(sc.Text(), "client connections on 127.0.0.1:"); ok {
-				var n int
-				fmt.Sscan(addr, &n)
-				port <- n
-			}
-		}
-	})
-	s.stopped = func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		done.Wait()
-		cmd.Wait()
-	}
-	select {
-	case s.port = <-port:
-	case <-time.After(2 * time.Minute):
-		s.stopped()
-		s.t.Fatalf("server %s did not come up", s.version)
-	}
-}
-
-func (s *testServer) stop() {
-	if s.stopped == nil {
-		return
-	}
-	s.nc.Close()
-	s.stopped()
-	s.stopped = nil
 }
 
 func (s *testServer) restart() {
 	s.t.Helper()
-	s.stop()
-	s.start()
+	s.nc.Close()
+	s.Restart()
+	s.nc = s.Connect()
 }
 
 // try makes one request of the JetStream API.
@@ -179,7 +71,7 @@ func (s *testServer) try(subject string, request, response any) error {
 		}
 		body = b
 	}
-	m, err := s.nc.Request("$JS.API."+subject, body, time.Minute)
+	m, err := s.nc.Request("$JS.API."+subject, body, testenv.Hang)
 	if err != nil {
 		return fmt.Errorf("%s: %w", subject, err)
 	}
@@ -222,33 +114,64 @@ func (s *testServer) info(stream string) streamInfo {
 	return i
 }
 
-// snapshot drains the server's snapshot of a stream.
-func (s *testServer) snapshot(stream string) ([]byte, error) {
+// errSlow is the server's word that the test took too long to acknowledge, which
+// on a loaded machine it does.
+var errSlow = errors.New("the server gave up waiting for the test")
+
+// snapshot drains the server's snapshot of a stream, and meanwhile is called before
+// each of its chunks is acknowledged.
+func (s *testServer) snapshot(stream string, sizes map[string]any, meanwhile func()) (b []byte) {
+	s.t.Helper()
+	testenv.Until(s.t, "a snapshot of "+stream, func() (err error) {
+		b, err = s.trySnapshot(stream, sizes, meanwhile)
+		if err != nil && !errors.Is(err, errSlow) {
+			s.t.Fatal(err)
+		}
+		return err
+	})
+	return b
+}
+
+func (s *testServer) trySnapshot(stream string, sizes map[string]any, meanwhile func()) ([]byte, error) {
 	s.t.Helper()
 	inbox := nats.NewInbox()
 	sub, err := s.nc.SubscribeSync(inbox)
 	check(s.t, err)
 	defer sub.Unsubscribe()
 	check(s.t, sub.SetPendingLimits(-1, -1))
-	s.api("STREAM.SNAPSHOT."+stream, map[string]any{"deliver_subject": inbox, "chunk_size": 128 << 10}, nil)
+	request := map[string]any{"deliver_subject": inbox}
+	for k, v := range sizes {
+		request[k] = v
+	}
+	s.api("STREAM.SNAPSHOT."+stream, request, nil)
 	var b []byte
 	for {
-		m, err := sub.NextMsg(time.Minute)
+		m, err := sub.NextMsg(testenv.Hang)
 		if err != nil {
 			return nil, err
 		}
 		if len(m.Data) == 0 {
-			if st := m.Header.Get("Status"); st != "" && st != "204" {
+			switch st := m.Header.Get("Status"); st {
+			case "", "204":
+				return b, nil
+			case "408":
+				return nil, errSlow
+			default:
 				return nil, errors.New(st + " " + m.Header.Get("Description"))
 			}
-			return b, nil
 		}
 		b = append(b, m.Data...)
-		if m.Reply != "" {
+		meanwhile()
+		if m.Reply != "" { // later versions ask for an answer to some chunks only
 			check(s.t, m.Respond(nil))
 		}
 	}
 }
+
+// quickly are the sizes of a snapshot that is taken as quickly as can be.
+var quickly = map[string]any{"chunk_size": 128 << 10}
+
+func nothingMeanwhile() {}
 
 // restore gives an archive to the server.
 func (s *testServer) restore(stream string, config json.RawMessage, b []byte) error {
@@ -260,7 +183,7 @@ func (s *testServer) restore(stream string, config json.RawMessage, b []byte) er
 		return err
 	}
 	for chunk := range slices.Chunk(b, 128<<10) {
-		m, err := s.nc.Request(r.Deliver, chunk, time.Minute)
+		m, err := s.nc.Request(r.Deliver, chunk, testenv.Hang)
 		if err != nil {
 			return err
 		}
@@ -268,7 +191,7 @@ func (s *testServer) restore(stream string, config json.RawMessage, b []byte) er
 			return errors.New(string(m.Data))
 		}
 	}
-	m, err := s.nc.Request(r.Deliver, nil, time.Minute)
+	m, err := s.nc.Request(r.Deliver, nil, testenv.Hang)
 	if err != nil {
 		return err
 	}
@@ -352,7 +275,7 @@ func (s *testServer) consumers(stream string) []consumerInfo {
 // publish stores a message and returns its sequence.
 func (s *testServer) publish(subject string, header nats.Header, data []byte) uint64 {
 	s.t.Helper()
-	m, err := s.nc.RequestMsg(&nats.Msg{Subject: subject, Header: header, Data: data}, time.Minute)
+	m, err := s.nc.RequestMsg(&nats.Msg{Subject: subject, Header: header, Data: data}, testenv.Hang)
 	check(s.t, err)
 	var r struct {
 		Seq   uint64
@@ -375,7 +298,7 @@ func (s *testServer) next(stream, consumer string, n int) []*nats.Msg {
 	check(s.t, s.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+stream+"."+consumer, inbox, fmt.Appendf(nil, `{"batch":%d}`, n)))
 	var out []*nats.Msg
 	for range n {
-		m, err := sub.NextMsg(time.Minute)
+		m, err := sub.NextMsg(testenv.Hang)
 		check(s.t, err)
 		if m.Header.Get("Status") != "" {
 			s.t.Fatalf("pull from %s: %v", consumer, m.Header)
@@ -383,4 +306,12 @@ func (s *testServer) next(stream, consumer string, n int) []*nats.Msg {
 		out = append(out, m)
 	}
 	return out
+}
+
+// ack answers a delivered message and waits until the server has taken the answer
+// in.
+func (s *testServer) ack(m *nats.Msg, answer string) {
+	s.t.Helper()
+	_, err := s.nc.Request(m.Reply, []byte(answer), testenv.Hang)
+	check(s.t, err)
 }
