@@ -16,6 +16,7 @@ import (
 // The read-back names what differs, and tells apart what the stream's own
 // limits removed.
 func TestVerification(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	conn := dial(t, s.URL())
@@ -72,12 +73,13 @@ func b2b(b bool) byte {
 
 // Messages that max_age and TTLs remove at once are counted and no error.
 func TestExpiry(t *testing.T) {
+	t.Parallel()
 	var seen uint64
 	s := natstest.Start(t)
 	nc := s.Connect()
 	conn := dial(t, s.URL())
 	for _, storage := range []string{"file", "memory"} {
-		create(t, nc, fmt.Sprintf(`{"name":"OLD","subjects":["old"],"storage":%q,"num_replicas":1,"max_age":60000000000,"allow_msg_ttl":true}`, storage))
+		create(t, nc, fmt.Sprintf(`{"name":"OLD","subjects":["old"],"storage":%q,"num_replicas":1,"max_age":3600000000000,"allow_msg_ttl":true}`, storage))
 		publish(t, nc, "old", 30)
 		k := newKept()
 		p := k.capture(t, conn, "OLD")
@@ -85,11 +87,11 @@ func TestExpiry(t *testing.T) {
 		records := k.records[p.ID]
 		for i := range records {
 			if i < 10 {
-				records[i].Time -= int64(2 * time.Minute)
+				records[i].Time -= int64(2 * time.Hour)
 			}
 			if i == 15 {
-				records[i].Header = []byte("NATS/1.0\r\nNats-TTL: 10s\r\n\r\n")
-				records[i].Time -= int64(30 * time.Second)
+				records[i].Header = []byte("NATS/1.0\r\nNats-TTL: 10m\r\n\r\n")
+				records[i].Time -= int64(30 * time.Minute)
 			}
 		}
 		p.State.FirstTime = time.Unix(0, records[0].Time)
@@ -100,14 +102,7 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("%s: result %+v, want up to 11 expired", storage, r)
 		}
 		seen = max(seen, r.Expired)
-		if err := natstest.Eventually(2*time.Minute, func() error {
-			if n := natstest.Info(t, nc, "OLD").State.Messages; n != 19 {
-				return fmt.Errorf("%d messages", n)
-			}
-			return nil
-		}); err != nil {
-			t.Error(err)
-		}
+		awaitMessages(t, nc, "OLD", 19)
 		wantRecords(t, nc, "OLD", append(append([]record.Record{}, records[10:15]...), records[16:]...))
 		drop(t, nc, "OLD")
 	}
@@ -118,6 +113,7 @@ func TestExpiry(t *testing.T) {
 
 // A work queue comes back with what was not acknowledged.
 func TestWorkQueue(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	conn := dial(t, s.URL())
@@ -126,14 +122,7 @@ func TestWorkQueue(t *testing.T) {
 		publish(t, nc, "q", 20)
 		consumer(t, nc, "QUEUE", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":60000000000}`)
 		pull(t, nc, "QUEUE", "WORK", 10, func(i int) bool { return i%2 == 0 })
-		if err := natstest.Eventually(2*time.Minute, func() error {
-			if n := natstest.Info(t, nc, "QUEUE").State.Messages; n != 15 {
-				return fmt.Errorf("%d messages", n)
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
+		awaitMessages(t, nc, "QUEUE", 15)
 		k := newKept()
 		p := k.capture(t, conn, "QUEUE")
 		drop(t, nc, "QUEUE")

@@ -57,6 +57,8 @@ type Job struct {
 	// Progress is called from one goroutine at a time, for every few messages.
 	Progress func(Progress)
 	Log      *slog.Logger
+
+	patience time.Duration // with a cluster that is not ready; readyPatience if zero
 }
 
 // Execute restores the job's stream. See the package comment for what it

@@ -23,6 +23,7 @@ func withExtra(k *kept, p store.Point) store.Point {
 // TestDigestOverExtra restores a point whose own digest is not that of its
 // messages.
 func TestDigestOverExtra(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	create(t, nc, `{"name":"A","subjects":["a"],"storage":"file","num_replicas":1}`)
@@ -76,6 +77,7 @@ func TestDigestOverExtra(t *testing.T) {
 
 // TestLockedRepository: without the key nothing is asked of the server.
 func TestLockedRepository(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	create(t, nc, `{"name":"A","subjects":["a"],"storage":"file","num_replicas":1}`)

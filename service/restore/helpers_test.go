@@ -1,11 +1,13 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/store"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 // kept holds restore points in memory. What it keeps comes from the server's
@@ -150,9 +153,7 @@ func create(t testing.TB, nc *nats.Conn, config string) {
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		t.Fatal(err)
 	}
-	if err := natstest.Eventually(2*time.Minute, func() error { return natstest.Request(nc, "STREAM.CREATE."+c.Name, config, nil) }); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Until(t, "stream "+c.Name+" to be made", func() error { return natstest.Request(nc, "STREAM.CREATE."+c.Name, config, nil) })
 }
 
 func consumer(t testing.TB, nc *nats.Conn, stream, config string) {
@@ -167,21 +168,43 @@ func consumer(t testing.TB, nc *nats.Conn, stream, config string) {
 		fmt.Sprintf(`{"stream_name":%q,"config":%s}`, stream, config), nil)
 }
 
-// request sends a message to a stream. That of a cluster has not always a leader.
+// patience is how long a server that changes its leader is given before it is
+// asked again.
+const patience = 30 * time.Second
+
+// request sends a message to a stream. That of a cluster has not always a leader:
+// a message that nobody answered is sent again unless it was stored.
 func request(t testing.TB, nc *nats.Conn, m *nats.Msg) *nats.Msg {
 	t.Helper()
 	var r *nats.Msg
-	if err := natstest.Eventually(2*time.Minute, func() (err error) {
-		r, err = nc.RequestMsg(m, 5*time.Second)
+	testenv.Until(t, "a message to "+m.Subject+" to be stored", func() (err error) {
+		if r, err = nc.RequestMsg(m, patience); errors.Is(err, nats.ErrTimeout) && isStored(nc, m) {
+			r, err = &nats.Msg{Data: []byte(`{}`)}, nil
+		}
 		return err
-	}); err != nil {
-		t.Fatalf("publish to %s: %v", m.Subject, err)
-	}
+	})
 	return r
 }
 
-// publish sends n messages and waits until the last is stored.
-func publish(t testing.TB, nc *nats.Conn, subject string, n int) {
+// isStored says whether the newest message of the subject has the content of m.
+func isStored(nc *nats.Conn, m *nats.Msg) bool {
+	var page struct {
+		Streams []string `json:"streams"`
+	}
+	if natstest.Request(nc, "STREAM.NAMES", map[string]string{"subject": m.Subject}, &page) != nil || len(page.Streams) != 1 {
+		return false
+	}
+	var last struct {
+		Message struct {
+			Data []byte `json:"data"`
+		} `json:"message"`
+	}
+	err := natstest.Request(nc, "STREAM.MSG.GET."+page.Streams[0], map[string]string{"last_by_subj": m.Subject}, &last)
+	return err == nil && len(m.Data) > 0 && bytes.Equal(last.Message.Data, m.Data)
+}
+
+// publish sends n messages, waits until the last is stored and returns its data.
+func publish(t testing.TB, nc *nats.Conn, subject string, n int) (last []byte) {
 	t.Helper()
 	for i := range n {
 		m := nats.NewMsg(subject)
@@ -191,7 +214,9 @@ func publish(t testing.TB, nc *nats.Conn, subject string, n int) {
 		if err := jsapi.ReplyError(r.Data); err != nil {
 			t.Fatalf("publish to %s: %v", subject, err)
 		}
+		last = m.Data
 	}
+	return last
 }
 
 // pull fetches n messages for a consumer and acknowledges those for which ack
@@ -205,19 +230,22 @@ func pull(t testing.TB, nc *nats.Conn, stream, durable string, n int, ack func(i
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	var first *nats.Msg
-	if err := natstest.Eventually(2*time.Minute, func() (err error) { // a cluster's consumer has no leader at once
-		if err := nc.PublishRequest(fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable), inbox, fmt.Appendf(nil, `{"batch":%d}`, n)); err != nil {
+	// A cluster's consumer has no leader at once. A request that one may have taken
+	// in ends before the next is made.
+	body := fmt.Appendf(nil, `{"batch":%d,"expires":%d}`, n, patience/2)
+	testenv.Until(t, "messages for consumer "+durable, func() (err error) {
+		if err := nc.PublishRequest(fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable), inbox, body); err != nil {
 			return err
 		}
-		first, err = sub.NextMsg(5 * time.Second)
+		if first, err = sub.NextMsg(patience); err == nil && first.Header.Get("Status") != "" {
+			return fmt.Errorf("status %v", first.Header)
+		}
 		return err
-	}); err != nil {
-		t.Fatalf("pull from consumer %s: %v", durable, err)
-	}
+	})
 	for i := range n {
 		m := first
 		if i > 0 {
-			if m, err = sub.NextMsg(5 * time.Second); err != nil {
+			if m, err = sub.NextMsg(testenv.Hang); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -242,7 +270,7 @@ func drop(t testing.TB, nc *nats.Conn, streams ...string) {
 // execute restores a point on a connection of its own.
 func execute(t testing.TB, url string, k *kept, p store.Point, change ...func(*Job)) (Result, error) {
 	t.Helper()
-	j := Job{Conn: dial(t, url), Repo: k, Point: p}
+	j := Job{Conn: dial(t, url), Repo: k, Point: p, patience: testenv.Hang}
 	for _, c := range change {
 		c(&j)
 	}
@@ -275,4 +303,18 @@ func hasFinding(list []Finding, code string) bool {
 		}
 	}
 	return false
+}
+
+// awaitRestores waits until the server has ended, in whatever way, every restore
+// that it began.
+func awaitRestores(t testing.TB, s *natstest.Server) {
+	t.Helper()
+	testenv.Until(t, "the server to end its restores", func() error {
+		log := s.Log()
+		ended := strings.Count(log, "Restore failed for") + strings.Count(log, "Completed restore of")
+		if begun := strings.Count(log, "Starting restore for stream"); ended != begun {
+			return fmt.Errorf("%d of %d have ended", ended, begun)
+		}
+		return nil
+	})
 }

@@ -2,10 +2,8 @@ package restore
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -13,10 +11,12 @@ import (
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 // TestLossExplained: one new message explains one lost message at most.
 func TestLossExplained(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	create(t, nc, `{"name":"KV_B","subjects":["$KV.B.>"],"storage":"file","num_replicas":1,"max_msgs_per_subject":1}`)
@@ -46,6 +46,7 @@ func TestLossExplained(t *testing.T) {
 
 // A restored consumer ahead of its stream's end.
 func TestConsumerAheadRestored(t *testing.T) {
+	t.Parallel()
 	for _, storage := range []string{"file", "memory"} {
 		s := natstest.Start(t)
 		nc := s.Connect()
@@ -62,10 +63,10 @@ func TestConsumerAheadRestored(t *testing.T) {
 		t.Logf("%s: verified %v %v", storage, r.Verified, err)
 		publish(t, nc, "a", 30)
 		sub, _ := nc.SubscribeSync(nats.NewInbox())
-		_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", sub.Subject, []byte(`{"batch":30,"expires":20000000000}`))
+		_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", sub.Subject, []byte(`{"batch":30,"expires":600000000000}`))
 		got := 0
 		for got < 30 {
-			m, err := sub.NextMsg(time.Minute)
+			m, err := sub.NextMsg(testenv.Hang)
 			if err != nil || m.Header.Get("Status") != "" {
 				break
 			}
@@ -76,5 +77,3 @@ func TestConsumerAheadRestored(t *testing.T) {
 		}
 	}
 }
-
-var _ = json.Marshal

@@ -55,6 +55,7 @@ func commit(t *testing.T, repo *store.Repository, k *kept, p store.Point, task s
 // From a repository, into an empty server and beside what is there: the plan
 // names each stream, and following it brings all of them.
 func TestFromRepository(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	conn := dial(t, s.URL())
@@ -108,6 +109,7 @@ func TestFromRepository(t *testing.T) {
 
 // What the account is limited to is seen by the plan.
 func TestAccountLimits(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t, natstest.Config(`accounts { A { jetstream { max_file: 1MB, max_mem: 1MB, max_streams: 1, max_consumers: 1 }, users: [{user: a, password: a}] } }
 		no_auth_user: a`))
 	nc := s.Connect()

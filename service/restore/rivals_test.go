@@ -4,12 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"jetkeep/service/natstest"
 	"jetkeep/store"
+	"jetkeep/store/testenv"
 )
 
 // own is a separate source of the same point, with a hook of its own.
@@ -24,9 +25,10 @@ func own(k *kept, p store.Point, hook func(int)) *kept {
 // task restore and verify the stream, to which others then publish. When the
 // first one is told that it lost its claim, it must not touch the stream.
 func lateExecution(t *testing.T, storage string, at int) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
-	k, p := big(t, s, dial(t, s.URL()), storage, 4000)
+	k, p := big(t, s, dial(t, s.URL()), storage, 12000)
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	a := own(k, p, func(n int) {
@@ -41,7 +43,7 @@ func lateExecution(t *testing.T, storage string, at int) {
 	go func() { _, err := Execute(ctx, Job{Conn: ca, Repo: a, Point: p}); done <- err }()
 	<-reached
 	if at > 0 {
-		time.Sleep(300 * time.Millisecond)
+		testenv.True(t, "the server to begin the first restore", func() bool { return strings.Contains(s.Log(), "Starting restore for stream") })
 	}
 	r, err := execute(t, s.URL(), k, p, func(j *Job) { j.Repeated = true })
 	t.Logf("B: verified=%v err=%v", r.Verified, err)
@@ -57,18 +59,19 @@ func lateExecution(t *testing.T, storage string, at int) {
 	cancel(lost)
 	close(goOn)
 	t.Logf("A: %v", <-done)
-	time.Sleep(200 * time.Millisecond)
+	awaitRestores(t, s)
 	if got := natstest.Streams(t, nc); len(got) == 0 {
 		t.Fatal("B's verified stream, with 3 messages of somebody else, was deleted by A")
 	}
 }
 
 func TestLateExecutionBeforeAskFile(t *testing.T)   { lateExecution(t, "file", 0) }
-func TestLateExecutionMidFile(t *testing.T)         { lateExecution(t, "file", 3500) }
+func TestLateExecutionMidFile(t *testing.T)         { lateExecution(t, "file", 11000) }
 func TestLateExecutionBeforeAskMemory(t *testing.T) { lateExecution(t, "memory", 0) }
 
 // An application makes its (empty) stream and consumer; a repeated job deletes both.
 func TestEmptyStreamOfApp(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	k, p := big(t, s, dial(t, s.URL()), "file", 100)

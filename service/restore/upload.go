@@ -51,7 +51,7 @@ const (
 
 // tryUpload uploads and cleans up after a failure.
 func (x *execution) tryUpload(ctx context.Context, stream string, config json.RawMessage, m Method) (*jsapi.StreamInfo, error) {
-	ready := time.Now().Add(readyPatience)
+	ready := time.Now().Add(cmp.Or(x.patience, readyPatience))
 	for n := 1; ; n++ {
 		info, err := x.upload(ctx, stream, config, m)
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,7 +32,9 @@ func numbered(from, to uint64, change ...func(*record.Record)) []record.Record {
 
 // What is missing is explained by what the stream's configuration and the
 // state afterwards allow, and by nothing else.
-func TestExplanations(t *testing.T) {
+func TestExplanations(t *testing.T) { synctest.Test(t, testExplanations) }
+
+func testExplanations(t *testing.T) {
 	old := func(r *record.Record) { r.Time -= int64(time.Hour) }
 	header := func(h string) func(*record.Record) {
 		return func(r *record.Record) { r.Header = []byte("NATS/1.0\r\n" + h + "\r\n\r\n") }
@@ -82,6 +85,7 @@ func TestExplanations(t *testing.T) {
 // Without a read-back, the server's own count is held against the restore
 // point, and a consumer that is not as far as it was is found.
 func TestStateIsChecked(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	k, p := big(t, s, dial(t, s.URL()), "file", 50)
 	p.Content.Messages++
@@ -110,6 +114,7 @@ func TestStateIsChecked(t *testing.T) {
 // Publishers that are at work while a stream comes back do no harm to the
 // verdict, also where each new message removes an old one.
 func TestPublishersDuringRestore(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	conn := dial(t, s.URL())
