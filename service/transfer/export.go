@@ -63,7 +63,7 @@ func Export(ctx context.Context, repo *store.Repository, points []store.Point, d
 	if err != nil {
 		return nil, fmt.Errorf("export: %w", err)
 	}
-	defer os.RemoveAll(part) //nolint:errcheck // after the rename there is nothing
+	defer os.RemoveAll(part) // after the rename there is nothing
 	var out []Exported
 	for _, p := range points {
 		to, final := part, dir

@@ -187,7 +187,7 @@ func (im *importing) run(ctx context.Context) (store.Point, error) {
 	if err != nil {
 		return store.Point{}, err
 	}
-	defer f.Close() //nolint:errcheck // was only read
+	defer f.Close() // was only read
 	info, err := f.Stat()
 	if err != nil {
 		return store.Point{}, fmt.Errorf("look at archive: %w", err)

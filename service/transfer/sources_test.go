@@ -10,8 +10,10 @@ import (
 // What is deleted at the front, within, and at the end of a stream stays
 // deleted, whichever server the backup was made from, and in both formats.
 func TestDeletedStaysDeleted(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"2.9.25", "2.10.29", "2.11.12", "2.12.6", "2.14.5", natstest.Latest} {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			src := natstest.StartVersion(t, version)
 			nc := src.Connect()
 			natstest.MakeStream(t, nc, `{"name":"HOLES","subjects":["holes"],"storage":"file","retention":"limits","num_replicas":1}`)
@@ -43,6 +45,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 			}
 			for _, f := range []Format{V1, V2} {
 				t.Run(string(f), func(t *testing.T) {
+					t.Parallel()
 					out := filepath.Join(t.TempDir(), "out")
 					if _, err := Export(t.Context(), repo, points, out, f, true); err != nil {
 						t.Fatal(err)

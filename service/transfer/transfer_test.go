@@ -107,6 +107,7 @@ func value(t *testing.T, config json.RawMessage, field string) string {
 // What the nats command backs up from servers of all ages is imported,
 // exported, restored by the nats command, and is the same.
 func TestThereAndBack(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		from, into string
 		format     Format
@@ -118,6 +119,7 @@ func TestThereAndBack(t *testing.T) {
 		{natstest.Latest, natstest.Latest, V2Tar},
 	} {
 		t.Run(c.from+" to "+c.into+" "+string(c.format), func(t *testing.T) {
+			t.Parallel()
 			src := natstest.StartVersion(t, c.from)
 			nc := src.Connect()
 			names := natstest.Sample(t, nc)
@@ -153,6 +155,7 @@ func TestThereAndBack(t *testing.T) {
 
 // A single stream in memory storage, which only V2 can carry.
 func TestMemoryStream(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
 	natstest.MakeStream(t, nc, `{"name":"TICKS","subjects":["ticks"],"storage":"memory","retention":"limits","num_replicas":1}`)
@@ -203,6 +206,7 @@ func sampleBackup(t *testing.T, version string) (dir string, repo *store.Reposit
 // The verifier of nats' own library accepts an export, and refuses one of
 // which a byte is changed.
 func TestVerifierOfNats(t *testing.T) {
+	t.Parallel()
 	_, repo, p := sampleBackup(t, natstest.Latest)
 	out := filepath.Join(t.TempDir(), "out")
 	if _, err := Export(t.Context(), repo, []store.Point{p}, out, V2, false); err != nil {
@@ -231,8 +235,10 @@ func TestVerifierOfNats(t *testing.T) {
 }
 
 func TestDamagedIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"2.14.5", natstest.Latest} {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			dir, _, _ := sampleBackup(t, version)
 			archived := tarFile
 			if version == natstest.Latest {
