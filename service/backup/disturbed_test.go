@@ -21,6 +21,7 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/store/record"
 	"jetkeep/store/seqset"
+	"jetkeep/store/testenv"
 )
 
 // A meddler is a target that lets the test act at chosen moments of a capture,
@@ -91,13 +92,15 @@ func createStream(t *testing.T, srv *natstest.Server, name string, settings obje
 // servers answer with a failure, with a success that holds a note of the
 // failure, or with a success that lacks messages.
 func TestCapturePurgedStream(t *testing.T) {
+	t.Parallel()
 	for _, version := range append(natstest.Versions(), natstest.Latest) {
 		for _, keep := range []int{0, 5000} {
 			t.Run(fmt.Sprintf("%s/keep=%d", version, keep), func(t *testing.T) {
+				t.Parallel()
 				srv := natstest.StartVersion(t, version)
 				nc := srv.Connect()
 				createStream(t, srv, "PURGED", nil)
-				publish(t, nc, "purged", 20000, 2000)
+				publish(t, nc, "purged", 10000, 2000)
 				m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: func() {
 					request(t, nc, "STREAM.PURGE.PURGED", object{"keep": keep})
 					publish(t, nc, "purged", 100, 100)
@@ -121,19 +124,20 @@ func TestCapturePurgedStream(t *testing.T) {
 // TestCaptureOfDeletedStream: a stream that goes away is an error, and so is
 // one that comes again under the same name.
 func TestCaptureOfDeletedStream(t *testing.T) {
-	for _, version := range []string{"2.10.29", "2.14.5", natstest.Latest} {
+	t.Parallel()
+	for _, version := range testenv.Some("2.10.29", "2.14.5", natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
 			for _, again := range []bool{false, true} {
 				createStream(t, srv, "GONE", nil)
-				publish(t, nc, "gone", 20000, 2000)
+				publish(t, nc, "gone", 10000, 2000)
 				m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: func() {
 					request(t, nc, "STREAM.DELETE.GONE", nil)
 					if again {
 						createStream(t, srv, "GONE", nil)
-						publish(t, nc, "gone", 20000, 2000)
+						publish(t, nc, "gone", 10000, 2000)
 					}
 				}}
 				out, err := Capture(t.Context(), m, "GONE", collect(), Options{Snapshot: jetsnap.SnapshotOptions{IdleTimeout: 5 * time.Second}})
@@ -148,11 +152,13 @@ func TestCaptureOfDeletedStream(t *testing.T) {
 
 // TestCaptureOfKilledServer: a server that dies sends nothing at all.
 func TestCaptureOfKilledServer(t *testing.T) {
-	for _, version := range []string{"2.9.25", "2.14.5", natstest.Latest} {
+	t.Parallel()
+	for _, version := range testenv.Some("2.9.25", "2.14.5", natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			createStream(t, srv, "KILLED", nil)
-			publish(t, srv.Connect(), "killed", 20000, 2000)
+			publish(t, srv.Connect(), "killed", 10000, 2000)
 			m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: srv.Kill}
 			_, err := Capture(t.Context(), m, "KILLED", collect(), Options{Snapshot: jetsnap.SnapshotOptions{IdleTimeout: 5 * time.Second}})
 			if !errors.Is(err, jetsnap.ErrConnectionLost) && !errors.Is(err, jetsnap.ErrIdle) {
@@ -164,39 +170,49 @@ func TestCaptureOfKilledServer(t *testing.T) {
 
 // TestCaptureOfWorkQueue captures a queue while its messages are consumed.
 func TestCaptureOfWorkQueue(t *testing.T) {
-	for _, version := range []string{"2.10.29", "2.14.5", natstest.Latest} {
+	t.Parallel()
+	for _, version := range testenv.Some("2.10.29", "2.14.5", natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
+			const jobs = 10000
 			createStream(t, srv, "JOBS", object{"retention": "workqueue"})
-			publish(t, nc, "jobs", 30000, 1000)
+			publish(t, nc, "jobs", jobs, 1500)
 			request(t, nc, "CONSUMER.DURABLE.CREATE.JOBS.worker", object{
-				"stream_name": "JOBS", "config": object{"durable_name": "worker", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant", "ack_wait": 30e9, "max_deliver": -1},
+				"stream_name": "JOBS", "config": object{"durable_name": "worker", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant", "ack_wait": int64(testenv.Hang), "max_deliver": -1},
 			})
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			work := srv.Connect()
-			done := 0
+			done, ready := 0, make(chan struct{})
 			wg.Go(func() {
-				for ctx.Err() == nil {
-					m, err := work.Request("$JS.API.CONSUMER.MSG.NEXT.JOBS.worker", nil, time.Second)
-					if err != nil || m.Reply == "" {
-						continue
+				for ; ctx.Err() == nil && done < jobs; done++ {
+					m, err := work.Request("$JS.API.CONSUMER.MSG.NEXT.JOBS.worker", nil, testenv.Hang)
+					if err == nil {
+						_, err = work.Request(m.Reply, []byte("+ACK"), testenv.Hang)
 					}
-					if _, err := work.Request(m.Reply, []byte("+ACK"), time.Second); err == nil {
-						done++
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if done == 300 {
+						close(ready)
 					}
 				}
 			})
 			got := collect()
-			out, err := Capture(t.Context(), OfConn(dial(t, srv.URL())), "JOBS", got, Options{})
+			m := &meddler{Target: OfConn(dial(t, srv.URL())), window: 64 << 10, during: func() {
+				testenv.Receive(t, "jobs to be done during the capture", ready)
+			}}
+			out, err := Capture(t.Context(), m, "JOBS", got, Options{})
 			cancel()
 			wg.Wait()
 			if err != nil {
 				t.Fatal(err)
 			}
 			checkAgainstInfo(t, got.live(out), out)
-			if out.Deleted.Empty() && out.Info.State.Messages == 30000 {
+			if out.Deleted.Empty() && out.Info.State.Messages == jobs {
 				t.Error("nothing was consumed during the capture: the test shows nothing")
 			}
 			if len(out.Consumers) != 1 {
@@ -211,6 +227,7 @@ func TestCaptureOfWorkQueue(t *testing.T) {
 // at will, each wrong in one way, and wants the stream whole all the same or an
 // error.
 func TestCaptureOfDoctoredArchives(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "DOCTORED", nil)
@@ -282,6 +299,7 @@ func TestCaptureOfDoctoredArchives(t *testing.T) {
 		"something behind":      {change: func(_ int, b []byte) []byte { return append(b, b...) }, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := &meddler{Target: OfConn(dial(t, srv.URL())), change: c.change}
 			got := collect()
 			out, err := Capture(t.Context(), m, "DOCTORED", got, Options{})
@@ -310,6 +328,7 @@ func TestCaptureOfDoctoredArchives(t *testing.T) {
 // TestCaptureWithServerFaults lets the server's snapshot fail by its own word,
 // in the archive of a transfer that ended well: a few times, then always.
 func TestCaptureWithServerFaults(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "FAULTY", nil)
@@ -379,6 +398,7 @@ func (f *forger) StreamInfo(ctx context.Context, stream string, o jsapi.InfoOpti
 // TestCaptureOfContradictions: what the server says must agree with itself and
 // with what it gives.
 func TestCaptureOfContradictions(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "ODD", nil)
@@ -408,6 +428,7 @@ func TestCaptureOfContradictions(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			_, err := Capture(t.Context(), &forger{Target: OfConn(dial(t, srv.URL())), forge: c.forge}, "ODD", collect(), Options{})
 			if !c.want(err) {
 				t.Fatalf("error is %v", err)
@@ -430,6 +451,7 @@ func (i impostor) Messages(ctx context.Context, stream string, seqs *seqset.Set,
 }
 
 func TestCaptureOfForkedStream(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	createStream(t, srv, "FORK", nil)
 	publish(t, srv.Connect(), "fork", 100, 100)
@@ -442,15 +464,18 @@ func TestCaptureOfForkedStream(t *testing.T) {
 // TestCaptureWithUnnamedDeletions deletes the messages that old servers leave
 // out of their lists of deleted ones.
 func TestCaptureWithUnnamedDeletions(t *testing.T) {
+	t.Parallel()
 	for _, version := range append(natstest.Versions(), natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
+			const messages = 2300
 			createStream(t, srv, "UNNAMED", nil)
 			// Enough for a few blocks; one in a hundred is deleted, so that some
 			// are the first of theirs.
-			publish(t, nc, "unnamed", 4000, 8000)
-			for seq := 1; seq <= 4000; seq++ {
+			publish(t, nc, "unnamed", messages, 8000)
+			for seq := 1; seq <= messages; seq++ {
 				if seq%100 == 0 || blockStart(seq) {
 					request(t, nc, "STREAM.MSG.DELETE.UNNAMED", object{"seq": seq, "no_erase": seq%200 == 0})
 				}

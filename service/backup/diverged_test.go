@@ -13,8 +13,10 @@ import (
 // TestRecreatedStream: a stream of the same name that was made anew is another
 // one, however much it looks like the first.
 func TestRecreatedStream(t *testing.T) {
+	t.Parallel()
 	for _, version := range versions(true) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
 			v := newVault(t)
@@ -34,6 +36,7 @@ func TestRecreatedStream(t *testing.T) {
 // TestRestoredOverStream restores an older point of a stream, which keeps its
 // created time, and lets it live another life from there on.
 func TestRestoredOverStream(t *testing.T) {
+	t.Parallel()
 	const before, between = 3000, 500
 	for name, c := range map[string]struct {
 		after int // messages of the other life
@@ -48,6 +51,7 @@ func TestRestoredOverStream(t *testing.T) {
 	} {
 		for _, version := range versions(c.all) {
 			t.Run(name+"/"+version, func(t *testing.T) {
+				t.Parallel()
 				srv := natstest.StartVersion(t, version)
 				nc := srv.Connect()
 				plainStream(t, nc)
@@ -84,8 +88,10 @@ func TestRestoredOverStream(t *testing.T) {
 // crash or a snapshot of its volume does: the same sequences are given to other
 // messages, and the stream's created time is the same.
 func TestServerThatLostItsEnd(t *testing.T) {
+	t.Parallel()
 	for _, version := range versions(true) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			dir, copied := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 			srv := natstest.StartVersion(t, version, natstest.Dir(dir))
 			plainStream(t, srv.Connect())
@@ -117,6 +123,7 @@ func TestServerThatLostItsEnd(t *testing.T) {
 // TestRepeatedTaskKeepsItsLineage: what a task found out it finds out again
 // after a crash, under the same name.
 func TestRepeatedTaskKeepsItsLineage(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	v := newVault(t)

@@ -13,13 +13,14 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/store"
 	"jetkeep/store/object/mem"
+	"jetkeep/store/testenv"
 )
 
 // versions are those of each kind of snapshot. Some tests do with the newest
 // for what does not depend on it.
 func versions(all bool) []string {
 	if all {
-		return []string{"2.10.29", "2.14.5", natstest.Latest}
+		return testenv.Some("2.10.29", "2.14.5", natstest.Latest)
 	}
 	return []string{natstest.Latest}
 }
@@ -41,16 +42,16 @@ func deleteSome(t *testing.T, nc *nats.Conn, n int, first, last uint64) {
 // TestSecondBackup changes a stream between two backups, each by an instance of
 // its own, and bounds what the second one uploads by a share of the first.
 func TestSecondBackup(t *testing.T) {
+	t.Parallel()
 	const one = messages / 100
 	// Where a purge ends, what lives of a segment is written again if it is less than
-	// a quarter, and what is used of a pack if it is less than a sixteenth. Where
-	// segments and packs end depends on the times of the messages, so that it may be
-	// nothing and all of that.
-	const again = float64(store.MaxSegment)/4/(messages*size) + 1.0/16
+	// a quarter: see fill for where segments end.
+	const afterHalf, afterQuarter = (3149.0 - messages/2) / messages, (1641.0 - messages/4) / messages
 	for name, c := range map[string]struct {
 		settings string
 		change   func(t *testing.T, nc *nats.Conn)
 		most     float64 // share of the first backup
+		least    float64 // if something is known to be written again
 		all      bool    // on all versions
 	}{
 		"nothing changed": {most: 0.01},
@@ -60,16 +61,16 @@ func TestSecondBackup(t *testing.T) {
 		"one percent purged at the front": {most: 0.01, change: func(t *testing.T, nc *nats.Conn) {
 			purge(t, nc, one)
 		}},
-		"one percent pushed out by a limit": {most: 0.02, all: true, settings: fmt.Sprintf(`"max_msgs":%d`, messages), change: func(t *testing.T, nc *nats.Conn) {
+		"one percent pushed out by a limit": {most: 0.02, all: true, settings: fmt.Sprintf(`,"max_msgs":%d`, messages), change: func(t *testing.T, nc *nats.Conn) {
 			write(t, nc, "s", one, size, 2)
 		}},
 		"three percent deleted inside": {most: 0.01, change: func(t *testing.T, nc *nats.Conn) {
 			deleteSome(t, nc, 3*one, 100, messages-100)
 		}},
-		"half purged": {most: again + 0.01, change: func(t *testing.T, nc *nats.Conn) {
+		"half purged": {most: afterHalf + 0.01, least: afterHalf, change: func(t *testing.T, nc *nats.Conn) {
 			purge(t, nc, messages/2)
 		}},
-		"all of it at once": {most: again + 0.02, all: true, change: func(t *testing.T, nc *nats.Conn) {
+		"all of it at once": {most: afterQuarter + 0.02, least: afterQuarter + 0.01, all: true, change: func(t *testing.T, nc *nats.Conn) {
 			write(t, nc, "s", one, size, 2)
 			purge(t, nc, messages/4)
 			deleteSome(t, nc, 3*one, messages/3, messages+one)
@@ -78,14 +79,10 @@ func TestSecondBackup(t *testing.T) {
 	} {
 		for _, version := range versions(c.all) {
 			t.Run(name+"/"+version, func(t *testing.T) {
+				t.Parallel()
 				srv := natstest.StartVersion(t, version)
 				nc := srv.Connect()
-				if c.settings == "" {
-					plainStream(t, nc)
-				} else {
-					plainStream(t, nc, c.settings)
-				}
-				write(t, nc, "s", messages, size, 1)
+				fill(t, srv.URL(), c.settings, messages, size)
 				v := newVault(t)
 				first := v.backup(srv.URL(), "S")
 				if c.change != nil {
@@ -93,6 +90,9 @@ func TestSecondBackup(t *testing.T) {
 				}
 				second := v.backup(srv.URL(), "S")
 				v.increment(first, second, c.most)
+				if share := float64(second.uploaded) / float64(first.Content.StoredBytes); share < c.least {
+					t.Errorf("%.4f of the first backup were uploaded, not even the %.4f that must be written again", share, c.least)
+				}
 				write(t, nc, "s", 5, size, 3)
 				third := v.backup(srv.URL(), "S")
 				v.increment(first, third, 0.01)
@@ -105,9 +105,11 @@ func TestSecondBackup(t *testing.T) {
 // TestSecondBackupOfBucket overwrites most keys of a bucket: the segments that
 // are mostly dead are not carried along for ever.
 func TestSecondBackupOfBucket(t *testing.T) {
+	t.Parallel()
 	const keys = 4000
 	for _, version := range versions(true) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
 			natstest.MakeStream(t, nc, `{"name":"KV_B","subjects":["$KV.B.>"],"storage":"file","retention":"limits","num_replicas":1,
@@ -149,14 +151,15 @@ func wantDense(t *testing.T, m made) {
 
 // TestSecondBackupOfWorkQueue consumes most of a queue between the backups.
 func TestSecondBackupOfWorkQueue(t *testing.T) {
+	t.Parallel()
 	const jobs, big = 1500, 8000
 	for _, version := range versions(true) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			nc := srv.Connect()
-			natstest.MakeStream(t, nc, `{"name":"S","subjects":["s"],"storage":"file","retention":"workqueue","num_replicas":1}`)
+			fill(t, srv.URL(), `,"retention":"workqueue"`, jobs, big)
 			natstest.MakeConsumer(t, nc, "S", "worker", map[string]any{"ack_policy": "explicit", "ack_wait": 3600e9, "max_ack_pending": 10000})
-			write(t, nc, "s", jobs, big, 1)
 			v := newVault(t)
 			first := v.backup(srv.URL(), "S")
 			natstest.Take(t, nc, "S", "worker", jobs*9/10, func(i int) bool { return i%100 != 7 })
@@ -177,10 +180,10 @@ func TestSecondBackupOfWorkQueue(t *testing.T) {
 // TestIncrementsOfManyGenerations backs up a rolling stream again and again.
 // Neither what a restore point carries nor what an increment uploads grows.
 func TestIncrementsOfManyGenerations(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
-	plainStream(t, nc, fmt.Sprintf(`"max_msgs":%d`, messages/2))
-	write(t, nc, "s", messages/2, size, 1)
+	fill(t, srv.URL(), fmt.Sprintf(`,"max_msgs":%d`, messages/2), messages/2, size)
 	v := newVault(t)
 	first := v.backup(srv.URL(), "S")
 	last, sum := first, uint64(0)
@@ -206,6 +209,7 @@ func TestIncrementsOfManyGenerations(t *testing.T) {
 // TestIncrementOnDamagedPoint takes away what an increment would go on from:
 // the backup is stored in full and says why.
 func TestIncrementOnDamagedPoint(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	plainStream(t, nc)
@@ -233,6 +237,7 @@ func TestIncrementOnDamagedPoint(t *testing.T) {
 // TestIncrementOnPrunedPoint forgets and prunes what an increment refers to,
 // right before it is committed. It must not be; the backup is made again.
 func TestIncrementOnPrunedPoint(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	plainStream(t, nc)

@@ -5,7 +5,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"jetkeep/service/jsapi"
 	"jetkeep/service/natstest"
@@ -46,30 +47,37 @@ func (b *between) Consumers(ctx context.Context, stream string) ([]*jsapi.Consum
 	return b.Target.Consumers(ctx, stream)
 }
 
+// say publishes numbered messages of a life of stream A.
+func say(t *testing.T, nc *nats.Conn, life string, from, to int) {
+	t.Helper()
+	natstest.Publish(t, nc, to-from+1, func(i int) *nats.Msg {
+		return &nats.Msg{Subject: "a", Data: fmt.Appendf(nil, "%s %d", life, from+i)}
+	})
+}
+
+// takeAll lets consumer C acknowledge n messages, and waits until it has them.
+func takeAll(t *testing.T, nc *nats.Conn, n int) {
+	t.Helper()
+	natstest.Take(t, nc, "A", "C", n, func(int) bool { return true })
+}
+
 // The stream is deleted and made again between the last STREAM.INFO and the read of the tail.
 func TestRecreatedBeforeTail(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "A", nil)
-	for i := range 100 {
-		_ = nc.Publish("a", fmt.Appendf(nil, "old %d", i+1))
-	}
-	_ = nc.Flush()
-	time.Sleep(100 * time.Millisecond)
+	say(t, nc, "old", 1, 100)
 	b := &between{Target: OfConn(dial(t, srv.URL()))}
 	b.onInfo = func(n int) {
 		if n == 2 { // complete's: a tail of 10 messages came during the snapshot
-			for i := range 10 {
-				_, _ = nc.Request("a", fmt.Appendf(nil, "old %d", 101+i), time.Second)
-			}
+			say(t, nc, "old", 101, 110)
 		}
 	}
 	b.hook = func() {
 		request(t, nc, "STREAM.DELETE.A", nil)
 		createStream(t, srv, "A", nil)
-		for i := range 120 {
-			_, _ = nc.Request("a", fmt.Appendf(nil, "new %d", i+1), time.Second)
-		}
+		say(t, nc, "new", 1, 120)
 	}
 	sink := collect()
 	out, err := Capture(t.Context(), b, "A", sink, Options{})
@@ -90,22 +98,17 @@ func TestRecreatedBeforeTail(t *testing.T) {
 
 // The stream loses its end (crash) after the snapshot, and grows again; created is the same.
 func TestForkHiddenByTail(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "A", nil)
-	for i := range 100 {
-		_, _ = nc.Request("a", fmt.Appendf(nil, "old %d", i+1), time.Second)
-	}
-	info := natstest.Info(t, nc, "A")
-	_ = info
+	say(t, nc, "old", 1, 100)
 	b := &between{Target: OfConn(dial(t, srv.URL()))}
 	forked := &forkAfter{Target: b}
 	b.onInfo = func(n int) {
 		if n == 2 {
 			forked.on = true // 91..100 are other messages from here on
-			for i := range 10 {
-				_, _ = nc.Request("a", fmt.Appendf(nil, "tail %d", 101+i), time.Second)
-			}
+			say(t, nc, "tail", 101, 110)
 		}
 	}
 	sink := collect()
@@ -133,30 +136,16 @@ func (f *forkAfter) Messages(ctx context.Context, stream string, seqs *seqset.Se
 
 // A consumer is deleted and made again between snapshot and list.
 func TestConsumerRecreated(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "A", nil)
-	for i := range 100 {
-		_, _ = nc.Request("a", fmt.Appendf(nil, "old %d", i+1), time.Second)
-	}
+	say(t, nc, "old", 1, 100)
 	mk := func() {
 		request(t, nc, "CONSUMER.DURABLE.CREATE.A.C", object{"stream_name": "A", "config": object{"durable_name": "C", "ack_policy": "explicit", "deliver_policy": "all"}})
 	}
 	mk()
-	sub, err := nc.SubscribeSync("pulled")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", "pulled", []byte(`{"batch":100}`))
-	for range 100 {
-		m, err := sub.NextMsg(time.Minute)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = m.Ack()
-	}
-	_ = nc.Flush()
-	time.Sleep(200 * time.Millisecond)
+	takeAll(t, nc, 100)
 	b := &between{Target: OfConn(dial(t, srv.URL()))}
 	b.onList = func() {
 		request(t, nc, "CONSUMER.DELETE.A.C", nil)
@@ -175,30 +164,16 @@ func TestConsumerRecreated(t *testing.T) {
 
 // A consumer that is taken from the list is ahead of the moment.
 func TestConsumerAhead(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	createStream(t, srv, "A", nil)
-	for i := range 100 {
-		_, _ = nc.Request("a", fmt.Appendf(nil, "old %d", i+1), time.Second)
-	}
+	say(t, nc, "old", 1, 100)
 	b := &between{Target: OfConn(dial(t, srv.URL()))}
 	b.onList = func() {
-		for i := range 20 {
-			_, _ = nc.Request("a", fmt.Appendf(nil, "old %d", 101+i), time.Second)
-		}
+		say(t, nc, "old", 101, 120)
 		request(t, nc, "CONSUMER.DURABLE.CREATE.A.C", object{"stream_name": "A", "config": object{"durable_name": "C", "ack_policy": "explicit", "deliver_policy": "all"}})
-		sub, _ := nc.SubscribeSync("pulled")
-		_ = nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.A.C", "pulled", []byte(`{"batch":120}`))
-		for range 120 {
-			m, err := sub.NextMsg(time.Minute)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			_ = m.Ack()
-		}
-		_ = nc.Flush()
-		time.Sleep(200 * time.Millisecond)
+		takeAll(t, nc, 120)
 		b.onList = nil
 	}
 	out, err := Capture(t.Context(), b, "A", collect(), Options{})

@@ -11,6 +11,7 @@ import (
 // TestRoom: a large stream is backed up only where there is room, and gives its
 // place back whatever happens; a small one does not ask.
 func TestRoom(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	v := newVault(t)

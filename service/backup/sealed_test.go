@@ -17,6 +17,7 @@ import (
 // TestSealedIncrements goes on from restore points whose messages nobody who
 // takes part can read.
 func TestSealedIncrements(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	plainStream(t, nc)
@@ -48,6 +49,7 @@ func TestSealedIncrements(t *testing.T) {
 
 // TestLockedRestore: without the key the restore says so and does nothing.
 func TestLockedRestore(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	plainStream(t, nc)
@@ -71,6 +73,7 @@ func TestLockedRestore(t *testing.T) {
 
 // TestIncrementOnUntrustedPoint: what nobody signed who is trusted is no base.
 func TestIncrementOnUntrustedPoint(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	plainStream(t, nc)

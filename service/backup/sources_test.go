@@ -4,28 +4,26 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
-	"time"
 
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 // TestSourcesAreKept: how far a stream has come with its sources is part of its
 // restore point, since no message may be left to tell.
 func TestSourcesAreKept(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	nc := srv.Connect()
 	plainStream(t, nc)
 	natstest.MakeStream(t, nc, `{"name":"ALL","storage":"file","retention":"limits","num_replicas":1,"sources":[{"name":"S"}]}`)
 	write(t, nc, "s", 20, 100, 1)
-	err := natstest.Eventually(2*time.Minute, func() error {
+	testenv.Until(t, "the messages to be sourced", func() error {
 		if n := natstest.Info(t, nc, "ALL").State.Messages; n < 20 {
-			return fmt.Errorf("%d messages are sourced", n)
+			return fmt.Errorf("%d are there", n)
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	natstest.MustRequest(t, nc, "STREAM.PURGE.ALL", nil, nil)
 	v := newVault(t)
 	p := v.backup(srv.URL(), "ALL")

@@ -1,7 +1,9 @@
 package backup_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,10 +11,13 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"jetkeep/service/archive"
 	"jetkeep/service/backup"
+	"jetkeep/service/jetsnap"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
 	"jetkeep/service/restore"
@@ -314,6 +319,42 @@ func write(t *testing.T, nc *nats.Conn, subject string, n, size int, seed uint64
 	natstest.Publish(t, nc, n, func(i int) *nats.Msg {
 		return &nats.Msg{Subject: subject, Data: natstest.Text(random, size), Header: nats.Header{"Number": {fmt.Sprint(i)}}}
 	})
+}
+
+// fill makes stream S, with more settings, and n messages in it whose times are
+// always the same. Where segments and packs end depends on them, and so does how
+// much a later backup uploads: with these, 6,000 messages of 2,000 bytes are a pack
+// of segments that end with messages 919, 1641, 3149, 4435, 5273 and the last.
+func fill(t *testing.T, url, settings string, n, size int) {
+	t.Helper()
+	conn, err := natsconn.Dial(t.Context(), natsconn.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	config := json.RawMessage(`{"name":"S","subjects":["s"],"storage":"file","num_replicas":1,"discard":"old","max_consumers":-1,"max_bytes":-1,"max_msg_size":-1` + settings + `}`)
+	if !strings.Contains(settings, "retention") {
+		config = bytes.Replace(config, []byte(`"storage"`), []byte(`"retention":"limits","storage"`), 1)
+	}
+	begin := time.Date(2024, 1, 1, 18, 0, 0, 0, time.UTC)
+	var b bytes.Buffer
+	w := archive.NewV1Writer(&b, archive.Meta{Stream: "S", Config: config, Created: begin, Server: conn.NC.ConnectedServerVersion()})
+	random := rand.New(rand.NewPCG(1, uint64(n)))
+	for i := range n {
+		err := w.Record(&record.Record{
+			Sequence: uint64(i + 1), Time: begin.Add(time.Duration(i) * time.Millisecond).UnixNano(), Subject: []byte("s"),
+			Header: fmt.Appendf(nil, "NATS/1.0\r\nNumber: %d\r\n\r\n", i), Data: natstest.Text(random, size),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(uint64(n)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := jetsnap.New(conn.API).Restore(t.Context(), "S", config, &b, jetsnap.RestoreOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func plainStream(t *testing.T, nc *nats.Conn, settings ...string) {
