@@ -120,7 +120,7 @@ func TestWorkQueue(t *testing.T) {
 	for _, storage := range []string{"file", "memory"} {
 		create(t, nc, fmt.Sprintf(`{"name":"QUEUE","subjects":["q"],"storage":%q,"num_replicas":1,"retention":"workqueue"}`, storage))
 		publish(t, nc, "q", 20)
-		consumer(t, nc, "QUEUE", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":60000000000}`)
+		consumer(t, nc, "QUEUE", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":3600000000000}`)
 		pull(t, nc, "QUEUE", "WORK", 10, func(i int) bool { return i%2 == 0 })
 		awaitMessages(t, nc, "QUEUE", 15)
 		k := newKept()

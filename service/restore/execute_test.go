@@ -29,7 +29,7 @@ func makeOrders(t *testing.T, nc *nats.Conn, config string) {
 	for _, seq := range []int{1, 2, 17, 30, 31, 32, 62} {
 		natstest.MustRequest(t, nc, "STREAM.MSG.DELETE.ORDERS", fmt.Sprintf(`{"seq":%d}`, seq), nil)
 	}
-	consumer(t, nc, "ORDERS", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":60000000000,"max_ack_pending":100}`)
+	consumer(t, nc, "ORDERS", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":3600000000000,"max_ack_pending":100}`)
 	pull(t, nc, "ORDERS", "WORK", 20, func(i int) bool { return i < 5 || i%3 == 0 })
 	awaitPending(t, nc, "ORDERS", 10)
 }

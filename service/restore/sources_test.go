@@ -195,7 +195,7 @@ func TestMirror(t *testing.T) {
 				create(t, nc, fmt.Sprintf(`{"name":"COPY","storage":%q,"num_replicas":1,"mirror":{"name":"IN"}}`, storage))
 				publish(t, nc, "in.x", 50)
 				awaitMessages(t, nc, "COPY", 50)
-				consumer(t, nc, "COPY", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":60000000000}`)
+				consumer(t, nc, "COPY", `{"durable_name":"WORK","ack_policy":"explicit","ack_wait":3600000000000}`)
 				pull(t, nc, "COPY", "WORK", 10, func(i int) bool { return i < 5 })
 				awaitPending(t, nc, "COPY", 5)
 				was := natstest.Consumers(t, nc, "COPY")
