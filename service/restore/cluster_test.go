@@ -55,7 +55,15 @@ func clusterOrders(t *testing.T, c *natstest.Cluster, conn *natsconn.Conn, stora
 		t.Errorf("%s: result %+v", what, r)
 	}
 	wantRecords(t, nc, "ORDERS", k.records[p.ID])
-	is := natstest.Consumers(t, nc, "ORDERS")[0]
+	var is natstest.ConsumerInfo
+	testenv.Until(t, "the consumer to be listed", func() error {
+		list := natstest.Consumers(t, nc, "ORDERS")
+		if len(list) != 1 {
+			return fmt.Errorf("%d are", len(list))
+		}
+		is = list[0]
+		return nil
+	})
 	if is.Delivered.Stream != want.Delivered.Stream || is.AckFloor.Stream != want.AckFloor.Stream || is.NumAckPending != len(want.Pending) {
 		t.Errorf("%s: consumer %+v, want %+v", what, is, want)
 	}

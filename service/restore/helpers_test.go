@@ -123,18 +123,35 @@ func (k *kept) capture(t testing.TB, conn *natsconn.Conn, stream string) store.P
 	p.State.Messages, p.State.Bytes = info.State.Messages, info.State.Bytes
 	p.State.FirstSeq, p.State.LastSeq = info.State.FirstSeq, info.State.LastSeq
 	p.State.FirstTime, p.State.LastTime = info.State.FirstTime, info.State.LastTime
+	var consumers []archive.Consumer
+	if info.State.Consumers > 0 || len(natstest.Consumers(t, conn.NC, stream)) > 0 {
+		consumers = snapshotConsumers(t, conn, stream)
+	}
+	return k.put(p, natstest.Records(t, conn.NC, stream), consumers)
+}
+
+// snapshotConsumers returns a stream's consumers as a snapshot has them. In a cluster
+// the server that makes it may learn of a consumer later than the one that leads the
+// consumer.
+func snapshotConsumers(t testing.TB, conn *natsconn.Conn, stream string) []archive.Consumer {
+	t.Helper()
 	var v consumerVisitor
-	if info.State.Consumers > 0 {
+	testenv.Until(t, "the consumers of "+stream+" in a snapshot", func() error {
+		v = consumerVisitor{}
 		s, err := jetsnap.New(conn.API).Snapshot(t.Context(), stream, jetsnap.SnapshotOptions{})
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		defer s.Close()
 		if _, err := archive.Read(s, stream, &v); err != nil {
-			t.Fatal(err)
+			return err
 		}
-	}
-	return k.put(p, natstest.Records(t, conn.NC, stream), v.consumers)
+		if listed := natstest.Consumers(t, conn.NC, stream); len(listed) == 0 || len(v.consumers) < len(listed) {
+			return fmt.Errorf("it has %d, %d are listed", len(v.consumers), len(listed))
+		}
+		return nil
+	})
+	return v.consumers
 }
 
 func dial(t testing.TB, url string) *natsconn.Conn {
