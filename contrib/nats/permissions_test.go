@@ -233,7 +233,7 @@ func TestBackupWithoutConsumers(t *testing.T) {
 	names := natstest.Sample(t, shop)
 	natstest.MakeStream(t, shop, `{"name":"MEMORY","subjects":["memory"],"storage":"memory","retention":"limits","num_replicas":1}`)
 	natstest.PublishTo(t, shop, "memory", 3000, 100)
-	c := serve(t, server)
+	c, _ := serve(t, server)
 	accepted, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{Target: "backup"})
 	if err != nil {
 		t.Fatal(err)

@@ -10,10 +10,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-)
 
-// clusterTimeout bounds an election. Servers wait up to 9 s before they stand.
-const clusterTimeout = 5 * time.Minute
+	"jetkeep/store/testenv"
+)
 
 // Cluster is several servers of one version that share one JetStream.
 type Cluster struct {
@@ -87,8 +86,8 @@ func (c *Cluster) Restores() []int {
 // AwaitReady waits until the leader of JetStream sees every running node.
 func (c *Cluster) AwaitReady() {
 	c.t.Helper()
-	if err := Eventually(clusterTimeout, c.ready); err != nil {
-		c.t.Fatalf("await cluster: %v", err)
+	if err := Eventually(testenv.Hang, c.ready); err != nil {
+		c.t.Fatalf("await cluster: %v\n%s", err, testenv.Report())
 	}
 }
 
@@ -166,7 +165,7 @@ func (s *Server) meta() (metaInfo, error) {
 func (c *Cluster) Leader(nc *nats.Conn, stream string) int {
 	c.t.Helper()
 	leader := -1
-	err := Eventually(clusterTimeout, func() error {
+	err := Eventually(testenv.Hang, func() error {
 		var info StreamInfo
 		if err := Request(nc, "STREAM.INFO."+stream, nil, &info); err != nil {
 			return err
@@ -185,7 +184,7 @@ func (c *Cluster) Leader(nc *nats.Conn, stream string) int {
 		return nil
 	})
 	if err != nil {
-		c.t.Fatalf("find leader of %s: %v", stream, err)
+		c.t.Fatalf("find leader of %s: %v\n%s", stream, err, testenv.Report())
 	}
 	return leader
 }
@@ -193,29 +192,45 @@ func (c *Cluster) Leader(nc *nats.Conn, stream string) int {
 // MetaLeader returns the index of the node that leads JetStream as a whole.
 func (c *Cluster) MetaLeader() int {
 	c.t.Helper()
-	c.AwaitReady()
-	for i, s := range c.Nodes {
-		if meta, err := s.meta(); err == nil && meta.Leader == s.options.name {
-			return i
+	leader := -1
+	err := Eventually(testenv.Hang, func() error {
+		if err := c.ready(); err != nil {
+			return err
 		}
+		for i, s := range c.Nodes {
+			if meta, err := s.meta(); err == nil && meta.Leader == s.options.name {
+				leader = i
+				return nil
+			}
+		}
+		return errors.New("no node leads JetStream")
+	})
+	if err != nil {
+		c.t.Fatalf("find leader of JetStream: %v\n%s", err, testenv.Report())
 	}
-	c.t.Fatal("no node leads JetStream")
-	return -1
+	return leader
 }
+
+// stepDownAgain is after how many looks that show the same leader it is asked again
+// to hand over.
+const stepDownAgain = 100
 
 // StepDown makes the leader of the stream hand over and returns the new one.
 func (c *Cluster) StepDown(nc *nats.Conn, stream string) int {
 	c.t.Helper()
 	before := c.Leader(nc, stream)
-	MustRequest(c.t, nc, "STREAM.LEADER.STEPDOWN."+stream, nil, nil)
-	err := Eventually(clusterTimeout, func() error {
+	tries := 0
+	err := Eventually(testenv.Hang, func() error {
+		if tries++; tries%stepDownAgain == 1 { // the one that stepped down may be elected again
+			MustRequest(c.t, nc, "STREAM.LEADER.STEPDOWN."+stream, nil, nil)
+		}
 		if c.Leader(nc, stream) == before {
 			return errors.New("same leader")
 		}
 		return nil
 	})
 	if err != nil {
-		c.t.Fatalf("step down leader of %s: %v", stream, err)
+		c.t.Fatalf("step down leader of %s: %v\n%s", stream, err, testenv.Report())
 	}
 	return c.Leader(nc, stream)
 }
@@ -223,7 +238,7 @@ func (c *Cluster) StepDown(nc *nats.Conn, stream string) int {
 // AwaitReplicas waits until every replica of the stream is current.
 func (c *Cluster) AwaitReplicas(nc *nats.Conn, stream string) {
 	c.t.Helper()
-	err := Eventually(clusterTimeout, func() error {
+	err := Eventually(testenv.Hang, func() error {
 		var info StreamInfo
 		if err := Request(nc, "STREAM.INFO."+stream, nil, &info); err != nil {
 			return err
@@ -239,6 +254,6 @@ func (c *Cluster) AwaitReplicas(nc *nats.Conn, stream string) {
 		return nil
 	})
 	if err != nil {
-		c.t.Fatalf("await replicas of %s: %v", stream, err)
+		c.t.Fatalf("await replicas of %s: %v\n%s", stream, err, testenv.Report())
 	}
 }

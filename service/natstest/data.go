@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"jetkeep/store/testenv"
 )
 
 // MakeStream makes a stream of the given configuration, JSON or anything that
@@ -49,9 +51,9 @@ func Publish(t testing.TB, nc *nats.Conn, n int, next func(i int) *nats.Msg) {
 	defer func() { _ = acks.Unsubscribe() }()
 	await := func() {
 		t.Helper()
-		m, err := acks.NextMsg(2 * time.Minute)
+		m, err := acks.NextMsg(testenv.Hang)
 		if err != nil {
-			t.Fatalf("await acknowledgement: %v", err)
+			t.Fatalf("await acknowledgement: %v\n%s", err, testenv.Report())
 		}
 		var ack struct {
 			Stream string    `json:"stream"`
@@ -84,8 +86,8 @@ func Publish(t testing.TB, nc *nats.Conn, n int, next func(i int) *nats.Msg) {
 // given to may not know yet of a stream that was made just now.
 func awaitListener(t testing.TB, nc *nats.Conn, m *nats.Msg) {
 	t.Helper()
-	err := Eventually(2*time.Minute, func() error {
-		answer, err := nc.RequestMsg(m, 20*time.Second)
+	err := Eventually(testenv.Hang, func() error {
+		answer, err := nc.RequestMsg(m, testenv.Hang)
 		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 			t.Fatalf("publish: %v", err)
 		}
@@ -95,7 +97,7 @@ func awaitListener(t testing.TB, nc *nats.Conn, m *nats.Msg) {
 		return err
 	})
 	if err != nil {
-		t.Fatalf("publish: %v", err)
+		t.Fatalf("publish: %v\n%s", err, testenv.Report())
 	}
 }
 
@@ -159,10 +161,12 @@ func Take(t testing.TB, nc *nats.Conn, stream, consumer string, n int, ack func(
 }
 
 // ask sends a request that may come before the cluster's nodes know who listens
-// or while they choose a leader, who then may never have seen it.
+// or while they choose a leader, who then may never have seen it. Whoever has seen
+// it answers well before it is sent again, on however slow a machine: a message that
+// is taken twice would be missing.
 func ask(nc *nats.Conn, subject string, body []byte) (m *nats.Msg, err error) {
-	err = Eventually(3*time.Minute, func() error {
-		m, err = nc.Request(subject, body, 10*time.Second)
+	err = Eventually(testenv.Hang, func() error {
+		m, err = nc.Request(subject, body, time.Minute)
 		if err != nil && !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrTimeout) {
 			return permanentError{err}
 		}

@@ -52,10 +52,6 @@ func Versions() []string {
 	return []string{"2.6.1", "2.11.12"}
 }
 
-// startTimeout bounds the start of one server. A loaded machine with the race
-// detector takes a few seconds, and now and then much longer.
-const startTimeout = 3 * time.Minute
-
 type options struct {
 	name   string
 	dir    string
@@ -202,7 +198,7 @@ func (s *Server) await() {
 	s.mu.Lock()
 	n := s.node
 	s.mu.Unlock()
-	err := Eventually(startTimeout, func() error {
+	err := Eventually(testenv.Hang, func() error {
 		if p, ok := n.(*process); ok {
 			select {
 			case <-p.done:
@@ -213,7 +209,7 @@ func (s *Server) await() {
 		return greets(s.port)
 	})
 	if err != nil {
-		s.t.Fatalf("await server %s: %v\n%s", s.options.name, err, s.past.tail(4000))
+		s.t.Fatalf("await server %s: %v\n%s\n%s", s.options.name, err, s.past.tail(4000), testenv.Report())
 	}
 }
 
@@ -249,6 +245,9 @@ func (s *Server) render() string {
 		}
 		b.WriteString("}\n")
 	}
+	// A client is given 2 s to log in otherwise, which a busy machine may need. What
+	// has users of its own says so itself.
+	b.WriteString("authorization { timeout: 60 }\n")
 	b.WriteString(s.options.config)
 	return b.String()
 }

@@ -11,16 +11,19 @@ import (
 	"go.uber.org/goleak"
 
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 func TestEmbeddedKeepsItsDataOverARestart(t *testing.T) {
+	t.Parallel()
 	s := natstest.StartEmbedded(t)
 	checkRestart(t, s, (*natstest.Server).Stop)
 }
 
 func TestBinaryKeepsItsDataWhenItIsKilled(t *testing.T) {
+	t.Parallel()
 	s := natstest.StartVersion(t, "2.14.5")
 	checkRestart(t, s, (*natstest.Server).Kill)
 }
@@ -50,8 +53,10 @@ func checkRestart(t *testing.T, s *natstest.Server, end func(*natstest.Server)) 
 
 // Every version starts, takes the sample and gives it back as it was made.
 func TestSampleOnEveryVersion(t *testing.T) {
+	t.Parallel()
 	for _, version := range append(natstest.Versions(), natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			s := natstest.StartVersion(t, version)
 			nc := s.Connect()
 			if got := nc.ConnectedServerVersion(); got != version {
@@ -63,6 +68,7 @@ func TestSampleOnEveryVersion(t *testing.T) {
 }
 
 func TestSampleOnTheEmbeddedServer(t *testing.T) {
+	t.Parallel()
 	nc := natstest.StartEmbedded(t).Connect()
 	if got := nc.ConnectedServerVersion(); got != natstest.Latest {
 		t.Fatalf("version is %s, Latest says %s", got, natstest.Latest)
@@ -101,6 +107,7 @@ func checkSample(t *testing.T, nc *nats.Conn, names []string) {
 }
 
 func TestDiffFindsEveryKindOfDifference(t *testing.T) {
+	t.Parallel()
 	nc := natstest.Start(t).Connect()
 	natstest.Sample(t, nc)
 	want := natstest.Records(t, nc, "ORDERS")
@@ -126,9 +133,11 @@ func TestDiffFindsEveryKindOfDifference(t *testing.T) {
 }
 
 func TestConfigAndDomain(t *testing.T) {
+	t.Parallel()
 	conf := natstest.Config(`accounts { A { jetstream: enabled, users: [{user: a, password: a}] } }`)
 	for _, version := range []string{"", "2.10.29"} {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			var s *natstest.Server
 			if version == "" {
 				s = natstest.StartEmbedded(t, conf, natstest.Domain("edge"))
@@ -150,10 +159,12 @@ func TestConfigAndDomain(t *testing.T) {
 }
 
 func TestClusterOfBinariesLosesItsLeader(t *testing.T) {
+	t.Parallel()
 	checkCluster(t, natstest.StartCluster(t, 3, "2.14.5"))
 }
 
 func TestClusterOfEmbeddedServers(t *testing.T) {
+	t.Parallel()
 	checkCluster(t, natstest.StartCluster(t, 3, ""))
 }
 
@@ -185,13 +196,15 @@ func checkCluster(t *testing.T, c *natstest.Cluster) {
 
 // What Records returns is what was published: everything else is held against it.
 func TestRecordsAreWhatWasPublished(t *testing.T) {
+	t.Parallel()
 	const quoted = `{"data":"bm8=","x":"\"data\":\""}`
 	bodies := [][]byte{nil, {0}, []byte(quoted), []byte("<&>\u2028/+="), make([]byte, 100_000), {0xff, 0xfe, 0xfd}}
 	for i := range bodies[4] {
 		bodies[4][i] = byte(i * i >> 3)
 	}
-	for _, version := range []string{"2.6.1", "2.10.29", natstest.Latest} {
+	for _, version := range testenv.Some("2.6.1", "2.10.29", natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			nc := natstest.StartVersion(t, version).Connect()
 			natstest.MakeStream(t, nc, `{"name":"S","subjects":["s.>"],"storage":"file","retention":"limits","num_replicas":1}`)
 			natstest.Publish(t, nc, len(bodies), func(i int) *nats.Msg {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"jetkeep/store/testenv"
 )
 
 // A Trouble is what connections through a Proxy suffer from, in one direction.
@@ -122,7 +124,7 @@ func (p *Proxy) carry(in *net.TCPConn) {
 		return
 	}
 	defer p.release(l)
-	out, err := net.DialTimeout("tcp", p.target, startTimeout)
+	out, err := net.DialTimeout("tcp", p.target, testenv.Hang)
 	if err != nil {
 		l.end(true)
 		return

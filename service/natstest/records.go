@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 // StreamInfo is what STREAM.INFO says.
@@ -109,20 +110,35 @@ func decodeAnswer(subject string, raw []byte, into any) error {
 	return nil
 }
 
+// errCodeNoMessage is how a server answers to the deletion of a message that is not
+// there.
+const errCodeNoMessage = 10057
+
 // MustRequest is Request that ends the test on an error. A request that is not
 // answered is sent again: a cluster that just chose a leader may have dropped
 // it. What it asks for may have been done then, which for a deletion shows as
 // that there is nothing to delete.
 func MustRequest(t testing.TB, nc *nats.Conn, subject string, body, into any) {
 	t.Helper()
-	err := Request(nc, subject, body, into)
-	for try := 1; try < 4 && (errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)); try++ {
-		t.Logf("try %d: %v", try, err)
-		err = Request(nc, subject, body, into)
-		answer := new(APIError)
-		if strings.Contains(subject, ".DELETE.") && errors.As(err, &answer) && answer.Code == http.StatusNotFound {
-			err = nil
+	again := false
+	err := Eventually(testenv.Hang, func() error {
+		err := Request(nc, subject, body, into)
+		if errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) {
+			t.Logf("request %s is sent again: %v", subject, err)
+			again = true
+			return err
 		}
+		answer := new(APIError)
+		if again && strings.Contains(subject, ".DELETE.") && errors.As(err, &answer) && (answer.Code == http.StatusNotFound || answer.ErrCode == errCodeNoMessage) {
+			return nil
+		}
+		if err != nil {
+			return permanentError{err}
+		}
+		return nil
+	})
+	if errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) {
+		t.Fatalf("%v\n%s", err, testenv.Report())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -203,9 +219,9 @@ func Records(t testing.TB, nc *nats.Conn, stream string) []record.Record {
 			}
 		}
 		for range n {
-			m, err := sub.NextMsg(time.Minute)
+			m, err := sub.NextMsg(testenv.Hang)
 			if err != nil {
-				t.Fatalf("await messages %d to %d of %s: %v", seq, seq+n-1, stream, err)
+				t.Fatalf("await messages %d to %d of %s: %v\n%s", seq, seq+n-1, stream, err, testenv.Report())
 			}
 			r, ok, err := decodeMessage(m)
 			if err != nil {
