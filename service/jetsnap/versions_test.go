@@ -5,22 +5,24 @@ import (
 	"encoding/json"
 	"testing"
 
-	"jetkeep/service/jetsnap"
+	"jetkeep/service/jsapi"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
 )
 
 // Every server's snapshot comes through whole, and what it sent restores.
 func TestVersions(t *testing.T) {
+	t.Parallel()
 	for _, version := range append(natstest.Versions(), natstest.Latest) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			srv := natstest.StartVersion(t, version)
 			c, conn := client(t, natsconn.Options{URL: srv.URL()})
 			fill(t, conn.NC, streamS, "s.a", 12000, 1024)
 			natstest.Delete(t, conn.NC, "S", 1, 5, 12000)
 			want, count := natstest.Digest(t, conn.NC, "S")
 
-			snap, data := take(t, c, "S", jetsnap.SnapshotOptions{})
+			snap, data := take(t, c, "S")
 			if len(data) < 12_000_000 {
 				t.Fatalf("only %d bytes", len(data))
 			}
@@ -28,17 +30,16 @@ func TestVersions(t *testing.T) {
 			if err := json.Unmarshal(snap.State, &state); err != nil || state.Messages != count {
 				t.Fatalf("state %s: %v", snap.State, err)
 			}
-			if err := conn.API.DeleteStream(t.Context(), "S"); err != nil {
-				t.Fatal(err)
-			}
 			var sent, acked uint64
-			info, err := c.Restore(t.Context(), "S", snap.Config, bytes.NewReader(data), jetsnap.RestoreOptions{
-				ChunkSize: 256 << 10,
-				Progress:  func(s, a uint64) { sent, acked = s, a },
+			var info *jsapi.StreamInfo
+			inTime(t, func() (err error) {
+				remove(t, conn, "S")
+				o := patient
+				o.ChunkSize = 256 << 10
+				o.Progress = func(s, a uint64) { sent, acked = s, a }
+				info, err = c.Restore(t.Context(), "S", snap.Config, bytes.NewReader(data), o)
+				return err
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
 			if info.State.Messages != count || info.Name() != "S" {
 				t.Fatalf("restored %s", info.Raw)
 			}
