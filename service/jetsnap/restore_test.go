@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -185,6 +186,9 @@ func TestRestoreSlowSource(t *testing.T) {
 						select {
 						case <-single:
 						case <-over:
+						case <-time.After(testenv.Hang):
+							t.Error("the server was left without a byte")
+							return
 						}
 					}
 				}}
