@@ -1,7 +1,6 @@
 package jsapi_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,7 @@ import (
 
 // Lists are read to their end over all pages, on the oldest and newest server.
 func TestLists(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"2.6.1", natstest.Latest} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -82,6 +82,7 @@ func distinct(names []string) int {
 }
 
 func TestStreamLife(t *testing.T) {
+	t.Parallel()
 	conn := dial(t, natsconn.Options{URL: natstest.Start(t).URL()})
 	ctx := t.Context()
 	info, err := conn.API.CreateStream(ctx, json.RawMessage(`{"name":"S","subjects":["s"],"storage":"file"}`))
@@ -118,22 +119,18 @@ func TestStreamLife(t *testing.T) {
 }
 
 func TestNoJetStream(t *testing.T) {
+	t.Parallel()
 	account := `accounts { A { users: [{user: a, password: pw}] }, B { jetstream: enabled, users: [{user: b, password: pw}] } }`
 	for name, o := range map[string]natsconn.Options{
 		"server":  {URL: natstest.Start(t, natstest.WithoutJetStream()).URL()},
 		"account": {URL: natstest.Start(t, natstest.Config(account)).URL(), User: "a", Password: "pw"},
 	} {
-		o.RequestTimeout = 2 * time.Minute
-		conn := dial(t, o)
-		start := time.Now()
+		conn := dial(t, o) // no answer would be another error, and later
 		if _, err := conn.API.AccountInfo(t.Context()); !errors.Is(err, jsapi.ErrNoJetStream) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := conn.API.StreamNames(t.Context()); !errors.Is(err, jsapi.ErrNoJetStream) {
 			t.Errorf("%s: %v", name, err)
-		}
-		if d := time.Since(start); d > time.Minute {
-			t.Errorf("%s: noticed after %s", name, d)
 		}
 	}
 }
@@ -141,6 +138,7 @@ func TestNoJetStream(t *testing.T) {
 // A server that does not answer, a connection that is closed and a context
 // that is over are three different things.
 func TestSilence(t *testing.T) {
+	t.Parallel()
 	url := natstest.Start(t, natstest.WithoutJetStream()).URL()
 	conn := dial(t, natsconn.Options{URL: url, RequestTimeout: 300 * time.Millisecond})
 	if _, err := conn.NC.SubscribeSync("$JS.API.>"); err != nil { // listens and says nothing
@@ -150,14 +148,13 @@ func TestSilence(t *testing.T) {
 		t.Errorf("no answer: %v", err)
 	}
 	one := seqset.Of(1, 2)
-	start := time.Now()
 	err := conn.API.Messages(t.Context(), "S", one, func(uint64, *record.Record) error { return nil })
-	if !errors.Is(err, jsapi.ErrNoReply) || time.Since(start) > time.Minute {
-		t.Errorf("no answer to messages: %v after %s", err, time.Since(start))
+	if !errors.Is(err, jsapi.ErrNoReply) {
+		t.Errorf("no answer to messages: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := dial(t, natsconn.Options{URL: url, RequestTimeout: time.Minute}).API.AccountInfo(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jsapi.ErrNoReply) {
+	if _, err := dial(t, natsconn.Options{URL: url}).API.AccountInfo(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jsapi.ErrNoReply) {
 		t.Errorf("the caller's deadline: %v", err)
 	}
 	conn.Close()
@@ -171,6 +168,7 @@ func TestSilence(t *testing.T) {
 
 // Reading by sequence goes on over a change of leaders, and nothing is missing.
 func TestMessagesOverStepDown(t *testing.T) {
+	t.Parallel()
 	cluster := natstest.StartCluster(t, 3, natstest.Latest)
 	nc := cluster.Connect()
 	natstest.MakeStream(t, nc, `{"name":"S","subjects":["s"],"num_replicas":3}`)
@@ -198,11 +196,13 @@ func TestMessagesOverStepDown(t *testing.T) {
 // delivered in order. No server can be told to lose requests, so a responder of
 // the test's own answers, over a real server without JetStream.
 func TestMessagesAskAgain(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t, natstest.WithoutJetStream())
 	conn := dial(t, natsconn.Options{URL: srv.URL()})
 	nc := srv.Connect()
 	asked := map[uint64]int{}
 	var held *nats.Msg
+	heldSeq := uint64(0)
 	_, err := nc.Subscribe("$JS.API.STREAM.MSG.GET.S", func(m *nats.Msg) {
 		var req struct{ Seq uint64 }
 		_ = json.Unmarshal(m.Data, &req)
@@ -210,14 +210,16 @@ func TestMessagesAskAgain(t *testing.T) {
 		if req.Seq%10 == 7 && req.Seq < 30 && asked[req.Seq] == 1 {
 			return // lost
 		}
-		answer := fmt.Sprintf(`{"message":{"subject":"s","seq":%d,"data":"eA==","time":"2026-01-02T03:04:05.000000%03dZ"}}`, req.Seq, req.Seq)
-		if req.Seq%10 == 3 {
-			held = m // after the next one
+		answer := func(m *nats.Msg, seq uint64) {
+			_ = m.Respond(fmt.Appendf(nil, `{"message":{"subject":"s","seq":%d,"data":"eA==","time":"2026-01-02T03:04:05.000000%03dZ"}}`, seq, seq))
+		}
+		if req.Seq%10 == 3 && held == nil {
+			held, heldSeq = m, req.Seq // after the next one
 			return
 		}
-		_ = m.Respond([]byte(answer))
+		answer(m, req.Seq)
 		if held != nil {
-			_ = held.Respond(bytes.ReplaceAll([]byte(answer), []byte(fmt.Sprintf(`"seq":%d`, req.Seq)), []byte(fmt.Sprintf(`"seq":%d`, req.Seq-1))))
+			answer(held, heldSeq)
 			held = nil
 		}
 	})
@@ -244,6 +246,7 @@ func TestMessagesAskAgain(t *testing.T) {
 
 // Few large messages and many small ones are read within the same bound.
 func TestMessagesOfManySizes(t *testing.T) {
+	t.Parallel()
 	conn := dial(t, natsconn.Options{URL: natstest.Start(t, natstest.Config("max_payload: 8MB")).URL()})
 	natstest.MakeStream(t, conn.NC, `{"name":"S","subjects":["s"]}`)
 	size := func(i int) int {

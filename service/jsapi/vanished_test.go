@@ -8,25 +8,21 @@ import (
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 // TestReadStreamOfVanishedMessages: messages that the consumer was to bring go
 // away before it brings the first. The reader must end all the same.
 func TestReadStreamOfVanishedMessages(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	nc := s.Connect()
-	c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: s.URL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := dial(t, natsconn.Options{URL: s.URL()})
 	natstest.MustRequest(t, nc, "STREAM.CREATE.A", `{"name":"A","subjects":["a"],"storage":"memory","num_replicas":1}`, nil)
 	for try := range 60 {
-		for range 30 {
-			_, _ = nc.Request("a", []byte("x"), time.Second)
-		}
+		natstest.PublishTo(t, nc, "a", 30, 1)
 		last := natstest.Info(t, nc, "A").State.LastSeq
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 		done := make(chan error, 1)
 		n := 0
 		go func() {
@@ -39,7 +35,7 @@ func TestReadStreamOfVanishedMessages(t *testing.T) {
 		late := ctx.Err() != nil
 		cancel()
 		if late {
-			t.Fatalf("try %d: ReadStream never ended: %d messages, %v", try, n, err)
+			t.Fatalf("try %d: ReadStream never ended: %d messages, %v\n%s", try, n, err, testenv.Report())
 		}
 	}
 }
