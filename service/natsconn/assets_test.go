@@ -1,6 +1,8 @@
 package natsconn_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 // TestReplicas: three where that is possible, one where it never will be, what
@@ -36,18 +39,20 @@ func TestReplicas(t *testing.T) {
 				nc = natstest.StartCluster(t, tc.servers, natstest.Latest, natstest.Config(tc.config)).Connect(login)
 			}
 			js := must(jetstream.New(nc))(t)
-			stream, err := natsconn.Stream(t.Context(), js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxBytes: 1e6, Replicas: tc.asked})
-			if err != nil {
-				t.Fatal(err)
-			}
+			var stream jetstream.Stream
+			testenv.Until(t, "a stream", func() (err error) {
+				stream, err = natsconn.Stream(t.Context(), js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxBytes: 1e6, Replicas: tc.asked})
+				return err
+			})
 			if got := stream.CachedInfo().Config.Replicas; got != tc.want {
 				t.Errorf("the stream has %d replicas, want %d", got, tc.want)
 			}
-			kv, err := natsconn.Bucket(t.Context(), js, jetstream.KeyValueConfig{Bucket: "B", MaxBytes: 1e6, Replicas: tc.asked})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := must(kv.Status(t.Context()))(t).Config().Replicas; got != tc.want {
+			var kv jetstream.KeyValue
+			testenv.Until(t, "a bucket", func() (err error) {
+				kv, err = natsconn.Bucket(t.Context(), js, jetstream.KeyValueConfig{Bucket: "B", MaxBytes: 1e6, Replicas: tc.asked})
+				return err
+			})
+			if got := must(kv.Status(natstest.Context(t)))(t).Config().Replicas; got != tc.want {
 				t.Errorf("the bucket has %d replicas, want %d", got, tc.want)
 			}
 		})
@@ -63,10 +68,16 @@ func TestReplicasServerAway(t *testing.T) {
 	away := (leader + 1) % len(c.Nodes)
 	js := must(jetstream.New(c.Nodes[leader].Connect()))(t)
 	c.Nodes[away].Stop()
-	stream, err := natsconn.Stream(t.Context(), js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
-	if err == nil {
-		t.Fatalf("it was made with %d replicas", stream.CachedInfo().Config.Replicas)
-	}
+	c.AwaitReady() // the leader knows
+	var err error
+	testenv.True(t, "an answer", func() bool {
+		var stream jetstream.Stream
+		stream, err = natsconn.Stream(t.Context(), js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		if err == nil {
+			t.Fatalf("it was made with %d replicas", stream.CachedInfo().Config.Replicas)
+		}
+		return !errors.Is(err, context.DeadlineExceeded)
+	})
 	if !strings.Contains(err.Error(), "the setting replicas may ask for fewer") || !strings.Contains(err.Error(), "peer offline") {
 		t.Error(err)
 	}

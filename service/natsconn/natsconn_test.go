@@ -20,12 +20,14 @@ import (
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
 	"jetkeep/store/record"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
 
 // Dial ends in time whatever is at the other end, and leaves nothing running.
 func TestDialEnds(t *testing.T) {
+	t.Parallel()
 	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts and says nothing
 	if err != nil {
 		t.Fatal(err)
@@ -33,54 +35,64 @@ func TestDialEnds(t *testing.T) {
 	defer mute.Close()
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
 	for name, tc := range map[string]struct {
-		ctx  context.Context
-		o    natsconn.Options
-		want error
+		ctx   context.Context
+		limit time.Duration // of the context
+		o     natsconn.Options
+		want  error
 	}{
-		"nobody there":    {t.Context(), natsconn.Options{URL: "nats://127.0.0.1:1"}, nats.ErrNoServers},
-		"silent":          {t.Context(), natsconn.Options{URL: "nats://" + mute.Addr().String(), Timeout: 300 * time.Millisecond}, nil},
-		"silent, context": {soon, natsconn.Options{URL: "nats://" + mute.Addr().String()}, context.DeadlineExceeded},
-		"over before":     {cancelled, natsconn.Options{URL: "nats://" + mute.Addr().String()}, context.Canceled},
+		"nobody there":    {t.Context(), testenv.Hang, natsconn.Options{URL: "nats://127.0.0.1:1"}, nats.ErrNoServers},
+		"silent":          {t.Context(), testenv.Hang, natsconn.Options{URL: "nats://" + mute.Addr().String(), Timeout: 300 * time.Millisecond}, nil},
+		"silent, context": {t.Context(), 200 * time.Millisecond, natsconn.Options{URL: "nats://" + mute.Addr().String(), Timeout: testenv.Hang}, context.DeadlineExceeded},
+		"over before":     {cancelled, testenv.Hang, natsconn.Options{URL: "nats://" + mute.Addr().String()}, context.Canceled},
 	} {
-		var c *natsconn.Conn
-		var d time.Duration
-		for range 5 { // a machine may be slow, but not each time
+		// What ends none of them in time ends after 20 s. A machine may be slow, but
+		// not each time.
+		testenv.Until(t, "the end of a connection: "+name, func() error {
+			ctx, cancel := context.WithTimeout(tc.ctx, tc.limit)
+			defer cancel()
 			start := time.Now()
-			c, err = natsconn.Dial(tc.ctx, tc.o)
-			if d = time.Since(start); d < 2*time.Second {
-				break
+			c, err := natsconn.Dial(ctx, tc.o)
+			if err == nil {
+				c.Close()
+				t.Fatalf("%s: connected", name)
 			}
-		}
-		if err == nil {
-			c.Close()
-			t.Errorf("%s: connected", name)
-			continue
-		}
-		if tc.want != nil && !errors.Is(err, tc.want) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if d >= 2*time.Second {
-			t.Errorf("%s: ended after %s", name, d)
-		}
+			if d := time.Since(start); d > 10*time.Second {
+				return fmt.Errorf("%s: ended after %s", name, d)
+			}
+			if tc.want != nil && !errors.Is(err, tc.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+			return nil
+		})
 	}
 }
 
+// try dials, again while that lasts longer than it may.
+func try(t *testing.T, o natsconn.Options) (c *natsconn.Conn, err error) {
+	t.Helper()
+	o.Timeout = testenv.Hang
+	testenv.True(t, "the end of a connection", func() bool {
+		c, err = natsconn.Dial(t.Context(), o)
+		return !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout)
+	})
+	return c, err
+}
+
 func TestLogin(t *testing.T) {
-	srv := natstest.Start(t, natstest.Config(`authorization { users: [ {user: u, password: s3cret} ] }`))
+	t.Parallel()
+	srv := natstest.Start(t, natstest.Config(`authorization { timeout: 60, users: [ {user: u, password: s3cret} ] }`))
 	ctx := t.Context()
-	_, err := natsconn.Dial(ctx, natsconn.Options{URL: srv.URL(), User: "u", Password: "wr0ng"})
+	_, err := try(t, natsconn.Options{URL: srv.URL(), User: "u", Password: "wr0ng"})
 	if !natsconn.IsAuthorization(err) || strings.Contains(err.Error(), "wr0ng") {
 		t.Errorf("wrong password: %v", err)
 	}
 	host := strings.TrimPrefix(srv.URL(), "nats://")
-	_, err = natsconn.Dial(ctx, natsconn.Options{URL: "nats://u:wr0ng@" + host})
+	_, err = try(t, natsconn.Options{URL: "nats://u:wr0ng@" + host})
 	if !natsconn.IsAuthorization(err) || strings.Contains(err.Error(), "wr0ng") || !strings.Contains(err.Error(), host) {
 		t.Errorf("wrong password in address: %v", err)
 	}
-	c, err := natsconn.Dial(ctx, natsconn.Options{URL: srv.URL(), User: "u", Password: "s3cret", Name: "first"})
+	c, err := try(t, natsconn.Options{URL: srv.URL(), User: "u", Password: "s3cret", Name: "first", RequestTimeout: testenv.Hang})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,28 +116,26 @@ func TestLogin(t *testing.T) {
 // A connection for transfers is closed when it breaks; one that may reconnect
 // comes back.
 func TestReconnect(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
-	once, err := natsconn.Dial(t.Context(), natsconn.Options{URL: srv.URL()})
+	once, err := try(t, natsconn.Options{URL: srv.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer once.Close()
-	again, err := natsconn.Dial(t.Context(), natsconn.Options{URL: srv.URL(), Reconnect: true})
+	again, err := try(t, natsconn.Options{URL: srv.URL(), Reconnect: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer again.Close()
 	srv.Restart()
-	err = natstest.Eventually(2*time.Minute, func() error {
+	testenv.Until(t, "the end of one connection and the return of the other", func() error {
 		if !once.NC.IsClosed() {
 			return errors.New("not closed")
 		}
 		_, err := again.API.AccountInfo(t.Context())
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := once.API.AccountInfo(t.Context()); !errors.Is(err, jsapi.ErrConnectionLost) {
 		t.Error(err)
 	}
@@ -135,7 +145,7 @@ func TestReconnect(t *testing.T) {
 // what the options have comes first.
 func TestContext(t *testing.T) {
 	srv := natstest.Start(t, natstest.Domain("HUB"),
-		natstest.Config(`authorization { users: [ {user: u, password: s3cret}, {user: v, password: other} ] }`))
+		natstest.Config(`authorization { timeout: 60, users: [ {user: u, password: s3cret}, {user: v, password: other} ] }`))
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)
 	dir := filepath.Join(home, "nats", "context")
@@ -148,7 +158,7 @@ func TestContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"prod", file} {
-		c, err := natsconn.Dial(t.Context(), natsconn.Options{Context: name})
+		c, err := try(t, natsconn.Options{Context: name, RequestTimeout: testenv.Hang})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +173,7 @@ func TestContext(t *testing.T) {
 		}
 		c.Close()
 	}
-	c, err := natsconn.Dial(t.Context(), natsconn.Options{Context: "prod", User: "v", Password: "other", APIPrefix: "my.js."})
+	c, err := try(t, natsconn.Options{Context: "prod", User: "v", Password: "other", APIPrefix: "my.js."})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,21 +227,28 @@ func TestSecret(t *testing.T) {
 // TLS with a client certificate, for both the client library's connection and
 // the raw one that reads streams.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca, cert, key := natstest.Certificates(t, dir)
 	for name, extra := range map[string]string{"after greeting": "", "first": `handshake_first: "1500ms"`} {
-		conf := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true\n%s }", cert, key, ca, extra)
+		conf := fmt.Sprintf("tls { timeout: 60, cert_file: %q, key_file: %q, ca_file: %q, verify: true\n%s }", cert, key, ca, extra)
 		port := natstest.Start(t, natstest.Config(conf)).Port()
 		files := natsconn.TLS{CA: ca, Cert: cert, Key: key, First: extra != ""}
-		c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: fmt.Sprintf("nats://localhost:%d", port), TLS: files})
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		var c *natsconn.Conn
+		// Who is late by 1.5 s gets a greeting where he wants none.
+		testenv.Until(t, "a connection, "+name, func() (err error) {
+			c, err = natsconn.Dial(t.Context(), natsconn.Options{URL: fmt.Sprintf("nats://localhost:%d", port), TLS: files})
+			return err
+		})
 		natstest.MakeStream(t, c.NC, `{"name":"S","subjects":["s"]}`)
 		natstest.PublishTo(t, c.NC, "s", 10, 10)
 		n := 0
-		if err := c.API.ReadStream(t.Context(), "S", 1, 10, func(*record.Record) error { n++; return nil }); err != nil || n != 10 {
-			t.Errorf("%s: %d messages, %v", name, n, err)
+		testenv.Until(t, "a stream, "+name, func() error {
+			n = 0
+			return c.API.ReadStream(t.Context(), "S", 1, 10, func(*record.Record) error { n++; return nil })
+		})
+		if n != 10 {
+			t.Errorf("%s: %d messages", name, n)
 		}
 		c.Close()
 		if c, err := natsconn.Dial(t.Context(), natsconn.Options{URL: fmt.Sprintf("nats://localhost:%d", port), TLS: natsconn.TLS{CA: ca, First: extra != ""}}); err == nil {

@@ -11,6 +11,7 @@ import (
 
 // An address that cannot be read may hold a password, and no error shows it.
 func TestMalformedURLShowsNoSecret(t *testing.T) {
+	t.Parallel()
 	context := filepath.Join(t.TempDir(), "c.json")
 	if err := os.WriteFile(context, []byte(`{"url":"nats://user:pass#secret@host:4222"}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -35,6 +36,7 @@ func TestMalformedURLShowsNoSecret(t *testing.T) {
 
 // A comma too many does no harm, as everywhere else.
 func TestEmptyAddresses(t *testing.T) {
+	t.Parallel()
 	for _, urls := range []string{"", "nats://a:4222,", "a, ,b", " "} {
 		if err := (&natsconn.Options{URL: urls}).Validate(); err != nil {
 			t.Errorf("%q: %v", urls, err)

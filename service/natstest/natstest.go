@@ -21,6 +21,7 @@ package natstest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -319,6 +320,15 @@ func Connect(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	}
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+// Context returns the test's context with a deadline that only a hang reaches. What
+// the client's library is asked for without a deadline it gives up after 5 s.
+func Context(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // freePort returns a port that nobody listens on.

@@ -1,0 +1,4 @@
+package natsconn
+
+// ReadWait is how long a question that nobody answers is asked again.
+const ReadWait = readWait
