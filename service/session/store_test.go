@@ -14,6 +14,7 @@ import (
 
 	"jetkeep/service/api"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
@@ -26,13 +27,10 @@ func openStore(t *testing.T, nc *nats.Conn, o Options) *Store {
 	}
 	var s *Store
 	// A cluster that just started may not place a stream at once.
-	err = natstest.Eventually(2*time.Minute, func() error {
-		s, err = Open(t.Context(), js, o)
+	testenv.Until(t, "the store", func() (err error) {
+		s, err = Open(natstest.Context(t), js, o)
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return s
 }
 
@@ -46,18 +44,20 @@ func newSession(n int) (*Session, []*Task) {
 }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	testStore(t, openStore(t, natstest.Start(t).Connect(), Options{}))
 }
 
 // TestStoreReplicated does the same on three replicas, where the server has
 // another code for a conflict.
 func TestStoreReplicated(t *testing.T) {
+	t.Parallel()
 	c := natstest.StartCluster(t, 3, natstest.Latest)
 	testStore(t, openStore(t, c.Connect(), Options{Replicas: 3}))
 }
 
 func testStore(t *testing.T, store *Store) {
-	ctx := t.Context()
+	ctx := natstest.Context(t)
 	s, tasks := newSession(150)
 	if err := store.Create(ctx, s, tasks); err != nil {
 		t.Fatal(err)
@@ -66,15 +66,13 @@ func testStore(t *testing.T, store *Store) {
 		t.Errorf("create it again: %v", err)
 	}
 	// A replica that answers may lag behind for a moment.
-	if err := natstest.Eventually(2*time.Minute, func() error {
+	testenv.Until(t, "what the leader knows already", func() error {
 		all, err := store.Tasks(ctx, s.ID)
 		if err == nil && (len(all) != 150 || all[149].Stream != "S149" || all[0].Revision == 0) {
 			err = fmt.Errorf("%d tasks", len(all))
 		}
 		return err
-	}); err != nil {
-		t.Error(err)
-	}
+	})
 	stale := *tasks[0]
 	if err := tasks[0].Claim("a", 3, noon); err != nil {
 		t.Fatal(err)
@@ -106,7 +104,7 @@ func testUpdate(t *testing.T, store *Store, id string) {
 	var wg sync.WaitGroup
 	for i := range 10 {
 		wg.Go(func() {
-			_, err := store.UpdateSession(t.Context(), id, func(x *Session) error {
+			_, err := store.UpdateSession(natstest.Context(t), id, func(x *Session) error {
 				if x.Tags == nil {
 					x.Tags = map[string]string{}
 				}
@@ -119,36 +117,33 @@ func testUpdate(t *testing.T, store *Store, id string) {
 		})
 	}
 	wg.Wait()
-	if err := natstest.Eventually(2*time.Minute, func() error {
-		x, err := store.Session(t.Context(), id)
+	testenv.Until(t, "what the leader knows already", func() error {
+		x, err := store.Session(natstest.Context(t), id)
 		if err == nil && len(x.Tags) != 10 {
 			err = fmt.Errorf("tags: %v", x.Tags)
 		}
 		return err
-	}); err != nil {
-		t.Error(err)
-	}
+	})
 }
 
 func testList(t *testing.T, store *Store, s *Session) {
 	other, tasks := newSession(1)
 	other.ID = NewID(time.Now().Add(-time.Hour))
 	tasks[0].ID = TaskID(other.ID, 1)
-	if err := store.Create(t.Context(), other, tasks); err != nil {
+	if err := store.Create(natstest.Context(t), other, tasks); err != nil {
 		t.Fatal(err)
 	}
-	if err := natstest.Eventually(2*time.Minute, func() error {
-		all, err := store.Sessions(t.Context())
+	testenv.Until(t, "what the leader knows already", func() error {
+		all, err := store.Sessions(natstest.Context(t))
 		if err == nil && (len(all) != 2 || all[0].ID != s.ID || all[1].ID != other.ID) {
 			err = fmt.Errorf("sessions: %+v", all)
 		}
 		return err
-	}); err != nil {
-		t.Error(err)
-	}
+	})
 }
 
 func TestCreateRefuses(t *testing.T) {
+	t.Parallel()
 	store := openStore(t, natstest.Start(t).Connect(), Options{})
 	for name, spoil := range map[string]func(*Session, []*Task){
 		"wrong count":     func(s *Session, _ []*Task) { s.Tasks++ },
@@ -159,11 +154,11 @@ func TestCreateRefuses(t *testing.T) {
 	} {
 		s, tasks := newSession(2)
 		spoil(s, tasks)
-		if err := store.Create(t.Context(), s, tasks); err == nil {
+		if err := store.Create(natstest.Context(t), s, tasks); err == nil {
 			t.Errorf("%s: was created", name)
 		}
 	}
-	if all, err := store.Sessions(t.Context()); err != nil || len(all) != 0 {
+	if all, err := store.Sessions(natstest.Context(t)); err != nil || len(all) != 0 {
 		t.Errorf("sessions: %v %v", all, err)
 	}
 }
@@ -171,35 +166,37 @@ func TestCreateRefuses(t *testing.T) {
 // TestOpenTakesWhatIsThere has an operator who made the bucket with settings of
 // his own.
 func TestOpenTakesWhatIsThere(t *testing.T) {
+	t.Parallel()
 	nc := natstest.Start(t).Connect()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: api.BucketSessions, Storage: jetstream.MemoryStorage, History: 5})
+	_, err = js.CreateKeyValue(natstest.Context(t), jetstream.KeyValueConfig{Bucket: api.BucketSessions, Storage: jetstream.MemoryStorage, History: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
 	store := openStore(t, nc, Options{Replicas: 1})
 	s, tasks := newSession(1)
-	if err := store.Create(t.Context(), s, tasks); err != nil {
+	if err := store.Create(natstest.Context(t), s, tasks); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.PutSession(t.Context(), s); err != nil {
+	if err := store.PutSession(natstest.Context(t), s); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := store.Sessions(t.Context()); err != nil || len(all) != 1 {
+	if all, err := store.Sessions(natstest.Context(t)); err != nil || len(all) != 1 {
 		t.Errorf("sessions: %v %v", all, err)
 	}
 }
 
 func TestWatchSeesChanges(t *testing.T) {
+	t.Parallel()
 	store := openStore(t, natstest.Start(t).Connect(), Options{})
 	s, tasks := newSession(1)
-	if err := store.Create(t.Context(), s, tasks); err != nil {
+	if err := store.Create(natstest.Context(t), s, tasks); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(natstest.Context(t), testenv.Hang)
 	defer cancel()
 	first := true
 	err := store.WatchSession(ctx, s.ID, func(x *Session) bool {
@@ -226,14 +223,15 @@ func TestWatchSeesChanges(t *testing.T) {
 // all the time: a key whose value is replaced at that moment must not be
 // missing.
 func TestListIsCompleteWhileKeysChange(t *testing.T) {
+	t.Parallel()
 	nc := natstest.Start(t).Connect()
 	store := openStore(t, nc, Options{})
 	const n = 40
 	s, tasks := newSession(n)
-	if err := store.Create(t.Context(), s, tasks); err != nil {
+	if err := store.Create(natstest.Context(t), s, tasks); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(natstest.Context(t))
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
@@ -272,35 +270,36 @@ func TestListIsCompleteWhileKeysChange(t *testing.T) {
 
 // Sessions that ended long ago go with their tasks, and no others.
 func TestExpire(t *testing.T) {
+	t.Parallel()
 	store := openStore(t, natstest.Start(t).Connect(), Options{})
 	made := map[string]string{}
 	for name, ended := range map[string]time.Time{"old": noon.Add(-time.Hour), "new": noon.Add(time.Hour), "running": {}} {
 		ses, tasks := newSession(3)
-		if err := store.Create(t.Context(), ses, tasks); err != nil {
+		if err := store.Create(natstest.Context(t), ses, tasks); err != nil {
 			t.Fatal(err)
 		}
 		if !ended.IsZero() {
 			ses.State, ses.Ended = api.StateSucceeded, ended
-			if err := store.PutSession(t.Context(), ses); err != nil {
+			if err := store.PutSession(natstest.Context(t), ses); err != nil {
 				t.Fatal(err)
 			}
 		}
 		made[name] = ses.ID
 	}
-	if n, err := store.Expire(t.Context(), noon); n != 1 || err != nil {
+	if n, err := store.Expire(natstest.Context(t), noon); n != 1 || err != nil {
 		t.Errorf("%d went, %v", n, err)
 	}
 	for name, id := range made {
-		_, err := store.Session(t.Context(), id)
-		tasks, terr := store.Tasks(t.Context(), id)
+		_, err := store.Session(natstest.Context(t), id)
+		tasks, terr := store.Tasks(natstest.Context(t), id)
 		if gone := name == "old"; gone != errors.Is(err, ErrNotFound) || terr != nil || gone != (len(tasks) == 0) {
 			t.Errorf("%s: %v, %d tasks, %v", name, err, len(tasks), terr)
 		}
 	}
-	if err := store.Delete(t.Context(), made["running"]); !errors.Is(err, ErrTransition) {
+	if err := store.Delete(natstest.Context(t), made["running"]); !errors.Is(err, ErrTransition) {
 		t.Errorf("one that runs: %v", err)
 	}
-	if n, err := store.Expire(t.Context(), noon); n != 0 || err != nil {
+	if n, err := store.Expire(natstest.Context(t), noon); n != 0 || err != nil {
 		t.Errorf("then %d went, %v", n, err)
 	}
 }
