@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"jetkeep/service/api"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
@@ -60,7 +62,8 @@ func body(v any) *nats.Msg {
 }
 
 func TestErrors(t *testing.T) {
-	c, nc := setup(t, Options{})
+	t.Parallel()
+	c, nc := setup(t, Options{Timeout: testenv.Hang})
 	ctx := t.Context()
 	hasty, err := New(nc, Options{Timeout: 200 * time.Millisecond})
 	if err != nil {
@@ -104,6 +107,7 @@ func TestErrors(t *testing.T) {
 // TestWaitOutlastsTheService has the service away for a while, and the final
 // event lost.
 func TestWaitOutlastsTheService(t *testing.T) {
+	t.Parallel()
 	c, nc := setup(t, Options{})
 	var asked atomic.Int32
 	answer(t, nc, api.SessionInfo, func() *nats.Msg {
@@ -119,7 +123,7 @@ func TestWaitOutlastsTheService(t *testing.T) {
 		}
 		return body(r)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
 	r, err := c.Wait(ctx, session, nil)
 	if err != nil || r.State != api.StateSucceeded || asked.Load() != 3 {
@@ -128,6 +132,7 @@ func TestWaitOutlastsTheService(t *testing.T) {
 }
 
 func TestWaitHeedsEventsAndErrors(t *testing.T) {
+	t.Parallel()
 	c, nc := setup(t, Options{})
 	var ended atomic.Bool
 	answer(t, nc, api.SessionInfo, func() *nats.Msg {
@@ -149,7 +154,7 @@ func TestWaitHeedsEventsAndErrors(t *testing.T) {
 	}
 	// Who does not heed events never ends before it asks again; who does may be as
 	// slow as that on a machine that is busy, but not each time.
-	for try := 0; ; try++ {
+	testenv.Until(t, "an end that an event tells of", func() error {
 		ended.Store(false)
 		begin := time.Now()
 		time.AfterFunc(200*time.Millisecond, func() {
@@ -160,13 +165,14 @@ func TestWaitHeedsEventsAndErrors(t *testing.T) {
 		var seen []api.EventName
 		r, err := c.Wait(t.Context(), session, func(e api.Event) { seen = append(seen, e.Event) })
 		took := time.Since(begin)
-		if err == nil && r.State == api.StateFailed && len(seen) == 2 && took < pollInterval {
-			break
+		if err != nil || r.State != api.StateFailed {
+			t.Fatalf("%+v %v", r, err)
 		}
-		if err != nil || r.State != api.StateFailed || try == 10 {
-			t.Fatalf("%+v %v, events %v, it took %s", r, err, seen, took)
+		if len(seen) != 2 || took >= pollInterval {
+			return fmt.Errorf("events %v, it took %s", seen, took)
 		}
-	}
+		return nil
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended.Store(false)
 	time.AfterFunc(100*time.Millisecond, cancel)
@@ -176,6 +182,7 @@ func TestWaitHeedsEventsAndErrors(t *testing.T) {
 }
 
 func TestWaitForNothing(t *testing.T) {
+	t.Parallel()
 	c, nc := setup(t, Options{})
 	answer(t, nc, api.SessionInfo, func() *nats.Msg {
 		m := body(api.ErrorResponse{Error: api.Errorf(api.CodeSessionNotFound, "none")})
@@ -190,6 +197,7 @@ func TestWaitForNothing(t *testing.T) {
 // TestSealIdentity: only the service's key opens what is sealed, and the
 // sender that is named made it.
 func TestSealIdentity(t *testing.T) {
+	t.Parallel()
 	ours, err := nkeys.CreateCurveKeys()
 	if err != nil {
 		t.Fatal(err)

@@ -8,18 +8,19 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -36,7 +37,7 @@ func mustStart(t *testing.T, o Options) *Server {
 
 func mustStop(t *testing.T, s *Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Hang)
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {
 		t.Error(err)
@@ -45,7 +46,7 @@ func mustStop(t *testing.T, s *Server) {
 
 func connect(t *testing.T, s *Server) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(s.URL())
+	nc, err := nats.Connect(s.URL(), nats.Timeout(testenv.Hang))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +59,7 @@ func connect(t *testing.T, s *Server) jetstream.JetStream {
 }
 
 func TestDataSurvivesRestart(t *testing.T) {
+	t.Parallel()
 	ctx, dir := testContext(t), t.TempDir()
 	first := mustStart(t, Options{Dir: dir, Port: RandomPort})
 	js := connect(t, first)
@@ -86,6 +88,7 @@ func TestDataSurvivesRestart(t *testing.T) {
 }
 
 func TestListensOnLoopback(t *testing.T) {
+	t.Parallel()
 	s := mustStart(t, Options{Dir: t.TempDir(), Port: RandomPort})
 	address, ok := s.server.Addr().(*net.TCPAddr)
 	if !ok || !address.IP.IsLoopback() {
@@ -94,6 +97,7 @@ func TestListensOnLoopback(t *testing.T) {
 }
 
 func TestDirectoryIsHeldByOneServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	first := mustStart(t, Options{Dir: dir, Port: RandomPort})
 	if _, err := Start(testContext(t), Options{Dir: dir, Port: RandomPort}); !errors.Is(err, ErrDirInUse) || errors.Is(err, ErrDirNotWritable) {
@@ -104,6 +108,7 @@ func TestDirectoryIsHeldByOneServer(t *testing.T) {
 }
 
 func TestPortTaken(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +124,7 @@ func TestPortTaken(t *testing.T) {
 }
 
 func TestDirectoryNotWritable(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -138,6 +144,7 @@ func TestDirectoryNotWritable(t *testing.T) {
 }
 
 func TestStartRefusesEndedContext(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	dir := filepath.Join(t.TempDir(), "d")
@@ -150,6 +157,7 @@ func TestStartRefusesEndedContext(t *testing.T) {
 }
 
 func TestFailedStartReportsTheServersReason(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	// JetStream keeps its data in a directory of this name.
 	if err := os.WriteFile(filepath.Join(dir, "jetstream"), nil, 0o600); err != nil {
@@ -163,6 +171,7 @@ func TestFailedStartReportsTheServersReason(t *testing.T) {
 }
 
 func TestShutdownIsIdempotentAndBounded(t *testing.T) {
+	t.Parallel()
 	s := mustStart(t, Options{Dir: t.TempDir(), Port: RandomPort})
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"jetkeep/service/config"
+	"jetkeep/store/testenv"
 )
 
 // A command may print what it likes: it takes no more memory than what is read.
@@ -36,26 +36,32 @@ func TestCommandThatPrintsALot(t *testing.T) {
 // Nothing is left of a command whose time is over, nor of what it started.
 func TestCommandThatHangs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := run(ctx, []string{"/bin/sh", "-c", `sleep 777 & echo $! > "$0"; sleep 777`, file}, "k", []byte("{}"))
-	if err == nil {
+	ended := make(chan error, 1)
+	go func() {
+		_, err := run(ctx, []string{"/bin/sh", "-c", `sleep 777 & echo $! > "$0"; sleep 777`, file}, "k", []byte("{}"))
+		ended <- err
+	}()
+	pid := 0
+	testenv.Until(t, "what the command starts", func() error {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		pid, err = strconv.Atoi(strings.TrimSuffix(string(b), "\n"))
+		return err
+	})
+	cancel()
+	if err := testenv.Receive(t, "the end of the command", ended); err == nil {
 		t.Fatal("it ended well")
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(time.Minute); syscall.Kill(pid, 0) == nil && !zombie(pid); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
+	t.Cleanup(func() {
+		if t.Failed() {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
-			t.Fatal("what the command started still runs")
 		}
-	}
+	})
+	testenv.True(t, "the end of what the command started", func() bool { return syscall.Kill(pid, 0) != nil || zombie(pid) })
 }
 
 // zombie tells whether a process has ended and nobody asked how.
@@ -96,7 +102,7 @@ func TestPost(t *testing.T) {
 		"/refused?x=secret%21": "answers 403 Forbidden: key [redacted], token [redacted], [redacted]",
 		"/none/secret?x=%21":   "answers 404 Not Found: cannot POST [redacted] as [redacted]",
 	} {
-		to := &config.Call{URL: config.Secret(web.URL + path), Authorization: "Bearer secret", Timeout: 5 * time.Second, Headers: map[string]config.Secret{"X-Api-Key": "secret key"}}
+		to := &config.Call{URL: config.Secret(web.URL + path), Authorization: "Bearer secret", Timeout: testenv.Hang, Headers: map[string]config.Secret{"X-Api-Key": "secret key"}}
 		_, err := new(Caller).ask(t.Context(), to, "", "k", []byte("{}"))
 		if err == nil || !strings.Contains(err.Error()+"\n", want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v, should have %s", path, err, want)

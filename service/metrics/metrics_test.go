@@ -22,6 +22,7 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/metrics"
 	"jetkeep/store/object/observe"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -63,6 +64,7 @@ func scrape(t *testing.T, h http.Handler) string {
 }
 
 func TestValues(t *testing.T) {
+	t.Parallel()
 	text := scrape(t, filled(time.Unix(1_800_000_000, 0)).Handler())
 	for _, want := range []string{
 		`jetkeep_build_info{version="1.2.3"} 1`,
@@ -100,6 +102,7 @@ func TestValues(t *testing.T) {
 // TestReference: METRICS.md has each metric with its type and labels, and no
 // other.
 func TestReference(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile("METRICS.md")
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +138,8 @@ func TestReference(t *testing.T) {
 
 // TestPromtool: Prometheus's own tool has nothing to complain of.
 func TestPromtool(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "promtool", "check", "metrics")
 	cmd.Stdin = strings.NewReader(scrape(t, filled(time.Now()).Handler()))
@@ -145,6 +149,7 @@ func TestPromtool(t *testing.T) {
 }
 
 func TestAddress(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"9464": "127.0.0.1:9464", ":9464": "127.0.0.1:9464", "0.0.0.0:1": "0.0.0.0:1", "[::]:2": "[::]:2",
 		"host": "", "a:b": "", "70000": "", "1:2:3": "",
@@ -162,7 +167,7 @@ func get(t *testing.T, url string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := &http.Client{Timeout: testenv.Hang, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := c.Do(q)
 	if err != nil {
 		t.Fatal(err)
@@ -175,6 +180,7 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestServer(t *testing.T) {
+	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())
 	s, err := metrics.Listen(ctx, "0", filled(time.Now()), metrics.Checks{
 		Healthy: func() error { return nil }, Ready: func() error { return errors.New("not yet") },
@@ -207,6 +213,7 @@ func TestServer(t *testing.T) {
 // Restore points that a repository has not any more are forgotten, those that
 // were made since it was asked are not.
 func TestSurveyed(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	m := metrics.New(metrics.Options{Streams: 5, Now: func() time.Time { return now }})
 	point := func(stream, repository string, ago time.Duration) metrics.Point {
@@ -233,6 +240,7 @@ func TestSurveyed(t *testing.T) {
 // What shares the labels above the bound is forgotten like the rest, and what of
 // it gets labels of its own when there is room is not shown twice.
 func TestSurveyedAboveTheBound(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	m := metrics.New(metrics.Options{Streams: 1, Now: func() time.Time { return now }})
 	point := func(stream string) metrics.Point {

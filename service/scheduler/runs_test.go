@@ -14,6 +14,7 @@ import (
 )
 
 func TestRetry(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.outcome = func(x *made) api.State {
@@ -43,6 +44,7 @@ func TestRetry(t *testing.T) {
 // A schedule that is paused tries nothing again by itself, and says why the run
 // failed; what somebody triggered is tried again.
 func TestPauseEndsRetries(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.outcome = func(*made) api.State { return api.StateFailed }
@@ -77,6 +79,7 @@ func TestPauseEndsRetries(t *testing.T) {
 // A session whose maker died before it was ready is replaced in each stage, and is
 // no attempt; not for ever, though.
 func TestMakerDies(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		unready  func(n int) bool // of those that were started, the n-th
 		want     string
@@ -123,6 +126,7 @@ func TestMakerDies(t *testing.T) {
 
 // Sessions of attempts that failed fall out of the history with their run.
 func TestHistoryOfRetries(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.outcome = func(x *made) api.State { return api.StateFailed }
@@ -138,6 +142,7 @@ func TestHistoryOfRetries(t *testing.T) {
 // A slot that is left out while a run waits for its next try is settled as well:
 // it is not looked at without pause until then.
 func TestRetryBesideASlotLeftOut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.outcome = func(*made) api.State { return api.StateFailed }
@@ -164,6 +169,7 @@ func TestRetryBesideASlotLeftOut(t *testing.T) {
 
 // A run that keeps failing gives way to the next slot.
 func TestRetriesGiveWay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.outcome = func(*made) api.State { return api.StateFailed }
@@ -179,6 +185,7 @@ func TestRetriesGiveWay(t *testing.T) {
 // Verification and pruning follow a backup that succeeded, each if the one
 // before did.
 func TestFollow(t *testing.T) {
+	t.Parallel()
 	keep := &api.Keep{Last: 3}
 	for name, c := range map[string]struct {
 		verify  api.Level
@@ -224,6 +231,7 @@ func TestFollow(t *testing.T) {
 // A trigger that meets a change of the state is noted there nevertheless, and taken
 // back if something else runs by then.
 func TestTriggerMeets(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		other := func(st *State) { st.Running = &api.ScheduleRun{Session: "other", Stage: StageBackup} }
 		for name, tc := range map[string]struct {
@@ -284,6 +292,7 @@ func TestTriggerMeets(t *testing.T) {
 // A slot's session that is made while somebody triggers a run is taken back, if the
 // slot is left out for that, and is the slot's, if it is queued.
 func TestTriggerWhileASlotStarts(t *testing.T) {
+	t.Parallel()
 	for overlap, cancelled := range map[string]bool{api.OverlapSkip: true, api.OverlapQueue: false} {
 		synctest.Test(t, func(t *testing.T) {
 			m, s := newMemory(), newSessions()
@@ -324,6 +333,7 @@ func TestTriggerWhileASlotStarts(t *testing.T) {
 // What was triggered in the very second of a slot, before that was started, takes
 // none of its sessions: each backup has its own verification.
 func TestTriggerInTheSecondOfASlot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Minute
@@ -374,6 +384,7 @@ func (m *meets) Write(ctx context.Context, name string, st State, revision uint6
 // cancels nothing that takes no longer than it may; one whose clock is behind that
 // started it makes none of it late.
 func TestClocksDiffer(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]api.Schedule{
 		"missed": {Missed: api.MissedNone}, "timeout": {Timeout: "3m"},
 	} {
@@ -411,6 +422,7 @@ func TestClocksDiffer(t *testing.T) {
 
 // A slot that is put off is still to come.
 func TestUpcoming(t *testing.T) {
+	t.Parallel()
 	def, err := Parse(api.Schedule{Name: "x", Cron: "@daily", Jitter: "24h"})
 	if err != nil {
 		t.Fatal(err)

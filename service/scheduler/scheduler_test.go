@@ -304,6 +304,7 @@ func brute(t *testing.T, zone string, from, to time.Time, due func(local time.Ti
 // change, run by up to three instances whose own clocks differ by minutes and which
 // are away now and then: no slot twice, none lost.
 func TestYear(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		schedules := map[string]struct {
@@ -371,6 +372,7 @@ func TestYear(t *testing.T) {
 func minutes(n int) time.Duration { return time.Duration(n) * time.Minute }
 
 func TestOverlap(t *testing.T) {
+	t.Parallel()
 	for overlap, want := range map[string]string{
 		api.OverlapSkip:   "backup 00:01:00 1, backup 00:04:00 1, backup 00:07:00 1",
 		api.OverlapQueue:  "backup 00:01:00 1, backup 00:03:00 1, backup 00:06:00 1",
@@ -396,6 +398,7 @@ func TestOverlap(t *testing.T) {
 }
 
 func TestMissed(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		spec api.Schedule
 		want string
@@ -433,6 +436,7 @@ func TestMissed(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Hour
@@ -450,6 +454,7 @@ func TestTimeout(t *testing.T) {
 // While nothing can be started the slot is tried again, and if that takes too
 // long it has failed and says why.
 func TestCannotStart(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		refusal := error(nil)
@@ -483,6 +488,7 @@ func TestCannotStart(t *testing.T) {
 
 // KV that is away for some time loses no slot.
 func TestKVAway(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		m.put(t, api.Schedule{Name: "x", Cron: "*/10 * * * *"})
@@ -504,6 +510,7 @@ func TestKVAway(t *testing.T) {
 
 // History is kept to its limit, and sessions that fall out are forgotten.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		m.put(t, api.Schedule{Name: "x", Cron: "* * * * *", History: 4, Keep: &api.Keep{Last: 1}})
@@ -518,6 +525,7 @@ func TestHistory(t *testing.T) {
 
 // An instance that slept while others went on takes back what it started.
 func TestZombieTakesBack(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		m.put(t, api.Schedule{Name: "x", Cron: "* * * * *"})
@@ -559,6 +567,7 @@ func (a *asleep) Start(ctx context.Context, id string, d *Definition, run api.Sc
 }
 
 func TestParse(t *testing.T) {
+	t.Parallel()
 	for field, s := range map[string]api.Schedule{
 		"name":           {Name: "a.b", Cron: "@daily"},
 		"cron":           {Name: "a", Cron: "61 * * * *"},

@@ -17,6 +17,7 @@ import (
 // What is away for a moment after an outage, or when a backup is to be verified, is
 // waited for, too.
 func TestCannotStartForAMoment(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Minute
@@ -48,6 +49,7 @@ func TestCannotStartForAMoment(t *testing.T) {
 // A target that is away for good fails also the runs of a schedule whose slots come
 // faster than an instance gives up, and each failure has its time.
 func TestCannotStartOften(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.refuse = func(string) error { return api.Errorf(api.CodeTargetUnavailable, "the target is away") }
@@ -71,6 +73,7 @@ func TestCannotStartOften(t *testing.T) {
 
 // A stage that follows a backup and cannot be started is a session that failed, too.
 func TestCannotFollow(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Minute
@@ -102,6 +105,7 @@ func (h hangs) Start(ctx context.Context, id string, d *Definition, run api.Sche
 
 // A target that does not answer fails the run as one does that refuses.
 func TestStartHangs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Hour
@@ -123,6 +127,7 @@ func TestStartHangs(t *testing.T) {
 
 // A prune is refused while another one of the repository runs, and follows it.
 func TestPruneFollowsAnother(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Minute
@@ -144,6 +149,7 @@ func TestPruneFollowsAnother(t *testing.T) {
 
 // What waits in the queue is not too late because it waits there.
 func TestQueueWithoutMissed(t *testing.T) {
+	t.Parallel()
 	for deadline, want := range map[string]string{
 		"":   "backup 00:10:00 1, backup 00:20:00 1",
 		"1m": "backup 00:10:00 1, backup 00:30:00 1",
@@ -164,6 +170,7 @@ func TestQueueWithoutMissed(t *testing.T) {
 // A slot that comes while the predecessor runs is left out when it comes, and not
 // begun late when the predecessor ends a moment afterwards.
 func TestSkipInTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = 8 * time.Second
@@ -193,6 +200,7 @@ func (silent) Now(ctx context.Context) (time.Time, error) {
 // While the server does not tell the time nobody waits for others who ask it: a
 // request to trigger a run is answered in time.
 func TestManyAskForTheTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := newScheduler(silent{newMemory()}, newSessions(), Options{})
 		var wg sync.WaitGroup
@@ -214,6 +222,7 @@ func TestManyAskForTheTime(t *testing.T) {
 // An outage that begins when a slot is tried, and in which KV is away, too, takes
 // nothing from the time in which what comes back last is waited for.
 func TestTriesAnewAfterAnOutage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Minute
@@ -245,6 +254,7 @@ func TestTriesAnewAfterAnOutage(t *testing.T) {
 // However many schedules have targets that do not answer, the loop is not taken for
 // stuck.
 func TestManyHang(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Hour
@@ -269,6 +279,7 @@ func TestManyHang(t *testing.T) {
 // A clock that is set while it is known how far it is from the server's changes
 // nothing.
 func TestClockIsSet(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := newScheduler(newMemory(), newSessions(), Options{})
 		var ahead time.Duration
@@ -288,6 +299,7 @@ func TestClockIsSet(t *testing.T) {
 
 // Slots that are left out one after the other for the same reason are told together.
 func TestSkipsAreCounted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = 5*time.Minute + 30*time.Second

@@ -13,6 +13,7 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/natstest"
 	"jetkeep/service/scheduler"
+	"jetkeep/store/testenv"
 )
 
 // An instance whose clock is minutes ahead puts a schedule, or resumes it: the
@@ -24,31 +25,32 @@ func TestPutByAClockAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1, 0)
+	store, err := scheduler.Open(natstest.Context(t), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	settled := func() time.Duration {
+	settled := func() time.Time {
 		t.Helper()
-		st, _, err := store.State(t.Context(), "a")
+		st, _, err := store.State(natstest.Context(t), "a")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return time.Until(st.Settled)
+		return st.Settled
 	}
 	for _, paused := range []bool{false, true, false} {
-		if _, err := store.Put(t.Context(), &api.Schedule{Name: "a", Cron: "* * * * *", Paused: paused}, time.Now().Add(10*time.Minute)); err != nil {
+		if _, err := store.Put(natstest.Context(t), &api.Schedule{Name: "a", Cron: "* * * * *", Paused: paused}, time.Now().Add(10*time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		if ahead := settled(); ahead > 5*time.Second {
+		if ahead := time.Until(settled()); ahead > 5*time.Second {
 			t.Errorf("paused %t: slots of the next %s are taken for settled", paused, ahead)
 		}
 	}
-	if _, err := store.Put(t.Context(), &api.Schedule{Name: "a", Cron: "*/2 * * * *"}, time.Now().Add(-10*time.Minute)); err != nil {
+	begun := time.Now()
+	if _, err := store.Put(natstest.Context(t), &api.Schedule{Name: "a", Cron: "*/2 * * * *"}, begun.Add(-10*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if ahead := settled(); ahead < -5*time.Minute {
-		t.Errorf("slots of %s ago would run", -ahead)
+	if ago := begun.Sub(settled()); ago > 5*time.Minute {
+		t.Errorf("slots of %s ago would run", ago)
 	}
 }
 
@@ -60,7 +62,7 @@ func TestPutMovesStartOrEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1, 0)
+	store, err := scheduler.Open(natstest.Context(t), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,15 +86,15 @@ func TestPutMovesStartOrEnd(t *testing.T) {
 	} {
 		v := tc.before
 		v.Name, v.Cron = name, "0 * * * *"
-		if _, err := store.Put(t.Context(), &v, *at(-tc.settled)); err != nil {
+		if _, err := store.Put(natstest.Context(t), &v, *at(-tc.settled)); err != nil {
 			t.Fatal(err)
 		}
 		v = tc.after
 		v.Name, v.Cron = name, "0 * * * *"
-		if _, err := store.Put(t.Context(), &v, now); err != nil {
+		if _, err := store.Put(natstest.Context(t), &v, now); err != nil {
 			t.Fatal(err)
 		}
-		st, _, err := store.State(t.Context(), name)
+		st, _, err := store.State(natstest.Context(t), name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,11 +117,11 @@ func TestPauseBesidePut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1, 0)
+	store, err := scheduler.Open(natstest.Context(t), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := t.Context()
+	ctx := natstest.Context(t)
 	if _, err := store.Pause(ctx, "a", true, time.Now()); !errors.Is(err, scheduler.ErrNotFound) {
 		t.Errorf("paused what is not there: %v", err)
 	}
@@ -181,18 +183,18 @@ func TestNoState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := scheduler.Open(t.Context(), js, 1, 0)
+	store, err := scheduler.Open(natstest.Context(t), js, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Put(t.Context(), &api.Schedule{Name: "a", Cron: "@every 1s"}, time.Now()); err != nil {
+	if _, err := store.Put(natstest.Context(t), &api.Schedule{Name: "a", Cron: "@every 1s"}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	kv, err := js.KeyValue(t.Context(), api.BucketSchedules)
+	kv, err := js.KeyValue(natstest.Context(t), api.BucketSchedules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := kv.Delete(t.Context(), "state.a"); err != nil {
+	if err := kv.Delete(natstest.Context(t), "state.a"); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -201,24 +203,19 @@ func TestNoState(t *testing.T) {
 		defer close(done)
 		scheduler.New(store, instant{}, scheduler.Options{Log: slog.New(slog.DiscardHandler)}).Run(ctx)
 	}()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		st, _, err := store.State(t.Context(), "a")
-		if err != nil {
-			t.Fatal(err)
+	testenv.Until(t, "a run", func() error {
+		st, _, err := store.State(natstest.Context(t), "a")
+		if err == nil && len(st.Recent) == 0 {
+			err = fmt.Errorf("it does not run: %+v", st)
 		}
-		if len(st.Recent) > 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it does not run: %+v", st)
-		}
-	}
+		return err
+	})
 	cancel()
 	<-done
-	if err := store.Delete(t.Context(), "a"); err != nil {
+	if err := store.Delete(natstest.Context(t), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if st, _, err := store.State(t.Context(), "a"); err != nil || !st.Settled.IsZero() {
+	if st, _, err := store.State(natstest.Context(t), "a"); err != nil || !st.Settled.IsZero() {
 		t.Errorf("what is deleted has a state: %+v, %v", st, err)
 	}
 }

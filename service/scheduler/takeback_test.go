@@ -49,6 +49,7 @@ func (m *rivals) Write(ctx context.Context, name string, st State, revision uint
 // A slot's session is not taken back because the next slot would take its place
 // here: another instance may have noted it meanwhile.
 func TestTakesBackNothingThatAnotherNoted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Hour
@@ -82,6 +83,7 @@ func TestTakesBackNothingThatAnotherNoted(t *testing.T) {
 
 // What a replica says that lags behind takes no session back.
 func TestTakesBackNothingForALag(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		s.takes = time.Hour
@@ -125,6 +127,7 @@ func TestTakesBackNothingForALag(t *testing.T) {
 // What could not be started, as is written, is not started for what a replica says
 // that does not have that yet.
 func TestStartsNothingForALag(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, s := newMemory(), newSessions()
 		tries := 0
