@@ -371,11 +371,11 @@ func Render(name, text string, e *api.Event) ([]byte, error) {
 		"lower": strings.ToLower,
 	}).Parse(text)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // names the template and what is wrong
+		return nil, err // names the template and what is wrong
 	}
 	w := &bounded{}
 	if err := t.Execute(w, e); err != nil {
-		return nil, err //nolint:wrapcheck // as above
+		return nil, err // as above
 	}
 	return w.Bytes(), nil
 }

@@ -35,7 +35,7 @@ func (c *Config) Write(w io.Writer) error {
 	}
 	p.open("")
 	_, err := io.WriteString(w, p.b.String())
-	return err //nolint:wrapcheck // the writer's own
+	return err // the writer's own
 }
 
 type printer struct {

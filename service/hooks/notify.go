@@ -117,7 +117,7 @@ func (n *Notifier) run(ctx context.Context, to *config.Notification) {
 func next(ctx context.Context, c jetstream.Consumer) (jetstream.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, nextWait)
 	defer cancel()
-	return c.Next(jetstream.FetchContext(ctx)) //nolint:wrapcheck // the caller tells them apart
+	return c.Next(jetstream.FetchContext(ctx)) // the caller tells errors apart
 }
 
 // handle sends an event, or sees to it that it comes again.
@@ -156,7 +156,7 @@ func (n *Notifier) handle(ctx context.Context, to *config.Notification, m jetstr
 		log.Error("notification was not sent, and is not tried again", "tries", tries, "error", err)
 		_ = m.Term()
 	default:
-		delay := delays[min(int(tries), len(delays))-1] //nolint:gosec // few
+		delay := delays[min(int(tries), len(delays))-1]
 		log.Warn("notification was not sent", "tries", tries, "again_in", delay.String(), "error", err)
 		_ = m.NakWithDelay(delay)
 	}

@@ -202,7 +202,7 @@ func (s *sessions) View(_ context.Context, id string) (*View, error) {
 	m := s.all[id]
 	switch {
 	case m == nil:
-		return nil, nil //nolint:nilnil // as the interface says
+		return nil, nil // as the interface says
 	case m.failed != "":
 		return &View{State: api.StateFailed, Reason: m.failed}, nil
 	case m.cancelled != "":
