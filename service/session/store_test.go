@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"sync"
 	"testing"
@@ -17,7 +18,14 @@ import (
 	"jetkeep/store/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
+func TestMain(m *testing.M) {
+	if !testenv.Campaign() { // which draws others each time
+		if err := flag.Set("rapid.seed", "1"); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m, natstest.LibraryLeaks()...)
+}
 
 func openStore(t *testing.T, nc *nats.Conn, o Options) *Store {
 	t.Helper()
