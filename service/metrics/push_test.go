@@ -2,6 +2,8 @@ package metrics_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,11 +21,18 @@ func TestPush(t *testing.T) {
 	t.Parallel()
 	g := gatewaytest.Start(t)
 	p := metrics.NewPusher(filled(time.Now()), g.URL, "one")
-	p.Wake()
-	p.Wake()
-	ctx, end := context.WithCancel(t.Context())
-	end()
-	p.Run(ctx, func(err error) { t.Error(err) })
+	testenv.Until(t, "a push that lasts no longer than it may", func() (failed error) {
+		p.Wake()
+		p.Wake()
+		ctx, end := context.WithCancel(t.Context())
+		end()
+		p.Run(ctx, func(err error) {
+			if failed = err; !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+		})
+		return failed
+	})
 	want := `jetkeep_sessions_total{instance="one",job="jetkeep",kind="backup",result="succeeded"} 1`
 	if text := g.Metrics(t); !strings.Contains(text, want) {
 		t.Errorf("%s is not in %s", want, text)
@@ -52,6 +61,18 @@ func TestPushFails(t *testing.T) {
 // another session.
 func TestPushAgain(t *testing.T) {
 	t.Parallel()
+	testenv.Until(t, "pushes that last no longer than they may", func() error {
+		begun := time.Now()
+		err := pushAgain(t)
+		if err != nil && time.Since(begun) < 10*time.Second {
+			t.Fatal(err)
+		}
+		return err
+	})
+}
+
+func pushAgain(t *testing.T) error {
+	t.Helper()
 	var tries atomic.Int64
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if tries.Add(1) < 3 {
@@ -76,6 +97,7 @@ func TestPushAgain(t *testing.T) {
 	end()
 	<-ran
 	if failed.Load() != 2 || tries.Load() != 3 {
-		t.Errorf("%d tries, of which %d were told to have failed", tries.Load(), failed.Load())
+		return fmt.Errorf("%d tries, of which %d were told to have failed", tries.Load(), failed.Load())
 	}
+	return nil
 }

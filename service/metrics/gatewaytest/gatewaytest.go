@@ -10,12 +10,10 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
-	"time"
 
 	"jetkeep/store/freeport"
+	"jetkeep/store/testenv"
 )
-
-const patience = 2 * time.Minute
 
 // A Gateway is one that runs.
 type Gateway struct {
@@ -40,16 +38,12 @@ func Start(t testing.TB) *Gateway {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	g := &Gateway{URL: "http://" + address, client: http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}}
-	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	g := &Gateway{URL: "http://" + address, client: http.Client{Timeout: testenv.Hang, Transport: &http.Transport{DisableKeepAlives: true}}}
+	testenv.Until(t, "a pushgateway that is ready", func() error {
 		_, err := g.get(t.Context(), "/-/ready")
-		if err == nil {
-			return g
-		}
-		if time.Now().After(end) {
-			t.Fatalf("pushgateway does not get ready: %v", err)
-		}
-	}
+		return err
+	})
+	return g
 }
 
 func (g *Gateway) get(ctx context.Context, path string) (string, error) {
