@@ -2,6 +2,7 @@ package stores
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -105,15 +106,37 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// within opens a store, again if all tries together have taken longer than they may.
+func within(t *testing.T, open func() (object.Driver, error)) (d object.Driver, err error) {
+	t.Helper()
+	testenv.True(t, "a store that answers within the limit of all tries", func() bool {
+		begun := time.Now()
+		d, err = open()
+		late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, object.ErrUnavailable)
+		return !late || time.Since(begun) < openBudget/2
+	})
+	return d, err
+}
+
+func opened(t *testing.T, r *config.Repository) (object.Driver, error) {
+	t.Helper()
+	return within(t, func() (object.Driver, error) { return Open(t.Context(), r) })
+}
+
+func created(t *testing.T, r *config.Repository) (object.Driver, error) {
+	t.Helper()
+	return within(t, func() (object.Driver, error) { return Create(t.Context(), r) })
+}
+
 // cycle makes the place of a repository and a repository in it, and finds it
 // again.
 func cycle(t *testing.T, r *config.Repository) {
 	t.Helper()
-	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrNotExist) {
+	if _, err := opened(t, r); !errors.Is(err, object.ErrNotExist) {
 		t.Fatalf("opened what is not there: %v", err)
 	}
 	for range 2 { // what is there is no fault
-		d, err := Create(t.Context(), r)
+		d, err := created(t, r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +144,7 @@ func cycle(t *testing.T, r *config.Repository) {
 			t.Error(err)
 		}
 	}
-	d, err := Open(t.Context(), r)
+	d, err := opened(t, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +185,7 @@ func TestS3(t *testing.T) {
 	}}
 	cycle(t, r)
 	r.S3.SecretKey = "hidden-and-wrong"
-	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
+	if _, err := opened(t, r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
 		t.Errorf("another key: %v", err)
 	}
 }
@@ -176,7 +199,7 @@ func TestSwift(t *testing.T) {
 	}}
 	cycle(t, r)
 	r.Swift.Key = "hidden-and-wrong"
-	if _, err := Open(t.Context(), r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
+	if _, err := opened(t, r); !errors.Is(err, object.ErrPermission) || strings.Contains(err.Error(), "hidden") {
 		t.Errorf("another key: %v", err)
 	}
 }
@@ -196,7 +219,7 @@ func TestKeystone(t *testing.T) {
 	}
 	cycle(t, &r)
 	r.Swift.User, r.Swift.Key = k.Reader, config.Secret(k.ReaderPassword)
-	if _, err := Open(t.Context(), &r); !errors.Is(err, object.ErrPermission) {
+	if _, err := opened(t, &r); !errors.Is(err, object.ErrPermission) {
 		t.Errorf("a user without rights: %v", err)
 	}
 }
@@ -210,7 +233,7 @@ func TestReaderIsToldWhatIsMissing(t *testing.T) {
 	r := &config.Repository{Kind: config.KindSwift, Swift: config.Swift{
 		AuthURL: server.AuthURL, User: server.User, Key: config.Secret(server.Key), Container: name,
 	}}
-	d, err := Create(t.Context(), r)
+	d, err := created(t, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +245,7 @@ func TestReaderIsToldWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Swift.User, r.Swift.Key, r.Swift.StorageURL = server.Reader, "testing3", owner.StorageUrl
-	if d, err = Open(t.Context(), r); err != nil {
+	if d, err = opened(t, r); err != nil {
 		t.Fatal(err)
 	}
 	bucket := object.NewBucket(d)
