@@ -34,6 +34,7 @@ import (
 // it shows and the program that it holds: no code of jetkeep runs on the way
 // from the repository into the server.
 func TestByHand(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"plain", "hybrid", "classic"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -380,8 +381,10 @@ func (h *byHand) damage() {
 // first program of the format left, with metadata in objects of every kind, and
 // compares what comes out with what the program of today reads.
 func TestByHandGolden(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"format2-age"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := &byHand{t: t, dir: filepath.Join(t.TempDir(), name), bin: t.TempDir()}
 			h.link()
 			golden := filepath.Join("..", "store", "testdata", name)

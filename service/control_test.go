@@ -22,6 +22,7 @@ import (
 	"jetkeep/service/worker"
 	"jetkeep/store"
 	"jetkeep/store/object/faulty"
+	"jetkeep/store/testenv"
 )
 
 type handlerFunc func(ctx context.Context, t session.Task, run worker.Run) (session.Result, error)
@@ -42,19 +43,19 @@ func makeStreams(t *testing.T, nc *nats.Conn, n int) {
 // awaitUpload waits until a session's first task has something to upload.
 func awaitUpload(t *testing.T, c *client.Client, session string) {
 	t.Helper()
-	if err := natstest.Eventually(patience, func() error {
+	testenv.Until(t, "something to upload", func() error {
 		r, err := c.SessionInfo(t.Context(), api.SessionInfoRequest{Session: session})
 		if err == nil && r.Progress.StoredBytes == 0 {
 			err = fmt.Errorf("session: %+v", r.SessionView)
 		}
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
-// TestCancelDuringUpload cancels a backup whose store hangs.
+// TestCancelDuringUpload cancels a backup whose store hangs: it would never end
+// otherwise.
 func TestCancelDuringUpload(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	natstest.MakeStream(t, nc, map[string]any{"name": "ORDERS", "subjects": []string{"orders.>"}, "storage": "file"})
@@ -67,14 +68,10 @@ func TestCancelDuringUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitUpload(t, c, a.Session)
-	at := time.Now()
 	if _, err := c.SessionCancel(t.Context(), api.SessionCancelRequest{Session: a.Session, Reason: "no more"}); err != nil {
 		t.Fatal(err)
 	}
 	r := wait(t, c, a.Session, api.StateCancelled)
-	if took := time.Since(at); took > time.Minute { // the store hangs for ever
-		t.Errorf("it took %s", took)
-	}
 	if r.Reason != "no more" || r.TaskList[0].State != api.StateCancelled {
 		t.Errorf("session: %+v", r)
 	}
@@ -95,22 +92,26 @@ func TestCancelDuringUpload(t *testing.T) {
 
 // TestEvents follows a session live and reads its events again afterwards.
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	makeStreams(t, server.Connect(), 2)
 	var mu sync.Mutex
+	changed := sync.NewCond(&mu)
 	var live []api.Event
 	reported := func(task string) bool {
-		mu.Lock()
-		defer mu.Unlock()
 		return slices.ContainsFunc(live, func(e api.Event) bool { return e.Event == api.EventProgress && e.Task != nil && e.Task.Task == task })
 	}
 	run(t, setup(t, server), service.Deps{Handlers: map[api.Kind]worker.Handler{
 		api.KindBackup: handlerFunc(func(ctx context.Context, task session.Task, run worker.Run) (session.Result, error) {
 			run.Progress.SetTotal(100, 1000)
 			run.Progress.Add(50, 500)
+			stop := context.AfterFunc(ctx, changed.Broadcast)
+			defer stop()
+			mu.Lock()
 			for !reported(task.ID) && ctx.Err() == nil {
-				time.Sleep(10 * time.Millisecond)
+				changed.Wait()
 			}
+			mu.Unlock()
 			return session.Result{RestorePoint: task.ID}, run.Fence(ctx)
 		}),
 	}})
@@ -119,6 +120,7 @@ func TestEvents(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		live = append(live, e)
+		changed.Broadcast()
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +133,7 @@ func TestEvents(t *testing.T) {
 	}
 	wait(t, c, a.Session, api.StateSucceeded)
 	count := map[api.EventName]int{}
-	if err := natstest.Eventually(patience, func() error {
+	testenv.Until(t, "the ends of the session and of its tasks", func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		// The session's end may be seen before its last task's.
@@ -145,9 +147,7 @@ func TestEvents(t *testing.T) {
 			return fmt.Errorf("%d events, %d of an end", len(live), len(ended))
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	stop()
 	mu.Lock()
 	defer mu.Unlock()
@@ -164,8 +164,8 @@ func TestEvents(t *testing.T) {
 			t.Errorf("progress: %+v", e.Task)
 		}
 	}
-	if count[api.EventStarted] != 1 || count[api.EventTaskCompleted] != 2 || count[api.EventCompleted] != 1 ||
-		count[api.EventProgress] < 2 || count[api.EventProgress] > 8 {
+	// How many of progress there are at most depends on how long it takes.
+	if count[api.EventStarted] != 1 || count[api.EventTaskCompleted] != 2 || count[api.EventCompleted] != 1 || count[api.EventProgress] < 2 {
 		t.Errorf("events: %v", count)
 	}
 	var replayed []string
@@ -188,6 +188,7 @@ func TestEvents(t *testing.T) {
 
 // TestListsArePaged makes more sessions and tasks than a page holds.
 func TestListsArePaged(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	makeStreams(t, server.Connect(), 30)
 	run(t, setup(t, server), service.Deps{Handlers: map[api.Kind]worker.Handler{
@@ -249,6 +250,7 @@ func TestListsArePaged(t *testing.T) {
 // TestNewestOfEachStream backs up different streams at different times and
 // asks what a restore would take.
 func TestNewestOfEachStream(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	makeStreams(t, nc, 3)
@@ -311,6 +313,7 @@ func TestNewestOfEachStream(t *testing.T) {
 
 // TestTwoTargets restores what one account had into another.
 func TestTwoTargets(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t, natstest.Config(`
 		accounts {
 			CONTROL { jetstream: enabled, users: [{user: control, password: x}] }
@@ -353,10 +356,11 @@ func TestTwoTargets(t *testing.T) {
 // TestDiscovery asks micro for the endpoints and looks that each names schemas
 // that exist.
 func TestDiscovery(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	run(t, setup(t, server), service.Deps{Version: "1.2.3"})
 	nc := server.Connect()
-	m, err := nc.Request("$SRV.INFO.jetkeep", nil, time.Minute)
+	m, err := nc.Request("$SRV.INFO.jetkeep", nil, testenv.Hang)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +391,7 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	refused(t, nc, api.SessionInfo, "")
-	if m, err = nc.Request("$SRV.STATS.jetkeep", nil, time.Minute); err != nil {
+	if m, err = nc.Request("$SRV.STATS.jetkeep", nil, testenv.Hang); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(m.Data), `"errors":1`) {
@@ -398,6 +402,7 @@ func TestDiscovery(t *testing.T) {
 // TestRefusedSubscriptionIsLoud has a server that does not let the service
 // listen.
 func TestRefusedSubscriptionIsLoud(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t, natstest.Config(`
 		accounts { CONTROL { jetstream: enabled, users: [
 			{user: deaf, password: x, permissions: {subscribe: {deny: ["jetkeep.v1.backup.>"]}}} ] } }`))
@@ -407,7 +412,7 @@ func TestRefusedSubscriptionIsLoud(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
 	if err := svc.Run(ctx); err == nil || !strings.Contains(err.Error(), "jetkeep.v1.backup.") {
 		t.Errorf("run: %v", err)
@@ -417,6 +422,7 @@ func TestRefusedSubscriptionIsLoud(t *testing.T) {
 // TestRestartFinishesWhatWasRunning stops the service in the middle of a backup
 // and starts it again.
 func TestRestartFinishesWhatWasRunning(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	natstest.MakeStream(t, nc, map[string]any{"name": "ORDERS", "subjects": []string{"orders.>"}, "storage": "file"})
@@ -432,65 +438,65 @@ func TestRestartFinishesWhatWasRunning(t *testing.T) {
 	hanging.end()
 	run(t, cfg, service.Deps{})
 	r := wait(t, c, a.Session, api.StateSucceeded)
-	if r.TaskList[0].Attempts != 2 {
+	if r.TaskList[0].Attempts < 2 {
 		t.Errorf("task: %+v", r.TaskList[0])
 	}
 }
 
-// TestBusy asks for more than the service takes at once.
-func TestBusy(t *testing.T) {
-	server := natstest.Start(t)
-	makeStreams(t, server.Connect(), 1)
-	// A target that accepts connections and never greets keeps requests.
-	cfg := setup(t, server)
-	silent := newSilent(t)
-	cfg.Targets = []config.Target{{Name: "silent", Options: natsconn.Options{URL: silent}}}
-	run(t, cfg, service.Deps{})
-	nc := server.Connect()
-	// A machine may be so slow that the first are answered before the last are
-	// asked for, and make room: then it is looked at again.
-	var codes map[api.ErrCode]int
-	for range 10 {
-		codes = askAtOnce(t, nc, 100)
-		if codes[api.CodeBusy]+codes[api.CodeTargetUnavailable] != 100 || codes[api.CodeTargetUnavailable] < 64 {
-			break
-		}
-		if codes[api.CodeTargetUnavailable] == 64 {
-			return
-		}
-	}
-	t.Errorf("answers: %v", codes)
+// held is a target that lets nobody in until it is released, and then refuses.
+type held struct{ released chan struct{} }
+
+func (h held) List() []api.TargetView { return []api.TargetView{{Target: "held", Default: true}} }
+
+func (h held) Dial(context.Context, string) (*natsconn.Conn, error) {
+	<-h.released
+	return nil, api.Errorf(api.CodeTargetUnavailable, "released")
 }
 
-// askAtOnce sends n requests that take long and counts the errors.
-func askAtOnce(t *testing.T, nc *nats.Conn, n int) map[api.ErrCode]int {
-	t.Helper()
+// TestBusy asks for more than the service takes at once.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	target := held{make(chan struct{})}
+	release := sync.OnceFunc(func() { close(target.released) })
+	run(t, setup(t, server), service.Deps{Targets: target})
+	t.Cleanup(release) // before the service ends
+	nc := server.Connect()
 	inbox := nc.NewInbox()
 	answers, err := nc.SubscribeSync(inbox)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range n {
+	const asked, taken = 100, 64
+	for range asked {
 		if err := nc.PublishRequest("jetkeep.v1."+api.TargetInfo, inbox, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	codes := map[api.ErrCode]int{}
-	for range n {
-		m, err := answers.NextMsg(patience)
+	for i := range asked {
+		if i == asked-taken {
+			release()
+		}
+		m, err := answers.NextMsg(testenv.Hang)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("answer %d: %v", i, err)
 		}
 		var r api.ErrorResponse
 		decode(t, m.Data, &r)
-		codes[r.Error.ErrCode]++
+		want := api.CodeBusy
+		if i >= asked-taken {
+			want = api.CodeTargetUnavailable
+		}
+		if r.Error == nil || r.Error.ErrCode != want {
+			t.Fatalf("answer %d is %s, not %s", i, m.Data, want)
+		}
 	}
-	return codes
 }
 
 // TestStreamIsRestoredOnceAtATime: while a session restores a stream, another
 // request for it is refused; when that has ended it is not.
 func TestStreamIsRestoredOnceAtATime(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	makeStreams(t, nc, 2)

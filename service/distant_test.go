@@ -19,6 +19,7 @@ import (
 	"jetkeep/store"
 	"jetkeep/store/object"
 	"jetkeep/store/object/mem"
+	"jetkeep/store/testenv"
 )
 
 // A cloud is a store beyond a network, with one bucket in it or none.
@@ -93,6 +94,7 @@ func openTestState(t *testing.T) *state.Store {
 // TestDistantIsOpenedOnce: one driver a repository, for as long as the process
 // lives, also when the store was away or empty at first.
 func TestDistantIsOpenedOnce(t *testing.T) {
+	t.Parallel()
 	c := &cloud{Driver: mem.New()}
 	r := distant(t, openTestState(t), true, map[string]*cloud{"a": c})
 	c.away.Store(true)
@@ -124,6 +126,7 @@ func TestDistantIsOpenedOnce(t *testing.T) {
 // TestDistantIsMadeOnce: what was there once is not made anew, in an empty
 // prefix or in a bucket that is gone.
 func TestDistantIsMadeOnce(t *testing.T) {
+	t.Parallel()
 	s := openTestState(t)
 	c := &cloud{Driver: mem.New()}
 	if _, err := distant(t, s, false, map[string]*cloud{"a": c}).Open(t.Context(), "a"); !api.HasCode(err, api.CodeNotARepository) || c.creates.Load() != 0 {
@@ -158,6 +161,7 @@ func TestDistantIsMadeOnce(t *testing.T) {
 // TestSilentStoreHoldsUpNobodyElse: who wants another repository does not wait,
 // and who waits can give up.
 func TestSilentStoreHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
 	silent, quick := &cloud{Driver: mem.New(), answer: make(chan struct{})}, &cloud{Driver: mem.New()}
 	silent.there.Store(true)
 	r := distant(t, openTestState(t), true, map[string]*cloud{"silent": silent, "quick": quick})
@@ -166,14 +170,7 @@ func TestSilentStoreHoldsUpNobodyElse(t *testing.T) {
 		_, err := r.Open(t.Context(), "silent")
 		first <- err
 	}()
-	if err := natstest.Eventually(2*time.Minute, func() error {
-		if silent.opens.Load() != 1 {
-			return errors.New("it is not being opened")
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	testenv.True(t, "the silent one is being opened", func() bool { return silent.opens.Load() == 1 })
 	if _, err := r.Open(t.Context(), "quick"); err != nil {
 		t.Errorf("another repository: %v", err)
 	}
@@ -210,6 +207,7 @@ func (l lax) Put(ctx context.Context, name string, body io.ReaderAt, size int64)
 // TestInstancesMakeOneRepository: those who begin at once have the same one,
 // also where the store cannot tell who was first.
 func TestInstancesMakeOneRepository(t *testing.T) {
+	t.Parallel()
 	s := openTestState(t)
 	c := &cloud{Driver: mem.New()}
 	ids := make([]string, 6)

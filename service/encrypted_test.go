@@ -144,6 +144,7 @@ func (l *lockedBuffer) String() string {
 // TestEncryptedRepository backs up with public keys alone and restores with an
 // identity in the request, which is nowhere to be seen.
 func TestEncryptedRepository(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	before := someStreams(t, server)
 	op := operator(t)
@@ -248,6 +249,7 @@ func leftNothing(t *testing.T, server *natstest.Server, c *client.Client, sessio
 // TestIdentityOfTheService restores with an identity that the service has, and
 // goes on without one that is of no use.
 func TestIdentityOfTheService(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	before := someStreams(t, server)
 	op := operator(t)
@@ -270,8 +272,10 @@ func TestIdentityOfTheService(t *testing.T) {
 // TestEverythingElseLost has a fresh service on a fresh server list and restore
 // all, given the repository and an identity and nothing else.
 func TestEverythingElseLost(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"plain", "encrypted"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			server := natstest.Start(t)
 			before := someStreams(t, server)
 			op := operator(t)
@@ -341,6 +345,7 @@ func locked(t *testing.T, server *natstest.Server, cfg config.Config, backup str
 // TestInstancesShareKeys has two instances make one repository and its writer
 // key at the same moment.
 func TestInstancesShareKeys(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	makeStreams(t, server.Connect(), 12)
 	op := operator(t)
@@ -381,6 +386,7 @@ func logsIn(t *testing.T, cfg config.Config) map[string]int {
 // TestNewestWriterKeyIsAdopted: of several that were lost, the one whose logs
 // go on furthest.
 func TestNewestWriterKeyIsAdopted(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	op := operator(t)

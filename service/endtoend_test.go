@@ -12,6 +12,7 @@ import (
 // TestBackupAndRestore takes an account through backup, deletion and restore on
 // the subjects alone, and compares every message.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	streams := natstest.Sample(t, nc)

@@ -20,11 +20,13 @@ import (
 	"jetkeep/store/object"
 	"jetkeep/store/object/faulty"
 	"jetkeep/store/object/mem"
+	"jetkeep/store/testenv"
 )
 
 // TestRequestErrors asks for what cannot be and looks at the answer as it is
 // on the wire.
 func TestRequestErrors(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	natstest.MakeStream(t, nc, map[string]any{"name": "ORDERS", "subjects": []string{"orders.>"}, "storage": "file"})
@@ -116,7 +118,7 @@ func TestRequestErrors(t *testing.T) {
 // refusal.
 func refused(t *testing.T, nc *nats.Conn, endpoint, body string) *api.Error {
 	t.Helper()
-	m, err := nc.Request("jetkeep.v1."+endpoint, []byte(body), time.Minute)
+	m, err := nc.Request("jetkeep.v1."+endpoint, []byte(body), testenv.Hang)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +177,7 @@ func newMemory(t *testing.T, faults ...faulty.Fault) memory {
 }
 
 func TestStoreErrorsReachTheSession(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		err  error
 		code api.ErrCode
@@ -187,6 +190,7 @@ func TestStoreErrorsReachTheSession(t *testing.T) {
 		{&object.WaitError{After: time.Second, Err: object.ErrThrottled}, api.CodeStoreUnavailable},
 	} {
 		t.Run(string(c.code), func(t *testing.T) {
+			t.Parallel()
 			server := natstest.Start(t)
 			nc := server.Connect()
 			natstest.MakeStream(t, nc, map[string]any{"name": "ORDERS", "subjects": []string{"orders.>"}, "storage": "file"})
@@ -202,6 +206,7 @@ func TestStoreErrorsReachTheSession(t *testing.T) {
 }
 
 func TestRepositoryOfNewerFormat(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	cfg := setup(t, server)
 	path := cfg.Repositories[0].Path
@@ -221,6 +226,7 @@ func TestRepositoryOfNewerFormat(t *testing.T) {
 
 // TestRepositoryOfOlderFormat: it can be read and restored, and is not written.
 func TestRepositoryOfOlderFormat(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	natstest.MakeStream(t, nc, map[string]any{"name": "NEW", "subjects": []string{"new.>"}, "storage": "file"})
@@ -249,6 +255,7 @@ func TestRepositoryOfOlderFormat(t *testing.T) {
 // TestRepositoryThatWentAway moves the directory away, as an unmounted volume
 // does, and puts an empty one in its place.
 func TestRepositoryThatWentAway(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	cfg := setup(t, server)
 	run(t, cfg, service.Deps{})
@@ -280,6 +287,7 @@ func TestRepositoryThatWentAway(t *testing.T) {
 }
 
 func TestPermissionNamesTheSubject(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t, natstest.Config(`
 		accounts {
 			CONTROL { jetstream: enabled, users: [{user: control, password: x}] }
@@ -295,7 +303,7 @@ func TestPermissionNamesTheSubject(t *testing.T) {
 	natstest.PublishTo(t, app, "orders.new", 10, 100)
 	cfg := setup(t, server)
 	as := func(user, password string) natsconn.Options {
-		return natsconn.Options{URL: server.URL(), User: user, Password: natsconn.Secret(password), RequestTimeout: 2 * time.Second}
+		return natsconn.Options{URL: server.URL(), User: user, Password: natsconn.Secret(password)}
 	}
 	cfg.Control = as("control", "x")
 	cfg.Targets = []config.Target{
@@ -318,7 +326,7 @@ func TestPermissionNamesTheSubject(t *testing.T) {
 			t.Errorf("target %s: %+v", c.target, e)
 		}
 	}
-	m, err := nc.Request("jetkeep.v1."+api.BackupCreate, []byte(`{"target":"mute"}`), time.Minute)
+	m, err := nc.Request("jetkeep.v1."+api.BackupCreate, []byte(`{"target":"mute"}`), testenv.Hang)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,6 +339,7 @@ func TestPermissionNamesTheSubject(t *testing.T) {
 }
 
 func TestControlAccountIsChecked(t *testing.T) {
+	t.Parallel()
 	bare := natstest.Start(t, natstest.WithoutJetStream())
 	_, err := service.New(t.Context(), setup(t, bare), service.Deps{})
 	if err == nil || !strings.Contains(err.Error(), "JetStream is not available") {

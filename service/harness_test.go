@@ -3,11 +3,11 @@ package service_test
 import (
 	"context"
 	"encoding/json"
-	"io"
+	"errors"
+	"log"
 	"log/slog"
-	"net"
+	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,15 +18,36 @@ import (
 	"jetkeep/service/api"
 	"jetkeep/service/client"
 	"jetkeep/service/config"
+	"jetkeep/service/hooks"
 	"jetkeep/service/natsconn"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
+// TestMain gives all tests one environment, which none of them may change: they
+// run at the same time.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "jetkeep-service-test-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := errors.Join(os.Setenv("XDG_CONFIG_HOME", dir), os.Setenv(tokenVariable, tokenSecret)); err != nil {
+		log.Fatal(err)
+	}
+	goleak.VerifyTestMain(m, append(natstest.LibraryLeaks(), goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))...)
+}
 
-// patience is how long tests wait for what must come. Nothing is measured by it:
-// it only ends a test that would hang, so it is long enough for any machine.
-const patience = 5 * time.Minute
+// patience ends a test that would hang.
+const patience = testenv.Hang
+
+// The environment that TestMain makes has the token of TestEveryLogin.
+const (
+	tokenVariable = "JETKEEP_TEST_TOKEN"
+	tokenSecret   = "token-secret"
+)
 
 // an instance of the service, running in the test.
 type instance struct {
@@ -64,13 +85,17 @@ func run(t *testing.T, c config.Config, d service.Deps) *instance {
 	i := &instance{t: t, config: c, svc: svc, stop: stop, done: make(chan error, 1)}
 	go func() { i.done <- svc.Run(ctx) }()
 	t.Cleanup(i.end)
-	select {
-	case <-svc.Ready():
-	case err := <-i.done:
-		t.Fatal(err)
-	case <-time.After(patience):
-		t.Fatal("service did not become ready")
-	}
+	testenv.Until(t, "the service to be ready", func() error {
+		select {
+		case <-svc.Ready():
+			return nil
+		case err := <-i.done:
+			i.done = nil
+			t.Fatal(err)
+		default:
+		}
+		return errors.New("it is not ready")
+	})
 	return i
 }
 
@@ -100,7 +125,7 @@ func connect(t *testing.T, server *natstest.Server) *client.Client {
 
 func clientOf(t *testing.T, nc *nats.Conn) *client.Client {
 	t.Helper()
-	c, err := client.New(nc, client.Options{Timeout: time.Minute})
+	c, err := client.New(nc, client.Options{Timeout: testenv.Hang})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,16 +135,43 @@ func clientOf(t *testing.T, nc *nats.Conn) *client.Client {
 // wait waits for the end of a session and checks its state.
 func wait(t *testing.T, c *client.Client, session string, want api.State) *api.SessionInfoResponse {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	r, err := c.Wait(ctx, session, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := ended(t, c, session)
 	if r.State != want {
 		t.Fatalf("session %s is %s, not %s: %v; tasks: %+v", session, r.State, want, r.Error, r.TaskList)
 	}
 	return r
+}
+
+// ended waits for the end of a session, whatever it is.
+func ended(t *testing.T, c *client.Client, session string) *api.SessionInfoResponse {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
+	defer cancel()
+	r, err := c.Wait(ctx, session, nil)
+	if err != nil {
+		t.Fatalf("session %s hangs: %v\n%s", session, err, testenv.Report())
+	}
+	return r
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	testenv.True(t, what, so)
+}
+
+// settled waits until a notification's every event was sent or left out, and the
+// server knows: what it was to publish has been published then.
+func settled(t *testing.T, nc *nats.Conn, notification string) {
+	t.Helper()
+	eventually(t, "notification "+notification+" has nothing to do", func() bool {
+		for _, c := range natstest.Consumers(t, nc, api.StreamEvents) {
+			if c.Name == hooks.Consumer(notification) {
+				return c.NumPending == 0 && c.NumAckPending == 0
+			}
+		}
+		return false
+	})
 }
 
 func decode(t *testing.T, b []byte, v any) {
@@ -127,34 +179,4 @@ func decode(t *testing.T, b []byte, v any) {
 	if err := json.Unmarshal(b, v); err != nil {
 		t.Fatalf("decode %s: %v", b, err)
 	}
-}
-
-// newSilent returns the URL of a server that accepts connections and says
-// nothing.
-func newSilent(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-		wg.Wait()
-	})
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				_, _ = io.Copy(io.Discard, c) // until the other side gives up
-				_ = c.Close()
-			})
-		}
-	})
-	return "nats://" + l.Addr().String()
 }

@@ -12,6 +12,7 @@ import (
 // TestIncrementByAnotherInstance ends an instance after the first backup and
 // lets another one, with a staging area of its own, do the second.
 func TestIncrementByAnotherInstance(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	natstest.MakeStream(t, nc, `{"name":"S","subjects":["s"],"storage":"file","retention":"limits","num_replicas":1}`)

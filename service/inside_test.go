@@ -18,9 +18,11 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/store"
 	"jetkeep/store/object"
+	"jetkeep/store/testenv"
 )
 
 func TestSelectStreams(t *testing.T) {
+	t.Parallel()
 	all := []string{"ORDERS", "KV_a", "KV_b", "OBJ_x", "JETKEEP_TASKS", "KV_JETKEEP_SESSIONS", "OBJ_JETKEEP_X", "[x]"}
 	for _, c := range []struct {
 		include, exclude, want string
@@ -51,6 +53,7 @@ func TestSelectStreams(t *testing.T) {
 
 // TestMatch compares with regular expressions.
 func TestMatch(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p := rapid.StringMatching(`[ab*?]{0,8}`).Draw(t, "pattern")
 		s := rapid.StringMatching(`[ab]{0,8}`).Draw(t, "name")
@@ -59,13 +62,14 @@ func TestMatch(t *testing.T) {
 			t.Fatalf("match %q %q", p, s)
 		}
 	})
-	begin := time.Now()
-	if api.Match(strings.Repeat("*a", 120)+"b", strings.Repeat("a", 255)) || time.Since(begin) > 20*time.Second {
-		t.Errorf("a nasty pattern took %s", time.Since(begin))
+	// Who tries every way to match this one never comes to an end.
+	if api.Match(strings.Repeat("*a", 120)+"b", strings.Repeat("a", 255)) {
+		t.Error("a nasty pattern matches")
 	}
 }
 
 func TestPage(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n, limit := rapid.IntRange(0, 20).Draw(t, "n"), rapid.IntRange(1, 7).Draw(t, "limit")
 		order := rapid.SampledFrom([]sortOrder{ascending, descending}).Draw(t, "order")
@@ -93,6 +97,7 @@ func TestPage(t *testing.T) {
 }
 
 func TestHeaderText(t *testing.T) {
+	t.Parallel()
 	if got := headerText("a\r\nInjected: x\n"); strings.ContainsAny(got, "\r\n") || headerText("") == "" {
 		t.Errorf("header %q", got)
 	}
@@ -106,6 +111,7 @@ func listedPoint(id, stream, target string, at time.Time) store.Listed {
 }
 
 func TestGroupBackups(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	bad := store.Listed{ID: "B2.0003", Err: errors.New("broken")}
 	list := []store.Listed{
@@ -131,6 +137,7 @@ func TestGroupBackups(t *testing.T) {
 }
 
 func TestDamageCannotHideANewerPoint(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	chosen := []store.Point{listedPoint("20260101T120000Z-aaaaaaaa.0001", "A", "x", at).Point}
 	broken := func(id string) []store.Listed {
@@ -153,6 +160,7 @@ func TestDamageCannotHideANewerPoint(t *testing.T) {
 }
 
 func TestCheckVersion(t *testing.T) {
+	t.Parallel()
 	for v, ok := range map[string]bool{
 		"2.10.0": true, "2.15.2": true, "3.0.0": true, "2.11.0-RC.1": true, "2.9.25": false, "1.4.0": false, "": false, "x.y": false,
 	} {
@@ -165,6 +173,7 @@ func TestCheckVersion(t *testing.T) {
 // TestErrorsHaveTheirCode looks that what the table maps is mapped also when it
 // is wrapped, and that what is not known tells nothing.
 func TestErrorsHaveTheirCode(t *testing.T) {
+	t.Parallel()
 	for _, c := range codes() {
 		if e := mapError(fmt.Errorf("do it: %w", c.err)); e.ErrCode != c.code {
 			t.Errorf("%v: %s, want %s", c.err, e.ErrCode, c.code)
@@ -185,6 +194,7 @@ func TestErrorsHaveTheirCode(t *testing.T) {
 // A target that speaks something else than was expected is one that cannot be
 // reached, and it is said why.
 func TestTargetSpeaksOtherwise(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	for name, o := range map[string]natsconn.Options{
 		"secure connection": {URL: strings.Replace(server.URL(), "nats://", "tls://", 1)},
@@ -199,6 +209,7 @@ func TestTargetSpeaksOtherwise(t *testing.T) {
 }
 
 func TestServersShowNoCredentials(t *testing.T) {
+	t.Parallel()
 	for _, o := range []natsconn.Options{
 		{URL: "nats://user:hunter2@a:4222,tls://hunter2@b:4222"}, {URL: "user:hunter2@a:4222"}, {Password: "hunter2", User: "u"}, {Token: "hunter2"},
 	} {
@@ -228,6 +239,7 @@ func newInside(t *testing.T) *Service {
 
 // TestMicroIsStartedAgain has the micro service stop twice.
 func TestMicroIsStartedAgain(t *testing.T) {
+	t.Parallel()
 	s := newInside(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	registered := 0
@@ -248,6 +260,7 @@ func TestMicroIsStartedAgain(t *testing.T) {
 }
 
 func TestMicroThatKeepsStoppingIsAnError(t *testing.T) {
+	t.Parallel()
 	s := newInside(t)
 	s.register = func(context.Context) (registration, <-chan struct{}, error) {
 		stopped := make(chan struct{})
@@ -262,6 +275,7 @@ func TestMicroThatKeepsStoppingIsAnError(t *testing.T) {
 // TestCaptureOrder: every stream once, and each before those that it takes
 // from, as long as they do not take from each other in a circle.
 func TestCaptureOrder(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 8).Draw(t, "streams")
 		circles := rapid.Bool().Draw(t, "circles")
@@ -298,6 +312,7 @@ func TestCaptureOrder(t *testing.T) {
 }
 
 func TestLocalOrigins(t *testing.T) {
+	t.Parallel()
 	got := localOrigins([]byte(`{"name":"X","mirror":{"name":"M"},"sources":[{"name":"A"},{"name":"B","external":{"api":"$JS.hub.API"}},{"name":"C","external":null}]}`))
 	if !slices.Equal(got, []string{"A", "C", "M"}) {
 		t.Errorf("origins %v", got)
@@ -307,6 +322,7 @@ func TestLocalOrigins(t *testing.T) {
 // TestReadyWhileRegistered: who sends requests by /readyz sends none to a service
 // that ends, however long its tasks take to be handed over.
 func TestReadyWhileRegistered(t *testing.T) {
+	t.Parallel()
 	s := newInside(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -319,9 +335,7 @@ func TestReadyWhileRegistered(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.serve(ctx) }()
-	if err := natstest.Eventually(10*time.Second, s.fit); err != nil {
-		t.Error(err)
-	}
+	testenv.Until(t, "the service to be ready", s.fit)
 	cancel()
 	if err := <-served; err != nil {
 		t.Error(err)

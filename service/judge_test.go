@@ -31,6 +31,7 @@ func decisions(t *testing.T, c *client.Client, keep *api.Keep) (*api.PrunePlan, 
 // TestDamagedPushesNothingOut: a restore point that a verification found
 // damaged does not count among the newest, until it is found good.
 func TestDamagedPushesNothingOut(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := setup(t, server)
@@ -69,6 +70,7 @@ func TestDamagedPushesNothingOut(t *testing.T) {
 // point damaged, the next backup stores the stream in full, and a damaged
 // object that was taken away is stored again.
 func TestNothingIsBuiltOnDamage(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := setup(t, server)
@@ -103,6 +105,7 @@ func TestNothingIsBuiltOnDamage(t *testing.T) {
 // TestNothingIsBuiltOnWhatSharesDamage: the newest restore point was built on a
 // damaged one, and no verification has looked at it.
 func TestNothingIsBuiltOnWhatSharesDamage(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := setup(t, server)
@@ -134,6 +137,7 @@ func TestNothingIsBuiltOnWhatSharesDamage(t *testing.T) {
 // TestPolicyLeavesWhatItCannotRead: who cannot read restore points forgets none
 // by a policy, and can by name.
 func TestPolicyLeavesWhatItCannotRead(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := encrypted(t, server, operator(t))
@@ -169,6 +173,7 @@ func TestPolicyLeavesWhatItCannotRead(t *testing.T) {
 
 // TestConfiguredPolicy: a prune that names no policy uses the repository's.
 func TestConfiguredPolicy(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := setup(t, server)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"jetkeep/service"
 	"jetkeep/service/api"
@@ -19,10 +18,17 @@ import (
 // counting counts the tasks that run at once, by what they concern.
 type counting struct {
 	mu        sync.Mutex
+	changed   *sync.Cond
 	now, most map[string]int
 	// alone says whether a task is to go on because others have not come beside it
 	// yet.
 	alone func(t session.Task, most map[string]int) bool
+}
+
+func newCounting() *counting {
+	h := &counting{now: map[string]int{}, most: map[string]int{}}
+	h.changed = sync.NewCond(&h.mu)
+	return h
 }
 
 func (h *counting) Run(ctx context.Context, t session.Task, _ worker.Run) (session.Result, error) {
@@ -30,12 +36,13 @@ func (h *counting) Run(ctx context.Context, t session.Task, _ worker.Run) (sessi
 	h.add(t.Repository, 1)
 	defer h.add(t.Target, -1)
 	defer h.add(t.Repository, -1)
-	for more := true; more && ctx.Err() == nil; {
-		time.Sleep(20 * time.Millisecond)
-		h.mu.Lock()
-		more = h.alone(t, h.most)
-		h.mu.Unlock()
+	stop := context.AfterFunc(ctx, h.changed.Broadcast)
+	defer stop()
+	h.mu.Lock()
+	for h.alone(t, h.most) && ctx.Err() == nil {
+		h.changed.Wait()
 	}
+	h.mu.Unlock()
 	return session.Result{}, ctx.Err()
 }
 
@@ -44,6 +51,7 @@ func (h *counting) add(name string, n int) {
 	defer h.mu.Unlock()
 	h.now[name] += n
 	h.most[name] = max(h.most[name], h.now[name])
+	h.changed.Broadcast()
 }
 
 // Targets and repositories have bounds of their own, which hold back nobody else.
@@ -62,12 +70,13 @@ func TestConcurrencyOfTargetAndRepository(t *testing.T) {
 	slow := wide
 	wide.Name, slow.Name, slow.Path, slow.Concurrency = "wide", "slow", t.TempDir(), 2
 	c.Repositories = []config.Repository{wide, slow}
-	h := &counting{now: map[string]int{}, most: map[string]int{}, alone: func(t session.Task, most map[string]int) bool {
+	h := newCounting()
+	h.alone = func(t session.Task, most map[string]int) bool {
 		if t.Repository == "slow" {
 			return most["slow"] < 2
 		}
 		return most["wide"] < 3 || most["free"] < 3
-	}}
+	}
 	run(t, c, service.Deps{Handlers: map[api.Kind]worker.Handler{api.KindBackup: h}})
 	cl := connect(t, server)
 	var sessions []string
@@ -125,7 +134,14 @@ func TestManyHeldBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second) // so that its tasks are handed out
+	eventually(t, "each of its tasks was handed out", func() bool {
+		for _, c := range natstest.Consumers(t, nc, api.StreamTasks) {
+			if c.Name == string(api.KindBackup) {
+				return c.Delivered.Consumer > uint64(narrow.Tasks) // and one before
+			}
+		}
+		return false
+	})
 	free, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{Target: "free", Streams: []string{"S01"}})
 	if err != nil {
 		t.Fatal(err)
@@ -152,18 +168,7 @@ func TestOneRestorePointAtATime(t *testing.T) {
 	c := setup(t, server)
 	c.Concurrency = 1
 	other := make(chan struct{}) // is closed when B has been backed up
-	h := &perStream{now: map[string]int{}, most: map[string]int{}}
-	h.alone = func(task session.Task, _ map[string]int) bool {
-		if task.Stream != "A" {
-			return false
-		}
-		select {
-		case <-other:
-			return false
-		default:
-			return true
-		}
-	}
+	h := &perStream{newCounting(), map[string]chan struct{}{"A": other}}
 	for _, name := range []string{"one", "two"} {
 		own := c
 		own.Instance, own.Staging.Dir = name, t.TempDir()
@@ -199,16 +204,21 @@ func TestOneRestorePointAtATime(t *testing.T) {
 	}
 }
 
-// perStream counts the tasks that run at once of each stream.
-type perStream counting
+// perStream counts the tasks that run at once of each stream. Those of some last
+// until a channel is closed.
+type perStream struct {
+	*counting
+	last map[string]chan struct{}
+}
 
 func (h *perStream) Run(ctx context.Context, t session.Task, _ worker.Run) (session.Result, error) {
-	c := (*counting)(h)
-	c.add(t.Stream, 1)
-	defer c.add(t.Stream, -1)
-	for more := true; more && ctx.Err() == nil; {
-		time.Sleep(20 * time.Millisecond)
-		more = h.alone(t, nil)
+	h.add(t.Stream, 1)
+	defer h.add(t.Stream, -1)
+	if end, ok := h.last[t.Stream]; ok {
+		select {
+		case <-end:
+		case <-ctx.Done():
+		}
 	}
 	return session.Result{}, ctx.Err()
 }

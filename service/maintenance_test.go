@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"jetkeep/service"
@@ -14,6 +15,7 @@ import (
 	"jetkeep/service/client"
 	"jetkeep/service/natstest"
 	"jetkeep/service/worker"
+	"jetkeep/store/testenv"
 )
 
 // verify runs a verification to the state that is expected and returns what it
@@ -87,8 +89,10 @@ func pointOf(t *testing.T, c *client.Client, backup, stream string) string {
 // TestVerifyFindsDamage flips a bit in a pack and has the damage named, at the
 // levels that can see it, in repositories of both kinds.
 func TestVerifyFindsDamage(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"plain", "encrypted"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			server := natstest.Start(t)
 			someStreams(t, server)
 			op := operator(t)
@@ -200,16 +204,17 @@ func rewrite(t *testing.T, server *natstest.Server) {
 // TestPruneWhileBackupRuns prunes without grace, again and again, while
 // backups are made; every one of them can be read to its last byte.
 func TestPruneWhileBackupRuns(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	run(t, setup(t, server), service.Deps{})
 	c := connect(t, server)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
-	stop, done := make(chan struct{}), make(chan int)
+	var pruned atomic.Int32
+	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
-		n := 0
-		defer func() { done <- n }()
+		defer close(done)
 		for {
 			select {
 			case <-stop:
@@ -226,17 +231,15 @@ func TestPruneWhileBackupRuns(t *testing.T) {
 				t.Errorf("prune: %+v %v", r, err)
 				return
 			}
-			n++
+			pruned.Add(1)
 		}
 	}()
-	for range 8 {
+	for n := 0; (n < 8 || pruned.Load() < 3) && !t.Failed(); n++ {
 		backUp(t, c)
 		natstest.PublishTo(t, server.Connect(), "orders.new", 50, 300)
 	}
 	close(stop)
-	if n := <-done; n == 0 {
-		t.Error("nothing was pruned meanwhile")
-	}
+	<-done
 	if v := verifyAll(t, c, api.RepositoryVerifyRequest{Level: api.LevelRecords}, api.StateSucceeded); v.Points < 4 {
 		t.Errorf("what is left: %+v", v)
 	}
@@ -244,6 +247,7 @@ func TestPruneWhileBackupRuns(t *testing.T) {
 
 // TestOnePruneAtATime: another one is refused politely.
 func TestOnePruneAtATime(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	cfg := setup(t, server)
 	first := run(t, cfg, service.Deps{})

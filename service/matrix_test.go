@@ -215,6 +215,7 @@ func (m *matrix) use(nc *nats.Conn, from, to string, names []string) {
 // say. The table's cells count the streams that came back equal, and those that
 // the plan refused because the server lacks what they need.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	m := newMatrix(t)
 	for i := range m.versions {
 		m.backUp(i)

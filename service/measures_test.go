@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"jetkeep/service/config"
 	"jetkeep/service/metrics/gatewaytest"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 func fetch(t *testing.T, url string) (int, string) {
@@ -25,7 +27,7 @@ func fetch(t *testing.T, url string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := &http.Client{Timeout: testenv.Hang, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := c.Do(q)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +43,7 @@ func fetch(t *testing.T, url string) (int, string) {
 // soon waits until a page shows all of the texts, with the status.
 func soon(t *testing.T, url string, code int, want ...string) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	testenv.Until(t, url, func() error {
 		got, text := fetch(t, url)
 		missing := ""
 		for _, w := range want {
@@ -50,17 +52,16 @@ func soon(t *testing.T, url string, code int, want ...string) {
 			}
 		}
 		if got == code && missing == "" {
-			return
+			return nil
 		}
-		if time.Now().After(end) {
-			t.Fatalf("%s answers %d without %q:\n%s", url, got, missing, text)
-		}
-	}
+		return fmt.Errorf("it answers %d without %q:\n%s", got, missing, text)
+	})
 }
 
 // TestMetrics: a backup is counted where it is asked for and where it is
 // pushed to, and the loss of NATS makes the instance unready and not unhealthy.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	gateway := gatewaytest.Start(t)
 	js, err := jetstream.New(server.Connect())
@@ -77,12 +78,13 @@ func TestMetrics(t *testing.T) {
 	at := "http://" + i.svc.MetricsAddr()
 	soon(t, at+"/readyz", 200, "ok")
 	cl := connect(t, server)
-	asked := time.Now()
+	asked := time.Now() // before the restore point's moment, as done is after it
 	r, err := cl.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"ORDERS"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wait(t, cl, r.Session, api.StateSucceeded)
+	done := time.Now()
 	soon(t, at+"/metrics", 200,
 		`jetkeep_sessions_total{kind="backup",result="succeeded"} 1`,
 		`jetkeep_tasks_total{kind="backup",result="succeeded"} 1`,
@@ -104,9 +106,12 @@ func TestMetrics(t *testing.T) {
 		}
 		return s
 	}
-	time.Sleep(2 * time.Second)
-	if a, b, most := seconds(at), seconds(elsewhere), time.Since(asked).Seconds(); a < 2 || b < 2 || a > most || b > most {
-		t.Errorf("ages are %v and %v s, %v s after the backup was asked for", a, b, most)
+	for _, at := range []string{at, elsewhere} {
+		least := time.Since(done).Seconds()
+		age := seconds(at)
+		if most := time.Since(asked).Seconds(); age < least || age > most {
+			t.Errorf("%s: the age is %v s, not between %v and %v", at, age, least, most)
+		}
 	}
 	asked = time.Now()
 	if r, err = cl.BackupCreate(t.Context(), api.BackupCreateRequest{Streams: []string{"ORDERS"}}); err != nil {
@@ -119,7 +124,7 @@ func TestMetrics(t *testing.T) {
 	// One that announced none of the sessions pushes what it counted, too.
 	soon(t, gateway.URL+"/metrics", 200, `jetkeep_build_info{instance="other",job="jetkeep"`)
 	eventually(t, "the stats say that nothing is done", func() bool {
-		answer, err := js.Conn().Request("$SRV.STATS.jetkeep", nil, time.Minute)
+		answer, err := js.Conn().Request("$SRV.STATS.jetkeep", nil, testenv.Hang)
 		return err == nil && strings.Contains(string(answer.Data), `"running_tasks":0,"staging_used":0`)
 	})
 	server.Stop()
@@ -131,6 +136,7 @@ func TestMetrics(t *testing.T) {
 // TestSchedulesAreMeasured: how late a run was, and the slots that pass while it
 // lasts.
 func TestSchedulesAreMeasured(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nc := server.Connect()
 	shop(t, nc)

@@ -31,6 +31,7 @@ func makeRepository(t *testing.T, path string, o store.InitOptions) {
 // own, nor a directory that was emptied or replaced, spreads backups over
 // several repositories.
 func TestAnotherRepositoryUnderTheName(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := setup(t, server)
@@ -79,6 +80,7 @@ func TestAnotherRepositoryUnderTheName(t *testing.T) {
 // TestPinnedKey: a repository with another key than the configured one, or
 // without, is refused.
 func TestPinnedKey(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]store.InitOptions{
 		"another key": {Recipients: []string{operator(t).Recipient().String()}},
 		"no key":      {},

@@ -14,6 +14,7 @@ import (
 
 // The server shows connections by the names that the configuration gives them.
 func TestConnectionNames(t *testing.T) {
+	t.Parallel()
 	s := natstest.StartEmbedded(t)
 	c := setup(t, s)
 	c.Control.Name = "keeper"

@@ -21,6 +21,7 @@ import (
 // TestInfoProbesTheStore: the answer says what the store lets the service do
 // and names the permission that is missing.
 func TestInfoProbesTheStore(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	nodelete := &object.PermissionError{Action: "s3:DeleteObject", Kind: object.ErrNotWritable, Err: errors.New("AccessDenied")}
 	run(t, setup(t, server), service.Deps{Repositories: newMemory(t, faulty.Fault{Op: faulty.Delete, Prefix: "probe/", Err: nodelete})})
@@ -53,6 +54,7 @@ func TestInfoProbesTheStore(t *testing.T) {
 // TestProbeOfASilentStore: a store that swallows writes costs no more time
 // than the probe has, so that there is an answer: a request has only little more.
 func TestProbeOfASilentStore(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	run(t, setup(t, server), service.Deps{Repositories: newMemory(t, faulty.Fault{Op: faulty.Put, Prefix: "probe/", Kind: faulty.Hang})})
 	info, err := connect(t, server).RepositoryInfo(t.Context(), api.RepositoryInfoRequest{})
@@ -67,6 +69,7 @@ func TestProbeOfASilentStore(t *testing.T) {
 
 // TestCertificateOfAStore: one that nobody vouches for is said, and no defect.
 func TestCertificateOfAStore(t *testing.T) {
+	t.Parallel()
 	store := httptest.NewTLSServer(http.NotFoundHandler())
 	defer store.Close()
 	store.Config.ErrorLog = log.New(io.Discard, "", 0)

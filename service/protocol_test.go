@@ -14,6 +14,7 @@ import (
 // TestProtocolDocument compares the tables and headings of PROTOCOL.md with
 // the code.
 func TestProtocolDocument(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile("PROTOCOL.md")
 	if err != nil {
 		t.Fatal(err)

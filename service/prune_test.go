@@ -14,8 +14,10 @@ import (
 
 // TestForgetPinPrune takes backups through their end.
 func TestForgetPinPrune(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"plain", "encrypted"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			server := natstest.Start(t)
 			someStreams(t, server)
 			cfg := setup(t, server)

@@ -3,12 +3,14 @@ package service_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
-	"time"
 
 	"jetkeep/service"
 	"jetkeep/service/api"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 // Instances that start together on a cluster that has only just begun wait for
@@ -20,21 +22,30 @@ func TestStartTogether(t *testing.T) {
 	c.Control.URL = cluster.URL()
 	// A server that is away when they start: what is made needs all three.
 	cluster.Kill(2)
-	back := time.AfterFunc(8*time.Second, cluster.Nodes[2].Restart)
-	defer back.Stop()
 	made := make(chan error, 3)
 	var all [3]*service.Service
+	var logs [3]lockedBuffer
 	for i := range all {
 		go func() {
 			own := c
 			own.Instance, own.Staging.Dir = fmt.Sprintf("i%d", i), fmt.Sprintf("%s%d", c.Staging.Dir, i)
+			deps := service.Deps{Log: slog.New(slog.NewTextHandler(&logs[i], nil))}
 			var err error
-			all[i], err = service.New(t.Context(), own, service.Deps{})
+			all[i], err = service.New(t.Context(), own, deps)
+			// They wait a minute, in which a slow machine may not have started the
+			// server again.
+			for err != nil && patient(&logs[i]) && t.Context().Err() == nil {
+				all[i], err = service.New(t.Context(), own, deps)
+			}
 			made <- err
 		}()
 	}
+	for i := range logs {
+		testenv.True(t, "each instance waits for the cluster", func() bool { return patient(&logs[i]) })
+	}
+	cluster.Nodes[2].Restart()
 	for range all {
-		if err := <-made; err != nil {
+		if err := testenv.Receive(t, "an instance", made); err != nil {
 			t.Errorf("start: %v", err)
 		}
 	}
@@ -72,3 +83,6 @@ func TestStartTogether(t *testing.T) {
 		}
 	}
 }
+
+// patient says whether an instance waited for the cluster.
+func patient(log *lockedBuffer) bool { return strings.Contains(log.String(), "JetStream is not ready") }

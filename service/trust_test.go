@@ -33,6 +33,7 @@ func signing(t *testing.T) (file, public string) {
 // TestTrustedKeys: what somebody else signed, or nobody, is neither restored nor
 // passed by a verification once keys are trusted.
 func TestTrustedKeys(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	before := someStreams(t, server)
 	cfg := setup(t, server)
@@ -80,6 +81,7 @@ func TestTrustedKeys(t *testing.T) {
 // TestSeedThatIsNone: a service that should sign and cannot does not go on
 // without.
 func TestSeedThatIsNone(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	cfg := setup(t, server)
 	cfg.Repositories[0].SignSeedFile = filepath.Join(t.TempDir(), "absent")
@@ -95,6 +97,7 @@ func TestSeedThatIsNone(t *testing.T) {
 
 // TestRollback puts an older copy of the repository in place.
 func TestRollback(t *testing.T) {
+	t.Parallel()
 	server := natstest.Start(t)
 	someStreams(t, server)
 	cfg := setup(t, server)
