@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,123 +21,6 @@ import (
 	"jetkeep/store/testenv"
 )
 
-// A gate is a proxy before each server of a cluster. It can hold what goes one way
-// when a part of it has passed, so that a server is killed in the middle, however
-// fast or slow the machine is.
-type gate struct {
-	wg sync.WaitGroup
-
-	mu     sync.Mutex
-	opened *sync.Cond
-	left   map[way]int // bytes that may pass; a way without a bound is not in it
-	conns  map[net.Conn]bool
-}
-
-// A way is a direction through a gate.
-type way string
-
-const (
-	upstream   way = "to the server"
-	downstream way = "to the client"
-)
-
-// newGate makes a gate that lets everything through.
-func newGate(t *testing.T) *gate {
-	g := &gate{left: map[way]int{}, conns: map[net.Conn]bool{}}
-	g.opened = sync.NewCond(&g.mu)
-	t.Cleanup(func() {
-		g.open()
-		g.mu.Lock()
-		for c := range g.conns {
-			c.Close()
-		}
-		g.mu.Unlock()
-		g.wg.Wait()
-	})
-	return g
-}
-
-// before returns the address of the gate before a server.
-func (g *gate) before(t *testing.T, s *natstest.Server) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	g.wg.Go(func() { g.accept(l, strings.TrimPrefix(s.URL(), "nats://")) })
-	return "nats://" + l.Addr().String()
-}
-
-func (g *gate) accept(l net.Listener, to string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		s, err := net.Dial("tcp", to)
-		if err != nil {
-			c.Close() // as a server that is gone
-			continue
-		}
-		g.mu.Lock()
-		g.conns[c], g.conns[s] = true, true
-		g.mu.Unlock()
-		g.wg.Go(func() { g.pass(c, s, upstream) })
-		g.wg.Go(func() { g.pass(s, c, downstream) })
-	}
-}
-
-func (g *gate) pass(from, to net.Conn, w way) {
-	defer from.Close()
-	defer to.Close()
-	buffer := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buffer)
-		g.take(w, n)
-		if n > 0 {
-			if _, err := to.Write(buffer[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// take waits until n bytes may pass.
-func (g *gate) take(w way, n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for {
-		left, bound := g.left[w]
-		if !bound {
-			return
-		}
-		if left >= n {
-			g.left[w] = left - n
-			return
-		}
-		g.opened.Wait()
-	}
-}
-
-// hold lets no more than n bytes pass from now on.
-func (g *gate) hold(w way, n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.left[w] = n
-}
-
-// open lets everything pass again.
-func (g *gate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	clear(g.left)
-	g.opened.Broadcast()
-}
-
 // The size of the stream that goes through a gate, and how much of it passes at
 // first: more than a server sends ahead.
 const (
@@ -152,18 +33,18 @@ const (
 type clustered struct {
 	t       *testing.T
 	cluster *natstest.Cluster
-	gate    *gate
+	gate    *natstest.Gate
 	nc      *nats.Conn
 	client  *client.Client
 }
 
 func newClustered(t *testing.T, version string) *clustered {
 	t.Helper()
-	k := &clustered{t: t, cluster: natstest.StartCluster(t, 3, version), gate: newGate(t)}
+	k := &clustered{t: t, cluster: natstest.StartCluster(t, 3, version), gate: natstest.NewGate(t)}
 	k.nc = k.cluster.Connect()
 	var urls []string
 	for _, s := range k.cluster.Nodes {
-		urls = append(urls, k.gate.before(t, s))
+		urls = append(urls, k.gate.Before(s))
 	}
 	control := natstest.Start(t)
 	c := setup(t, control)
@@ -197,7 +78,7 @@ func (k *clustered) fill(stream string) {
 // arrived. The others wait at the gate.
 func (k *clustered) backUp(stream string) *api.Accepted {
 	k.t.Helper()
-	k.gate.hold(downstream, some)
+	k.gate.Hold(natstest.Downstream, some)
 	moved := make(chan api.Event, 1000)
 	stop, err := k.client.Subscribe("", func(e api.Event) { moved <- e })
 	if err != nil {
@@ -248,7 +129,7 @@ func TestClusterLeaderKilledDuringBackup(t *testing.T) {
 			leader := k.cluster.Leader(k.nc, "BULK")
 			first := k.backUp("BULK")
 			k.cluster.Kill(leader)
-			k.gate.open()
+			k.gate.Open()
 			r := ended(t, k.client, first.Session)
 			t.Logf("leader n%d killed during a backup from %s: %s", leader, version, describe(r))
 			k.checkBackup(r, digest)
@@ -307,7 +188,7 @@ func TestClusterLeaderKilledDuringRestore(t *testing.T) {
 				t.Fatal(describe(r))
 			}
 			natstest.MustRequest(t, k.nc, "STREAM.DELETE.BULK", nil, nil)
-			k.gate.hold(upstream, some)
+			k.gate.Hold(natstest.Upstream, some)
 			accepted, err := k.client.RestoreCreate(t.Context(), api.RestoreRequest{Backup: b.Backup})
 			if err != nil {
 				t.Fatal(err)
@@ -317,7 +198,7 @@ func TestClusterLeaderKilledDuringRestore(t *testing.T) {
 			if r, err := k.client.SessionInfo(t.Context(), api.SessionInfoRequest{Session: accepted.Session}); err != nil || r.State == api.StateSucceeded {
 				t.Fatalf("the restore succeeded without most of the messages: %v", err)
 			}
-			k.gate.open()
+			k.gate.Open()
 			r := ended(t, k.client, accepted.Session)
 			t.Logf("n%d killed while it took in a restore on %s: %s", node, version, describe(r))
 			// The node stays away: started again, 2.14.5 panics over the
