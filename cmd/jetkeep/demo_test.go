@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 
 	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/api"
+	"jetkeep/store/testenv"
 )
 
 // A played demo runs in a process of its own, with a temporary directory of
@@ -32,8 +34,25 @@ type played struct {
 
 func playDemo(t *testing.T, args ...string) *played {
 	t.Helper()
-	p := &played{t: t, tmp: t.TempDir(), cmd: exec.Command(binary(t), append([]string{"demo"}, args...)...)}
-	p.cmd.Env = append(os.Environ(), "TMPDIR="+p.tmp)
+	return play(t, exec.Command(binary(t), append([]string{"demo"}, args...)...))
+}
+
+// playHeld plays a demo that stops after a line which matches, until it is
+// interrupted or what is returned is closed.
+func playHeld(t *testing.T, line string, args ...string) (*played, io.Closer) {
+	t.Helper()
+	cmd := exec.Command(heldCommand, append([]string{"demo"}, args...)...)
+	let, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return play(t, cmd, holdVariable+"="+line), let
+}
+
+func play(t *testing.T, cmd *exec.Cmd, env ...string) *played {
+	t.Helper()
+	p := &played{t: t, tmp: t.TempDir(), cmd: cmd}
+	p.cmd.Env = append(append(os.Environ(), "TMPDIR="+p.tmp), env...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +62,7 @@ func playDemo(t *testing.T, args ...string) *played {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	timer := time.AfterFunc(4*time.Minute, func() { _ = p.cmd.Process.Kill() })
+	timer := time.AfterFunc(testenv.Hang, func() { _ = p.cmd.Process.Kill() })
 	t.Cleanup(func() { timer.Stop(); _ = p.cmd.Process.Kill(); _ = r.Close() })
 	p.lines = bufio.NewScanner(r)
 	return p
@@ -87,6 +106,7 @@ func (p *played) end() (int, string) {
 // TestDemoComparesEverything: the README's test sees the table, this one what
 // programs are given.
 func TestDemoComparesEverything(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "mine")
 	code, output := playDemo(t, "--json", "--dir", dir).end()
 	var result demoResult
@@ -109,7 +129,9 @@ func TestDemoComparesEverything(t *testing.T) {
 
 // TestDemoFindsADifference changes a restored stream before it is compared.
 func TestDemoFindsADifference(t *testing.T) {
-	p := playDemo(t)
+	t.Parallel()
+	const restored = `restore .* succeeded`
+	p, let := playHeld(t, restored)
 	nc, err := nats.Connect(p.until(`nats://[0-9.:]+`))
 	if err != nil {
 		t.Fatal(err)
@@ -119,8 +141,7 @@ func TestDemoFindsADifference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.until(`restore .* succeeded`)
-	// WORK is compared last, after more than 30,000 messages.
+	p.until(restored)
 	stream, err := js.Stream(t.Context(), "WORK")
 	if err != nil {
 		t.Fatal(err)
@@ -128,6 +149,7 @@ func TestDemoFindsADifference(t *testing.T) {
 	if err := stream.DeleteMsg(t.Context(), stream.CachedInfo().State.LastSeq-1); err != nil {
 		t.Fatal(err)
 	}
+	_ = let.Close()
 	code, output := p.end()
 	if code != exitFailed || !strings.Contains(output, "WORK: message 1999: was present, is absent") || !strings.Contains(output, "DIFFERENT") {
 		t.Errorf("exit code %d:\n%s", code, output)
@@ -136,6 +158,7 @@ func TestDemoFindsADifference(t *testing.T) {
 
 // TestKeptDemoLetsLookAround: the server stays and holds what the demo tells of.
 func TestKeptDemoLetsLookAround(t *testing.T) {
+	t.Parallel()
 	p := playDemo(t, "--keep")
 	line := p.until(`export NATS_URL=.*`)
 	nc, err := nats.Connect(strings.TrimPrefix(line, "export NATS_URL="))
@@ -155,26 +178,33 @@ func TestKeptDemoLetsLookAround(t *testing.T) {
 
 // TestInterruptedDemoLeavesNothing interrupts it while it works.
 func TestInterruptedDemoLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for _, line := range []string{"  backup ", "every stream deleted"} {
-		p := playDemo(t)
-		p.until(line)
-		_ = p.cmd.Process.Signal(syscall.SIGINT)
-		if code, output := p.end(); code != exitInterrupted {
-			t.Errorf("exit code %d after %q:\n%s", code, line, output)
-		}
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			p, _ := playHeld(t, line)
+			p.until(line)
+			_ = p.cmd.Process.Signal(syscall.SIGINT)
+			if code, output := p.end(); code != exitInterrupted {
+				t.Errorf("exit code %d:\n%s", code, output)
+			}
+		})
 	}
 }
 
 // TestDemoElsewhere: the repository is where --store says, and is gone after.
 func TestDemoElsewhere(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	p := playDemo(t, "--store", "file://"+dir)
+	const backedUp = `backup .* succeeded`
+	p, let := playHeld(t, backedUp, "--store", "file://"+dir)
 	place := p.until(`the repository is /.*/jetkeep-demo-[0-9TZ]+-[0-9a-z]{8}$`)
 	place = strings.TrimPrefix(place, "the repository is ")
-	p.until(`backup .* succeeded`)
+	p.until(backedUp)
 	if _, err := os.Stat(filepath.Join(place, "jetkeep.json")); err != nil || filepath.Dir(place) != dir {
 		t.Errorf("the repository is not in %s: %v", place, err)
 	}
+	_ = let.Close()
 	code, output := p.end()
 	if code != exitOK || !strings.Contains(output, " identical\n") {
 		t.Errorf("exit code %d:\n%s", code, output)

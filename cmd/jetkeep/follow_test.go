@@ -64,6 +64,7 @@ func progressOf(t api.TaskView) api.Event {
 
 // TestWaitEndsWithTheSession: events may be lost, the state decides.
 func TestWaitEndsWithTheSession(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		state api.State
 		want  error
@@ -100,6 +101,7 @@ func TestWaitEndsWithTheSession(t *testing.T) {
 
 // TestWaitOutlivesTheService: a service that restarts is waited for.
 func TestWaitOutlivesTheService(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSessions{err: errors.New("no responders")}
 		time.AfterFunc(time.Minute, func() { s.set(viewOf(api.StateSucceeded), nil) })
@@ -118,6 +120,7 @@ func TestWaitOutlivesTheService(t *testing.T) {
 }
 
 func TestInterruptedWaitSaysHowToGoOn(t *testing.T) {
+	t.Parallel()
 	s := &fakeSessions{info: viewOf(api.StateRunning)}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -133,6 +136,7 @@ func TestInterruptedWaitSaysHowToGoOn(t *testing.T) {
 }
 
 func TestWatchersShowEvents(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSessions{info: viewOf(api.StateRunning, taskOf("S1.0001", "A", api.StatePending, 0, 0))}
 		failed := taskOf("S1.0001", "A", api.StateFailed, 0, 0)
@@ -167,6 +171,7 @@ func TestWatchersShowEvents(t *testing.T) {
 }
 
 func TestSessionLineSaysTheReasonOnce(t *testing.T) {
+	t.Parallel()
 	v := viewOf(api.StateCancelled)
 	v.Reason, v.Error = "too slow", api.Errorf(api.CodeCancelled, "too slow")
 	if got := sessionLine(v.SessionView); strings.Count(got, "too slow") != 1 {
@@ -179,6 +184,7 @@ func TestSessionLineSaysTheReasonOnce(t *testing.T) {
 }
 
 func TestBoard(t *testing.T) {
+	t.Parallel()
 	b := newBoard()
 	if lines := b.lines(80); len(lines) != 1 {
 		t.Errorf("an empty board: %q", lines)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,14 +20,46 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/api"
 	"jetkeep/store/object/objectserver"
+	"jetkeep/store/testenv"
 )
 
 // TestMain lets the test binary be the command: under the name jetkeep it runs
 // main, so that scripts run it under the race detector if the tests do.
 func TestMain(m *testing.M) {
-	testscript.Main(tests{m}, map[string]func(){"jetkeep": func() { os.Exit(mainCode()) }})
+	testscript.Main(tests{m}, map[string]func(){
+		"jetkeep":   func() { os.Exit(mainCode()) },
+		heldCommand: func() { os.Exit(mainOn(heldStreams)) },
+	})
+}
+
+// heldCommand is the command that stops where holdVariable says: after it wrote a
+// line to standard error that matches, until its standard input has ended or it
+// was interrupted. So a test can do something in the middle of it, however fast it
+// is.
+const (
+	heldCommand  = "jetkeep-held"
+	holdVariable = "JETKEEP_TEST_HOLD"
+)
+
+func heldStreams(ctx context.Context) stdio {
+	at, let := regexp.MustCompile(os.Getenv(holdVariable)), make(chan struct{})
+	go func() {
+		defer close(let)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}()
+	return stdio{out: os.Stdout, err: writerFunc(func(p []byte) (int, error) {
+		n, err := os.Stderr.Write(p)
+		if at.Match(p) {
+			select {
+			case <-let:
+			case <-ctx.Done():
+			}
+		}
+		return n, err
+	})}
 }
 
 // tests removes what was built once for several tests.
@@ -113,8 +146,8 @@ func startServe(t testing.TB, command, data string, args ...string) *served {
 		s.url, s.first = line[0], line[1]
 	case <-s.exited:
 		t.Fatalf("serve ended: %v\n%s", s.err, s.log())
-	case <-time.After(5 * time.Minute):
-		t.Fatalf("serve did not start:\n%s", s.log())
+	case <-time.After(testenv.Hang):
+		t.Fatalf("serve did not start:\n%s\n%s", s.log(), testenv.Report())
 	}
 	return s
 }
@@ -140,12 +173,12 @@ func (s *served) log() string {
 func (s *served) signal(sig os.Signal) { _ = s.cmd.Process.Signal(sig) }
 
 // wait waits for the end of the process and returns its exit code.
-func (s *served) wait(limit time.Duration) int {
+func (s *served) wait() int {
 	s.t.Helper()
 	select {
 	case <-s.exited:
-	case <-time.After(limit):
-		s.t.Fatalf("serve did not end within %v:\n%s", limit, s.log())
+	case <-time.After(testenv.Hang):
+		s.t.Fatalf("serve did not end:\n%s\n%s", s.log(), testenv.Report())
 	}
 	if exit := new(exec.ExitError); errors.As(s.err, &exit) {
 		return exit.ExitCode()
@@ -166,7 +199,7 @@ func (s *served) connect() *nats.Conn {
 // request sends a request as any program could, without the client.
 func request[T any](t testing.TB, nc *nats.Conn, endpoint, body string) T {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Hang)
 	defer cancel()
 	reply, err := nc.RequestWithContext(ctx, api.DefaultPrefix+"."+endpoint, []byte(body))
 	if err != nil {
@@ -182,18 +215,20 @@ func request[T any](t testing.TB, nc *nats.Conn, endpoint, body string) T {
 	return answer
 }
 
+// small is the size of sample data where there need not be much of it.
+func small() sample.Size {
+	return sample.Size{Orders: 1000, Keys: 60, Object: 2 << 20, WorkJobs: 100}
+}
+
 // ended waits until a session has ended.
-func ended(t testing.TB, nc *nats.Conn, session string, limit time.Duration) api.SessionInfoResponse {
+func ended(t testing.TB, nc *nats.Conn, session string) (info api.SessionInfoResponse) {
 	t.Helper()
-	deadline := time.Now().Add(limit)
-	for {
-		info := request[api.SessionInfoResponse](t, nc, api.SessionInfo, `{"session":"`+session+`"}`)
-		if info.State.Final() {
-			return info
+	testenv.Until(t, "the end of session "+session, func() error {
+		info = request[api.SessionInfoResponse](t, nc, api.SessionInfo, `{"session":"`+session+`"}`)
+		if !info.State.Final() {
+			return fmt.Errorf("it is %s: %+v", info.State, info)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("session %s is %s after %v: %+v", session, info.State, limit, info)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return nil
+	})
+	return info
 }

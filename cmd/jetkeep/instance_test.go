@@ -7,6 +7,7 @@ import (
 )
 
 func TestServerNameShowsNoSecrets(t *testing.T) {
+	t.Parallel()
 	for want, o := range map[string]natsconn.Options{
 		"nats://127.0.0.1:4222":      {},
 		"nats://a:4222,tls://b:4222": {URL: "nats://user:p@ss@a:4222,tls://token@b:4222"},

@@ -19,12 +19,17 @@ import (
 func main() { os.Exit(mainCode()) }
 
 func mainCode() int {
+	return mainOn(func(context.Context) stdio { return stdio{out: os.Stdout, err: os.Stderr} })
+}
+
+// mainOn is mainCode on the streams that are made for its context.
+func mainOn(streams func(context.Context) stdio) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal asks for an orderly end, a second one does not wait.
 	context.AfterFunc(ctx, stop)
 	// net/http tells there of connections that a store spoiled and it gave up.
 	log.SetOutput(io.Discard)
-	std := stdio{out: os.Stdout, err: os.Stderr}
+	std := streams(ctx)
 	return exitCode(run(ctx, os.Args[1:], std), std)
 }

@@ -64,6 +64,7 @@ func (n natsCLI) wants(out string, texts ...string) {
 
 // TestNatsCommandLine does everything with the nats command alone.
 func TestNatsCommandLine(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	s := startServe(t, binary(t), filepath.Join(t.TempDir(), "data"))

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"jetkeep/service/natstest"
 	"jetkeep/store/freeport"
 	"jetkeep/store/object/objectserver"
+	"jetkeep/store/testenv"
 )
 
 // With -update the outputs that the README shows are replaced by today's.
@@ -76,6 +76,7 @@ type reader struct {
 // TestReadme runs every command of the README and compares what it writes with
 // what the README shows; durations, sizes, times and ids may differ.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(root, "README.md")
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -90,11 +91,8 @@ func TestReadme(t *testing.T) {
 	r := &reader{t: t, dir: t.TempDir(), path: command, ids: map[string]string{}}
 	r.env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir(), "TMPDIR="+t.TempDir(),
 		"PATH="+strings.Join([]string{filepath.Dir(command), filepath.Dir(natstest.Tool(t, natstest.CLI)), os.Getenv("PATH")}, ":"))
-	stores := s3Env(objectserver.S3(t, objectserver.Versitygw))
-	maps.Copy(stores, swiftEnv(objectserver.Swift(t, objectserver.SwiftOptions{})))
-	for name, value := range stores {
-		r.env = append(r.env, name+"="+value)
-	}
+	r.env = append(r.env, s3Env(objectserver.S3(t, objectserver.Versitygw))...)
+	r.env = append(r.env, swiftEnv(objectserver.Swift(t, objectserver.SwiftOptions{}))...)
 	outputs := make([][]string, len(commands))
 	for i, c := range commands {
 		if c.file != "" {
@@ -155,8 +153,10 @@ func (r *reader) run(c shown) []string {
 		cmd.Dir = root
 	case strings.HasPrefix(command, "go run "):
 		cmd.Dir = root
+	case strings.HasPrefix(command, "nats req "):
+		cmd.Env = append(slices.Clone(r.env), "NATS_TIMEOUT="+testenv.Hang.String()) // its 5 s a slow machine may need
 	}
-	timer := time.AfterFunc(15*time.Minute, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(2*testenv.Hang, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	out, err := cmd.CombinedOutput()
 	// What a failing command writes is compared as well, if the README shows it.
@@ -233,6 +233,7 @@ func shorten(old, now []string) []string {
 
 // TestMasks: what must not be compared is masked, and nothing else.
 func TestMasks(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"backup 20261122T214246Z-yu7jlc2f succeeded: 8 streams, 52,427 messages, 40.4 MiB in 0.80s": "backup ID succeeded: 8 streams, 52,427 messages, SIZE in DURATION",
 		"5 objects, 5 of them read (9 KiB)": "OBJECTS read (SIZE)",

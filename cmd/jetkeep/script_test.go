@@ -20,13 +20,16 @@ import (
 
 	"jetkeep/cmd/jetkeep/internal/compare"
 	"jetkeep/cmd/jetkeep/internal/sample"
+	"jetkeep/service/natstest"
 	"jetkeep/store/freeport"
 	"jetkeep/store/seal"
+	"jetkeep/store/testenv"
 )
 
 // TestScript runs the command line as its users do. Besides testscript's own
 // commands, the scripts use those of scriptCommands.
 func TestScript(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
@@ -70,12 +73,20 @@ func scriptCommands() map[string]scriptCommand {
 		},
 		// ready: the service of the script answers.
 		"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
-			ts.Check(untilReady(ts))
+			waitFor(ts, func() error {
+				nc, err := nats.Connect(ts.Getenv("NATS_URL"))
+				if err != nil {
+					return err
+				}
+				defer nc.Close()
+				_, err = nc.Request("jetkeep.v1.target.list", nil, time.Minute)
+				return err
+			})
 		},
 		// fill: make sample data.
 		"fill": func(ts *testscript.TestScript, _ bool, _ []string) {
 			withConn(ts, func(ctx context.Context, nc *nats.Conn) error {
-				return sample.Fill(ctx, nc, sample.Size{Orders: 1000, Keys: 60, Object: 2 << 20, WorkJobs: 100}, 1)
+				return sample.Fill(ctx, nc, small(), 1)
 			})
 		},
 		// publish SUBJECT TEXT
@@ -132,16 +143,15 @@ func scriptCommands() map[string]scriptCommand {
 			}
 			ts.Setenv(args[0], id)
 		},
-		// await FILE: a file appears.
+		// await FILE TEXT: a file holds a text.
 		"await": func(ts *testscript.TestScript, _ bool, args []string) {
-			for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
-				if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
-					return
+			waitFor(ts, func() error {
+				text, err := os.ReadFile(ts.MkAbs(args[0]))
+				if err == nil && !strings.Contains(string(text), args[1]) {
+					err = fmt.Errorf("%s does not hold %s: %s", args[0], args[1], text)
 				}
-				if time.Now().After(deadline) {
-					ts.Fatalf("%s does not appear", args[0])
-				}
-			}
+				return err
+			})
 		},
 		// empty DIR: a directory has no entries.
 		"empty": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -177,26 +187,16 @@ func scriptCommands() map[string]scriptCommand {
 	}
 }
 
-func untilReady(ts *testscript.TestScript) error {
-	deadline := time.Now().Add(5 * time.Minute)
-	for {
-		nc, err := nats.Connect(ts.Getenv("NATS_URL"))
-		if err == nil {
-			_, err = nc.Request("jetkeep.v1.target.list", nil, 10*time.Second)
-			nc.Close()
-		}
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the service does not answer: %w", err)
-		}
-		time.Sleep(50 * time.Millisecond)
+// waitFor is testenv.Until in a script.
+func waitFor(ts *testscript.TestScript, try func() error) {
+	err := natstest.Eventually(testenv.Hang, try)
+	if err != nil {
+		ts.Fatalf("%v\n%s", err, testenv.Report())
 	}
 }
 
 func withConn(ts *testscript.TestScript, do func(context.Context, *nats.Conn) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Hang)
 	defer cancel()
 	nc, err := nats.Connect(ts.Getenv("NATS_URL"))
 	ts.Check(err)

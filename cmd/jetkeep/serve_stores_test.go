@@ -13,12 +13,14 @@ import (
 	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/api"
 	"jetkeep/store/object/objectserver"
+	"jetkeep/store/testenv"
 )
 
 // TestServeFromFileOnS3: a service that is configured by a file makes its
 // repository in a bucket, finds it again after a restart, and shows its secret
 // nowhere.
 func TestServeFromFileOnS3(t *testing.T) {
+	t.Parallel()
 	server := objectserver.S3(t, objectserver.Versitygw)
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "secret")
@@ -45,15 +47,15 @@ staging { dir: %q }
 	data := filepath.Join(dir, "data")
 	first := startServe(t, binary(t), data, "--config", file)
 	nc := first.connect()
-	if err := sample.Fill(t.Context(), nc, sample.Default(), 1); err != nil {
+	if err := sample.Fill(t.Context(), nc, small(), 1); err != nil {
 		t.Fatal(err)
 	}
 	accepted := request[api.Accepted](t, nc, api.BackupCreate, `{"streams":["ORDERS","KV_settings"]}`)
-	if info := ended(t, nc, accepted.Session, 10*time.Minute); info.State != api.StateSucceeded {
+	if info := ended(t, nc, accepted.Session); info.State != api.StateSucceeded {
 		t.Fatalf("%+v", info)
 	}
 	first.signal(syscall.SIGTERM)
-	if code := first.wait(3 * time.Minute); code != exitOK {
+	if code := first.wait(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 
@@ -64,11 +66,11 @@ staging { dir: %q }
 		t.Errorf("%+v, %+v", info, info.Probe)
 	}
 	verify := request[api.Accepted](t, nc, api.RepositoryVerify, `{"level":"records"}`)
-	if info := ended(t, nc, verify.Session, 10*time.Minute); info.State != api.StateSucceeded {
+	if info := ended(t, nc, verify.Session); info.State != api.StateSucceeded {
 		t.Errorf("%+v", info)
 	}
 	second.signal(syscall.SIGTERM)
-	second.wait(3 * time.Minute)
+	second.wait()
 	if !strings.Contains(second.first, "repository main in "+place) {
 		t.Errorf("startup line: %s", second.first)
 	}
@@ -82,6 +84,7 @@ staging { dir: %q }
 // TestWrongKeyIsSaid: a service whose key is refused runs, and says to those who
 // ask what is the matter.
 func TestWrongKeyIsSaid(t *testing.T) {
+	t.Parallel()
 	server := objectserver.S3(t, objectserver.Versitygw)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "jetkeep.conf")
@@ -91,7 +94,7 @@ func TestWrongKeyIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := startServe(t, binary(t), filepath.Join(dir, "data"), "--config", file)
-	reply, err := s.connect().Request(api.DefaultPrefix+"."+api.RepositoryInfo, nil, 30*time.Second)
+	reply, err := s.connect().Request(api.DefaultPrefix+"."+api.RepositoryInfo, nil, testenv.Hang)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +102,7 @@ func TestWrongKeyIsSaid(t *testing.T) {
 		t.Errorf("%s %s", code, reply.Data)
 	}
 	s.signal(syscall.SIGTERM)
-	s.wait(3 * time.Minute)
+	s.wait()
 	if all := s.log() + string(reply.Data); strings.Contains(all, "hidden-and-wrong") || !strings.Contains(all, "repository cannot be opened") {
 		t.Errorf("%s", all)
 	}
