@@ -27,7 +27,7 @@ func (s *Service) age(ctx context.Context) {
 	if err != nil {
 		s.log.Warn("other instances' backups are seen late only", "error", err)
 	} else {
-		defer sub.Unsubscribe() //nolint:errcheck // the connection ends soon
+		defer sub.Unsubscribe()
 	}
 	if s.pusher != nil {
 		defer s.pushAtEnds()()

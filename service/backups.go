@@ -111,7 +111,7 @@ func DescribeBackup(ctx context.Context, repo *store.Repository, q *api.BackupIn
 	}
 	views := groupBackups(listed, pins, "", "")
 	if len(views) == 0 {
-		return nil, nil //nolint:nilnil // says so
+		return nil, nil
 	}
 	part, next := page(listed, func(l store.Listed) string { return l.ID }, ascending, q.Cursor, q.Limit)
 	r := &api.BackupInfoResponse{BackupView: views[0], RestorePoints: []api.RestorePointView{}, Next: next}

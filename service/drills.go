@@ -100,7 +100,7 @@ func (h drillHandler) Run(ctx context.Context, t session.Task, run worker.Run) (
 	if err != nil {
 		return session.Result{}, err
 	}
-	if need := int64(p.Content.Bytes) + scratchMargin; need > h.s.config.Drill.Limit { //nolint:gosec // far below
+	if need := int64(p.Content.Bytes) + scratchMargin; need > h.s.config.Drill.Limit { // far below an overflow
 		return session.Result{}, api.Errorf(api.CodeDiskFull, "stream %s takes %d bytes to restore, drill.limit is %d", t.Stream, need, h.s.config.Drill.Limit).
 			WithHint("Raise drill.limit, or leave the stream out of the drill.")
 	}

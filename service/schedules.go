@@ -272,7 +272,7 @@ func (x scheduled) Fail(ctx context.Context, id string, d *scheduler.Definition,
 func (x scheduled) View(ctx context.Context, id string) (*scheduler.View, error) {
 	ses, err := x.s.store.Session(ctx, id)
 	if errors.Is(err, session.ErrNotFound) {
-		return nil, nil //nolint:nilnil // says so
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err

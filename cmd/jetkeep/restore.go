@@ -60,7 +60,7 @@ func addRestore(c *cli) {
 // timeOf reads the time of a flag, nil if it was not given.
 func timeOf(flag, text string) (*time.Time, error) {
 	if text == "" {
-		return nil, nil //nolint:nilnil // says so
+		return nil, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {

@@ -152,7 +152,7 @@ func (s *scheduleCommand) readFile() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxScheduleFile+1))
 	if err != nil {
 		return err

@@ -218,7 +218,7 @@ func (o *importing) run(ctx context.Context, std stdio) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // temporary
+		defer os.RemoveAll(dir)
 		area, err := staging.Open(dir, 256<<20)
 		if err != nil {
 			return err

@@ -20,6 +20,7 @@ import (
 	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/embedded"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.LibraryLeaks()...) }
@@ -33,7 +34,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	t.Cleanup(cancel)
 	server, err := embedded.Start(ctx, embedded.Options{Dir: t.TempDir(), Port: embedded.RandomPort})
 	if err != nil {
@@ -87,6 +88,7 @@ func (w *world) between(before, after *Account) (Result, string) {
 func small() sample.Size { return sample.Size{Orders: 800, Keys: 60, Object: 300_000, WorkJobs: 100} }
 
 func TestUntouchedAccountIsEqual(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.must(sample.Fill(w.ctx, w.nc, small(), 1))
 	result, text := w.differences(w.take())
@@ -106,6 +108,7 @@ func TestUntouchedAccountIsEqual(t *testing.T) {
 // TestDamageIsFound damages an account in each way and expects the very thing
 // to be named.
 func TestDamageIsFound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.must(sample.Fill(w.ctx, w.nc, small(), 1))
 	stream := func(name string) jetstream.Stream {
@@ -192,6 +195,7 @@ func TestDamageIsFound(t *testing.T) {
 }
 
 func TestChangedMessageIsFound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, err := w.js.CreateStream(w.ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Storage: jetstream.MemoryStorage})
 	w.must(err)
@@ -242,6 +246,7 @@ func TestChangedMessageIsFound(t *testing.T) {
 }
 
 func TestCreatedTimeOfFileStreamsCounts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, err := w.js.CreateStream(w.ctx, jetstream.StreamConfig{Name: "F", Subjects: []string{"f"}})
 	w.must(err)
@@ -256,6 +261,7 @@ func TestCreatedTimeOfFileStreamsCounts(t *testing.T) {
 
 // TestManyDifferencesAreCounted bounds what is kept, not what is counted.
 func TestManyDifferencesAreCounted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.must(sample.Fill(w.ctx, w.nc, small(), 1))
 	before := w.take()
@@ -276,6 +282,7 @@ func TestManyDifferencesAreCounted(t *testing.T) {
 // TestTakeFailsRatherThanLeaveOut: a recording of a part would compare equal
 // with a restore of that part.
 func TestTakeFailsRatherThanLeaveOut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.must(sample.Fill(w.ctx, w.nc, small(), 1))
 	ctx, cancel := context.WithCancel(w.ctx)

@@ -4,19 +4,20 @@ import (
 	"context"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"jetkeep/cmd/jetkeep/internal/sample"
 	"jetkeep/service/embedded"
+	"jetkeep/store/testenv"
 )
 
 // TestFillMakesWhatTheDemoPromises names what the sample must contain, because
 // a demo over data without the hard cases proves nothing.
 func TestFillMakesWhatTheDemoPromises(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Hang)
 	defer cancel()
 	js := filled(ctx, t, sample.Default())
 

@@ -10,6 +10,7 @@ import (
 )
 
 func TestAmounts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ got, want string }{
 		{Bytes(0), "0 B"}, {Bytes(1023), "1023 B"}, {Bytes(1024), "1.0 KiB"},
 		{Bytes(1<<20 - 1), "1.0 MiB"}, {Bytes(20 << 20), "20.0 MiB"}, {Bytes(1<<64 - 1), "16.0 EiB"},
@@ -68,6 +69,7 @@ func show(t *testing.T, written string) string {
 }
 
 func TestScreenRedraws(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	width := 20
 	s := NewScreen(&out, func() int { return width })
@@ -88,6 +90,7 @@ func TestScreenRedraws(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
+	t.Parallel()
 	table := NewTable("stream", ">messages", "verdict")
 	table.Row("ORDERS", "1,000", "same")
 	table.Row("Übung", "7")
@@ -106,6 +109,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestWidthKnowsWhatIsNoTerminal(t *testing.T) {
+	t.Parallel()
 	if _, ok := Width(io.Discard); ok {
 		t.Error("a discarding writer is taken for a terminal")
 	}
