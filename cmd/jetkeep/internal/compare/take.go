@@ -16,8 +16,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// requestTimeout bounds the wait for one answer of the server.
-const requestTimeout = 10 * time.Second
+// requestTimeout bounds the wait for one answer of the server, which nobody asks
+// for again: a server on a busy machine may be slow.
+const requestTimeout = 2 * time.Minute
 
 // taker records one account.
 type taker struct {

@@ -40,8 +40,9 @@ func Streams() []string {
 	}
 }
 
-// stallWait bounds the wait for the server to confirm what was published.
-const stallWait = 30 * time.Second
+// stallWait bounds the wait for the server to confirm what was published, and to
+// deliver it. A server on a busy machine may be slow.
+const stallWait = 2 * time.Minute
 
 type filler struct {
 	js   jetstream.JetStream
@@ -196,7 +197,7 @@ func take(ctx context.Context, c jetstream.Consumer, n int, ack func(i int) bool
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		batch, err := c.Fetch(min(n-taken, 500), jetstream.FetchMaxWait(5*time.Second))
+		batch, err := c.Fetch(min(n-taken, 500), jetstream.FetchMaxWait(stallWait))
 		if err != nil {
 			return fmt.Errorf("fetch: %w", err)
 		}
