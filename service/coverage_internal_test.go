@@ -13,6 +13,7 @@ import (
 
 // Whose a restore point is decides whether its repository's policy may forget it.
 func TestOwnedBy(t *testing.T) {
+	t.Parallel()
 	owners := map[string]scheduler.Owner{
 		"own":     {Repository: "r", Target: "t", Keep: &api.Keep{Last: 1}},
 		"none":    {Repository: "r", Target: "t"},
@@ -37,6 +38,7 @@ func TestOwnedBy(t *testing.T) {
 // What an earlier version started for a schedule decides about that one's restore
 // points only, and an earlier version finds no policy in what this one starts.
 func TestPrunesOfAnotherVersion(t *testing.T) {
+	t.Parallel()
 	s := new(Service)
 	keep := &api.Keep{Last: 1}
 	c, err := s.coverageOf(t.Context(), "r", session.Prune{Keep: keep}, map[string]string{api.ScheduleTag: "x"})

@@ -128,6 +128,7 @@ func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 // TestNothingFromOutsideIsInternal: whatever goes wrong outside of this process,
 // wherever it is met, it has a code by which a person knows where to look.
 func TestNothingFromOutsideIsInternal(t *testing.T) {
+	t.Parallel()
 	seen := map[api.ErrCode]int{}
 	for name, err := range outside() {
 		checkCoded(t, "connect to a target: "+name, connecting("t", fmt.Errorf("connect to nats://x: %w", err)))
@@ -163,6 +164,7 @@ func TestNothingFromOutsideIsInternal(t *testing.T) {
 
 // TestTargetsThatAreNone: what listens where a target should be.
 func TestTargetsThatAreNone(t *testing.T) {
+	t.Parallel()
 	for name, behave := range map[string]func(net.Conn){
 		"closes at once":           func(net.Conn) {},
 		"resets":                   func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) },
@@ -217,6 +219,7 @@ func TestTargetsThatAreNone(t *testing.T) {
 
 // TestStagingErrorsAreNamed: the same for the local disk.
 func TestStagingErrorsAreNamed(t *testing.T) {
+	t.Parallel()
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "below", "staging")
 	area, err := staging.Open(dir, 100)
@@ -286,6 +289,7 @@ var unshown = map[string]string{
 // TestEverySentinelHasACode: an error that somebody found worth a name, and that
 // an answer can have, has a code.
 func TestEverySentinelHasACode(t *testing.T) {
+	t.Parallel()
 	source, err := os.ReadFile("errors.go")
 	if err != nil {
 		t.Fatal(err)
