@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/choria-io/fisk"
@@ -148,6 +149,9 @@ func readOrMake(name string, generate func() (string, error)) (string, error) {
 	_, err = f.WriteString(text)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(name))
+	}
+	if runtime.GOOS == "windows" {
+		return text, nil // directories cannot be flushed there
 	}
 	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {

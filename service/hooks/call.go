@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -227,8 +226,8 @@ func withoutURL(err error) error {
 // service itself was given, such as keys of a store, is not among them.
 var passed = []string{"PATH", "HOME", "LANG", "TZ", "TMPDIR"}
 
-// run runs a command with the body as its input, in a group of processes of its
-// own, all of which is killed when the time is over.
+// run runs a command with the body as its input. The command is killed when the
+// time is over, with what it started.
 func run(ctx context.Context, command []string, kind string, body []byte) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Stdin = bytes.NewReader(body)
@@ -240,8 +239,7 @@ func run(ctx context.Context, command []string, kind string, body []byte) ([]byt
 		}
 	}
 	cmd.Env = append(cmd.Env, environment(kind, body)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	killAll(cmd)
 	cmd.WaitDelay = killWait
 	// Of a command that ends well and leaves something running, which holds its
 	// output open, the answer is what was said until then.

@@ -30,7 +30,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -90,11 +89,8 @@ func take(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, typed(err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockFile(lock); err != nil {
 		_ = lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrLocked
-		}
 		return nil, typed(err)
 	}
 	return lock, nil
@@ -129,7 +125,7 @@ func (a *Area) Check() error {
 	case !info.IsDir():
 		err = fmt.Errorf("%w: it is no directory", ErrNotWritable)
 	default:
-		if err = unix.Access(a.dir, unix.W_OK|unix.X_OK); err != nil {
+		if err = takesFiles(a.dir); err != nil {
 			err = typed(err)
 		}
 	}
@@ -253,11 +249,10 @@ func (f *File) Close() error {
 		return nil
 	}
 	f.closed = true
-	err := os.Remove(f.file.Name())
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // it went with its directory
+	err := f.file.Close() // first: Windows does not remove what is open
+	if rerr := os.Remove(f.file.Name()); !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr) // else it went with its directory
 	}
-	err = errors.Join(err, f.file.Close())
 	f.area.release(f.reserved)
 	if err != nil {
 		return fmt.Errorf("remove staging file: %w", typed(err))
@@ -270,7 +265,7 @@ func typed(err error) error {
 	switch {
 	case errors.Is(err, ErrNoSpace), errors.Is(err, ErrNotWritable), errors.Is(err, ErrLocked):
 		return err
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+	case diskFull(err), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return fmt.Errorf("%w: %w", ErrNotWritable, err)

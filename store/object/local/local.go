@@ -28,6 +28,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -256,6 +257,9 @@ func (d *Driver) mkdirs(dir string) error {
 }
 
 func (d *Driver) syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be flushed there; NTFS has a journal of them
+	}
 	f, err := d.root.Open(dir)
 	if err != nil {
 		return err
