@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"jetkeep/service/api"
 	"jetkeep/service/jsapi"
 	"jetkeep/service/session"
 )
@@ -14,22 +15,33 @@ import (
 // any order.
 const orderTimeout = 2 * time.Second
 
-// backupTasks makes a task for each stream, so that a stream which takes from
-// another of them is captured before that one. A mirror that is restored ahead
+// backupTasks makes a task for each stream, with what there is to do if that is
+// known, so that a stream which takes from another of them is captured before that one. A mirror that is restored ahead
 // of its origin never gets the messages in between; one that is behind catches
 // up.
-func (s *Service) backupTasks(ctx context.Context, api *jsapi.Client, streams []string) []*session.Task {
+func (s *Service) backupTasks(ctx context.Context, c *jsapi.Client, streams []string) []*session.Task {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
-	infos, err := api.Streams(ctx)
+	infos, err := c.Streams(ctx)
 	if err != nil {
 		s.log.Warn("configurations of the streams are not known, mirrors may be captured after their origins", "error", err)
 	}
 	origins := map[string][]string{}
+	todo := map[string]api.Progress{}
 	for _, info := range infos {
 		origins[info.Name()] = localOrigins(info.Config)
+		todo[info.Name()] = toDo(info.State.Messages, info.State.Bytes)
 	}
-	return captureOrder(streams, origins)
+	tasks := captureOrder(streams, origins)
+	for _, t := range tasks {
+		t.Progress = todo[t.Stream]
+	}
+	return tasks
+}
+
+// toDo is the progress of a task that has not begun.
+func toDo(messages, bytes uint64) api.Progress {
+	return api.Progress{TotalMessages: messages, TotalBytes: bytes, TotalKnown: true}
 }
 
 // captureOrder puts every stream before its origins. In a circle one comes

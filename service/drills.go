@@ -59,7 +59,7 @@ func (s *Service) prepareDrill(ctx context.Context, repository string, q *api.Ba
 	}
 	var tasks []*session.Task
 	for _, p := range points {
-		tasks = append(tasks, &session.Task{Stream: p.Stream, RestorePoint: p.ID})
+		tasks = append(tasks, &session.Task{Stream: p.Stream, RestorePoint: p.ID, Progress: toDo(p.Content.Messages, p.Content.Bytes)})
 	}
 	return &session.Session{Kind: api.KindDrill, Repository: repository, Backup: backup, IdentitySealed: q.Identity}, tasks, nil
 }

@@ -70,6 +70,7 @@ func (s *Service) restoreCreate(ctx context.Context, q *api.RestoreRequest) (*ap
 	for i, p := range x.plan.Streams {
 		tasks[i] = &session.Task{
 			Stream: p.Stream, RestorePoint: p.Point, After: p.After, SkipVerify: q.Verify != nil && !*q.Verify,
+			Progress: toDo(p.Messages, p.Bytes),
 		}
 		for _, w := range p.Warnings {
 			warnings = append(warnings, fmt.Sprintf("%s: %s", p.Stream, w.Text))

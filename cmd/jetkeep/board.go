@@ -15,6 +15,7 @@ import (
 // by answers of session.info, in any order and any number of times.
 type board struct {
 	session api.SessionView
+	loaded  bool // all tasks are known
 	order   []string
 	tasks   map[string]api.TaskView
 	hooks   map[string]bool // tasks of hooks that ended
@@ -47,7 +48,10 @@ func newBoard() *board { return &board{tasks: map[string]api.TaskView{}, hooks: 
 // load takes over an answer of session.info with all its tasks and returns the
 // tasks that are newly ended.
 func (b *board) load(info *api.SessionInfoResponse) []api.TaskView {
-	b.session = info.SessionView
+	if !b.session.State.Final() || info.State.Final() {
+		b.session = info.SessionView
+	}
+	b.loaded = true
 	var ended []api.TaskView
 	for _, t := range info.TaskList {
 		if b.task(t) {
@@ -71,8 +75,8 @@ func (b *board) apply(e api.Event) []api.TaskView {
 	return nil
 }
 
-// task takes over a task's view and tells whether that ended it. Events may be
-// late: what has ended stays ended.
+// task takes over a task's view, unless a newer one is known, and tells whether that
+// ended it.
 func (b *board) task(t api.TaskView) bool {
 	if t.Hook != "" { // no work of the session's: to be told of only if it fails
 		told := b.hooks[t.Task]
@@ -84,7 +88,7 @@ func (b *board) task(t api.TaskView) bool {
 		b.order = append(b.order, t.Task)
 		slices.Sort(b.order)
 	}
-	if old.State.Final() {
+	if known && older(t, old) {
 		return false
 	}
 	if t.Stream == "" {
@@ -94,9 +98,41 @@ func (b *board) task(t api.TaskView) bool {
 	return t.State.Final()
 }
 
-// sums adds up the tasks.
+// older tells whether a view of a task is of an earlier moment than another. The
+// service writes progress down every few seconds and tells of it twice a second, so
+// that an answer of session.info is often older than the events before it; and events
+// may be late.
+func older(t, than api.TaskView) bool {
+	if than.State.Final() || t.State.Final() {
+		return than.State.Final() // what has ended stays ended
+	}
+	if t.Attempts != than.Attempts {
+		return t.Attempts < than.Attempts
+	}
+	if a, b := stage(t), stage(than); a != b {
+		return a < b
+	}
+	return t.Progress.Seconds < than.Progress.Seconds
+}
+
+// stage orders the states of one attempt. A task that an instance gave back is
+// pending and has had its attempt.
+func stage(t api.TaskView) int {
+	switch {
+	case t.State == api.StateRunning:
+		return 1
+	case t.State == api.StateCommitting:
+		return 2
+	case t.Attempts > 0:
+		return 3
+	}
+	return 0
+}
+
+// sums adds up the tasks. How much is done is known, and not -1, only if it is
+// known of every task how much there is to do: it would run backwards otherwise.
 func (b *board) sums() (p api.Progress, ended int, fraction float64) {
-	byBytes, parts := true, 0.0
+	known, parts := b.loaded, 0.0
 	for _, t := range b.tasks {
 		x := t.Progress
 		p.Bytes += x.Bytes
@@ -110,21 +146,25 @@ func (b *board) sums() (p api.Progress, ended int, fraction float64) {
 		}
 		p.TotalBytes += max(x.TotalBytes, x.Bytes)
 		p.BytesPerSecond += x.BytesPerSecond
-		byBytes = byBytes && x.TotalBytes > 0
+		known = known && totalKnown(x)
 	}
-	if !byBytes {
+	if !known {
 		p.TotalBytes = 0
 	}
 	switch {
-	case len(b.tasks) == 0:
-		return p, 0, -1
+	case len(b.tasks) == 0 || !known:
+		return p, ended, -1
 	case ended == len(b.tasks):
 		return p, ended, 1
-	case byBytes && p.TotalBytes > 0:
+	case p.TotalBytes > 0:
 		return p, ended, min(float64(p.Bytes)/float64(p.TotalBytes), 0.999)
 	}
 	return p, ended, min(parts/float64(len(b.tasks)), 0.999)
 }
+
+// totalKnown tells whether it is known how much there is to do. Services of before do
+// not say so of nothing.
+func totalKnown(p api.Progress) bool { return p.TotalKnown || p.TotalBytes > 0 || p.TotalMessages > 0 }
 
 // taskFraction says how much of a task is done, or -1.
 func taskFraction(t api.TaskView) float64 {

@@ -239,6 +239,7 @@ type Progress struct {
 	Bytes          uint64  `json:"bytes" doc:"Bytes done, before compression."`
 	TotalMessages  uint64  `json:"total_messages" doc:"Messages to do, 0 while not known."`
 	TotalBytes     uint64  `json:"total_bytes" doc:"Bytes to do, 0 while not known."`
+	TotalKnown     bool    `json:"total_known,omitempty" doc:"The totals are known, of a session those of all its tasks: 0 is none then."`
 	StoredBytes    uint64  `json:"stored_bytes" doc:"Bytes after compression."`
 	UploadedBytes  uint64  `json:"uploaded_bytes" doc:"Bytes that have reached the repository."`
 	BytesPerSecond float64 `json:"bytes_per_second" doc:"Smoothed over the last seconds."`

@@ -29,6 +29,7 @@ const (
 type Tracker struct {
 	messages, bytes           atomic.Uint64
 	totalMessages, totalBytes atomic.Uint64
+	totalKnown                atomic.Bool
 	stored, uploaded          atomic.Uint64
 
 	now   func() time.Time
@@ -57,6 +58,7 @@ func New(now func() time.Time) *Tracker {
 func (t *Tracker) SetTotal(messages, bytes uint64) {
 	t.totalMessages.Store(messages)
 	t.totalBytes.Store(bytes)
+	t.totalKnown.Store(true)
 }
 
 // Add tells that so many more messages and bytes are done.
@@ -86,6 +88,7 @@ func (t *Tracker) Snapshot() api.Progress {
 		Bytes:         t.bytes.Load(),
 		TotalMessages: t.totalMessages.Load(),
 		TotalBytes:    t.totalBytes.Load(),
+		TotalKnown:    t.totalKnown.Load(),
 		StoredBytes:   t.stored.Load(),
 		UploadedBytes: t.uploaded.Load(),
 		Seconds:       now.Sub(t.start).Seconds(),
@@ -151,6 +154,6 @@ func (t *Tracker) Run(ctx context.Context, report func(api.Progress)) {
 // same tells whether nothing was counted between two snapshots.
 func same(a, b api.Progress) bool {
 	return a.Messages == b.Messages && a.Bytes == b.Bytes &&
-		a.TotalMessages == b.TotalMessages && a.TotalBytes == b.TotalBytes &&
+		a.TotalMessages == b.TotalMessages && a.TotalBytes == b.TotalBytes && a.TotalKnown == b.TotalKnown &&
 		a.StoredBytes == b.StoredBytes && a.UploadedBytes == b.UploadedBytes
 }

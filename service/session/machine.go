@@ -63,12 +63,18 @@ func (t *Task) Claim(instance string, maxAttempts int, now time.Time) error {
 		t.fail(api.Errorf(api.CodeTaskAbandoned, "%d attempts ended without a word, the last one on instance %s", t.Attempt-t.Released, last), now)
 		return fmt.Errorf("claim task %s: %w", t.ID, ErrAbandoned)
 	}
-	t.State, t.Instance, t.Progress = api.StateRunning, instance, api.Progress{}
+	t.State, t.Instance, t.Progress = api.StateRunning, instance, ahead(t.Progress)
 	t.Attempt++
 	if t.Started.IsZero() {
 		t.Started = now
 	}
 	return nil
+}
+
+// ahead is the progress of an attempt that has not begun: what there is to do does
+// not become unknown by it.
+func ahead(p api.Progress) api.Progress {
+	return api.Progress{TotalMessages: p.TotalMessages, TotalBytes: p.TotalBytes, TotalKnown: p.TotalKnown}
 }
 
 // Outdates tells whether the task is claimed with a later delivery of a message
@@ -83,6 +89,9 @@ func (t *Task) Outdates(message, delivery uint64) bool {
 func (t *Task) Renew(o Owner, p api.Progress) error {
 	if err := t.owned(o); err != nil {
 		return fmt.Errorf("renew task %s: %w", t.ID, err)
+	}
+	if !p.TotalKnown {
+		p.TotalMessages, p.TotalBytes, p.TotalKnown = t.Progress.TotalMessages, t.Progress.TotalBytes, t.Progress.TotalKnown
 	}
 	t.Progress = p
 	return nil
@@ -103,7 +112,7 @@ func (t *Task) Succeed(o Owner, r Result, p api.Progress, now time.Time) error {
 		return fmt.Errorf("finish task %s: %w", t.ID, err)
 	}
 	// What was to be done was an estimate, and is known now.
-	p.TotalMessages, p.TotalBytes, p.Remaining = p.Messages, p.Bytes, 0
+	p.TotalMessages, p.TotalBytes, p.TotalKnown, p.Remaining = p.Messages, p.Bytes, true, 0
 	t.State, t.Ended, t.Progress = api.StateSucceeded, now, p
 	t.Note(r.Notes...)
 	r.Notes = nil
@@ -133,7 +142,7 @@ func (t *Task) Release(o Owner) error {
 	if err := t.owned(o); err != nil {
 		return fmt.Errorf("release task %s: %w", t.ID, err)
 	}
-	t.State, t.Instance, t.Progress = api.StatePending, "", api.Progress{}
+	t.State, t.Instance, t.Progress = api.StatePending, "", ahead(t.Progress)
 	t.Released++
 	return nil
 }
@@ -404,10 +413,13 @@ func Count(tasks []*Task) api.TaskCounts {
 	return c
 }
 
-// Sum adds up the progress of tasks. The rates are those of the tasks that run.
+// Sum adds up the progress of tasks. The rates are those of the tasks that run. The
+// totals are known only if those of all tasks are: a part of them would make the
+// work look nearer to its end than it is.
 func Sum(tasks []*Task) api.Progress {
-	var p api.Progress
+	p := api.Progress{TotalKnown: true}
 	for _, t := range tasks {
+		p.TotalKnown = p.TotalKnown && (t.Progress.TotalKnown || t.State.Final() || t.Hook != "")
 		q := t.Progress // nothing, in tasks of hooks
 		p.Messages += q.Messages
 		p.Bytes += q.Bytes
@@ -420,6 +432,9 @@ func Sum(tasks []*Task) api.Progress {
 			p.MessagesPerSec += q.MessagesPerSec
 			p.Remaining = max(p.Remaining, q.Remaining)
 		}
+	}
+	if !p.TotalKnown {
+		p.TotalMessages, p.TotalBytes, p.Remaining = 0, 0, 0
 	}
 	return p
 }

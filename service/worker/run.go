@@ -317,6 +317,9 @@ func (r *running) report(ctx context.Context) {
 		n++
 		e := r.w.Conductor.event(r.ses, api.EventProgress)
 		e.ID = fmt.Sprintf("%s.%s.%d.%d", v.Task, api.EventProgress, r.owner.Attempt, n)
+		if total := v.Progress; !p.TotalKnown {
+			p.TotalMessages, p.TotalBytes, p.TotalKnown = total.TotalMessages, total.TotalBytes, total.TotalKnown
+		}
 		v.Progress = p
 		e.State, e.Task = state, &v
 		r.w.Events.PublishProgress(e)
