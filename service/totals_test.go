@@ -21,7 +21,9 @@ func TestTotalsAreKnownBeforeTheWorkBegins(t *testing.T) {
 	shop(t, nc)
 	natstest.MakeStream(t, nc, `{"name":"EMPTY","subjects":["empty"],"storage":"file","retention":"limits","num_replicas":1}`)
 	c := setup(t, server)
-	c.Hooks = []config.Hook{hook("hold", "before", "session", config.Call{Subject: "hold"})}
+	hold := hook("hold", "before", "session", config.Call{Subject: "hold"})
+	hold.Kinds = []string{"backup", "restore", "drill"}
+	c.Hooks = []config.Hook{hold}
 	held := make(chan *nats.Msg, 8)
 	if _, err := nc.ChanSubscribe("hold", held); err != nil {
 		t.Fatal(err)
