@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"jetkeep/service/config"
 	"jetkeep/service/metrics"
 	"jetkeep/service/session"
 )
@@ -17,6 +18,21 @@ const (
 	// vitalsTimeout bounds one look.
 	vitalsTimeout = 4 * time.Second
 )
+
+// newMetrics makes the metrics, with the names of all that is configured.
+func newMetrics(c config.Config, version string) *metrics.Metrics {
+	o := metrics.Options{Version: version, Streams: c.Metrics.Streams}
+	for _, r := range c.Repositories {
+		o.Repositories = append(o.Repositories, r.Name)
+	}
+	for _, h := range c.Hooks {
+		o.Hooks = append(o.Hooks, metrics.Hook{Name: h.Name, When: h.When})
+	}
+	for _, n := range c.Notifications {
+		o.Notifications = append(o.Notifications, n.Name)
+	}
+	return metrics.New(o)
+}
 
 // openMetrics binds the listener, so that a service without one does not start.
 func (s *Service) openMetrics(ctx context.Context) error {
@@ -203,7 +219,7 @@ func (s *Service) taskEnded(t *session.Task) {
 		return
 	}
 	m := metrics.Task{
-		Kind: t.Kind, State: t.State, Target: t.Target, Stream: t.Stream, Repository: t.Repository,
+		Kind: t.Kind, State: t.State, Target: t.Target, Stream: t.Stream, Repository: t.Repository, Point: t.RestorePoint,
 		Attempts: t.Attempt - t.Released, Started: t.Started, Ended: t.Ended,
 		Read: t.Progress.Bytes, Stored: t.Progress.StoredBytes, Uploaded: t.Progress.UploadedBytes,
 	}

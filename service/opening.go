@@ -30,7 +30,7 @@ type repositories struct {
 	// slots are the repositories by name, each in a channel of its own: who has
 	// taken it out opens it. A store that does not answer holds up only those
 	// who want that one, and they can give up.
-	slots map[string]chan opened
+	slots   map[string]chan opened
 	refused refusals
 	// How drivers are made; tests put others in their place.
 	openStore, createStore func(context.Context, *config.Repository) (object.Driver, error)

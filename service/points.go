@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"slices"
+	"time"
 
 	"jetkeep/service/api"
 	"jetkeep/store"
@@ -72,6 +73,7 @@ func (s *Service) backupDelete(ctx context.Context, q *api.BackupDeleteRequest) 
 	if err := repo.Forget(ctx, ids); err != nil {
 		return nil, err
 	}
+	s.measures.Forgot(repository, len(ids), time.Now())
 	s.log.Info("restore points forgotten", "repository", repository, "backup", q.Backup, "count", len(ids))
 	return r, nil
 }

@@ -231,4 +231,3 @@ func (r *repositories) checkThere(ctx context.Context) {
 	}
 	wg.Wait()
 }
-

@@ -85,6 +85,7 @@ type Service struct {
 	staging      *staging.Area
 	measures     *metrics.Metrics
 	vitals       vitals
+	resurvey     chan struct{}   // what could not be surveyed is to be again
 	shown        *metrics.Server // nil if nobody shall see
 	pusher       *metrics.Pusher // nil if nothing is pushed
 	hooks        *hooks.Runner
@@ -132,7 +133,7 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		config: c, version: d.Version, log: d.Log.With("instance", c.Instance), subjects: subjects,
 		targets: d.Targets, repositories: d.Repositories,
 		slots: make(chan struct{}, maxRequests), room: make(room, c.Concurrency), ready: make(chan struct{}),
-		drilling: make(chan struct{}, 1),
+		drilling: make(chan struct{}, 1), resurvey: make(chan struct{}, 1),
 	}
 	for _, at := range c.Connections() {
 		for _, err := range at.Options.Exposed() {
@@ -140,7 +141,7 @@ func New(ctx context.Context, c config.Config, d Deps) (*Service, error) {
 		}
 	}
 	s.vitals.begin(c.Sweep)
-	s.measures = metrics.New(metrics.Options{Version: d.Version, Streams: c.Metrics.Streams})
+	s.measures = newMetrics(c, d.Version)
 	if err = s.openMetrics(ctx); err == nil {
 		err = s.open(ctx, d)
 	}
@@ -291,7 +292,7 @@ func (s *Service) openKeys(ctx context.Context) error {
 		return err
 	}
 	s.scheduler = scheduler.New(s.schedules, scheduled{s}, scheduler.Options{
-		Log: s.log, Late: s.measures.ScheduleLate, LeftOut: s.measures.SlotsLeftOut,
+		Log: s.log, Known: s.measures.ScheduleKnown, Late: s.measures.ScheduleLate, LeftOut: s.measures.SlotsLeftOut,
 		Alive: func() { s.vitals.tick(&s.vitals.scheduler) },
 	})
 	if err := s.openPruner(ctx); err != nil {

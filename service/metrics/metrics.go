@@ -28,10 +28,17 @@ const (
 	Other = "_other"
 )
 
+// Labels that are bounded.
+const (
+	labelStream   = "stream"
+	labelSchedule = "schedule"
+)
+
 // Results of calls.
 const (
-	resultOK     = "ok"
-	resultFailed = "failed"
+	resultOK      = "ok"
+	resultFailed  = "failed"
+	resultAborted = "aborted"
 )
 
 // Options of a Metrics.
@@ -41,7 +48,13 @@ type Options struct {
 	// DefaultStreams.
 	Streams int
 	Now     func() time.Time
+	// Names of what is configured, whose counters are there from the beginning.
+	Repositories, Notifications []string
+	Hooks                       []Hook
 }
+
+// A Hook is one that is configured.
+type Hook struct{ Name, When string }
 
 // Gauges are asked when metrics are collected. They must not block.
 type Gauges struct {
@@ -77,6 +90,7 @@ type Metrics struct {
 	dropped       *prometheus.CounterVec
 	kept          *prometheus.GaugeVec
 	refused       *prometheus.GaugeVec
+	counts        counts
 	points        *points
 
 	mu        sync.Mutex
@@ -121,6 +135,10 @@ func New(o Options) *Metrics {
 	})
 	info.Set(1)
 	m.reg.MustRegister(m.queued, m.kept, m.refused, m.points, info)
+	m.beginAtZero(o)
+	for _, r := range o.Repositories {
+		m.RepositoryRefused(r, false)
+	}
 	return m
 }
 
@@ -176,6 +194,7 @@ type Task struct {
 	Kind                       api.Kind
 	State                      api.State
 	Target, Stream, Repository string
+	Point                      string // id of the restore point that was made
 	Attempts                   int
 	Started, Ended             time.Time
 	Read, Stored, Uploaded     uint64 // bytes
@@ -192,7 +211,7 @@ func (m *Metrics) TaskEnded(t Task) {
 	m.stored.WithLabelValues(kind).Add(float64(t.Stored))
 	m.uploaded.WithLabelValues(kind).Add(float64(t.Uploaded))
 	if t.Kind == api.KindBackup && t.State == api.StateSucceeded {
-		m.Point(Point{Target: t.Target, Stream: t.Stream, Repository: t.Repository, Begun: t.Started, Ended: t.Ended})
+		m.Point(Point{ID: t.Point, Target: t.Target, Stream: t.Stream, Repository: t.Repository, Begun: t.Started, Ended: t.Ended})
 	}
 }
 
@@ -211,7 +230,7 @@ func (m *Metrics) HookCalled(hook, when string, err error) {
 	result := resultOK
 	switch {
 	case api.HasCode(err, api.CodeHookAborted):
-		result = "aborted"
+		result = resultAborted
 	case err != nil:
 		result = resultFailed
 	}
@@ -252,6 +271,16 @@ func (m *Metrics) SlotsLeftOut(schedule string, slots int) {
 	m.leftOut.WithLabelValues(m.schedule(schedule)).Add(float64(slots))
 }
 
+// ScheduleKnown lets the counters of a schedule begin.
+func (m *Metrics) ScheduleKnown(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.schedules[name] && len(m.schedules) < maxSchedules {
+		m.schedules[name] = true
+		m.leftOut.WithLabelValues(name)
+	}
+}
+
 // schedule returns the label of a schedule.
 func (m *Metrics) schedule(name string) string {
 	m.mu.Lock()
@@ -260,9 +289,10 @@ func (m *Metrics) schedule(name string) string {
 		return name
 	}
 	if len(m.schedules) == maxSchedules {
-		m.dropped.WithLabelValues("schedule").Inc()
+		m.dropped.WithLabelValues(labelSchedule).Inc()
 		return Other
 	}
 	m.schedules[name] = true
+	m.leftOut.WithLabelValues(name)
 	return name
 }

@@ -9,23 +9,28 @@ import (
 
 // A Point is a restore point that exists.
 type Point struct {
+	ID                         string
 	Target, Stream, Repository string
 	// Begun is the moment that it shows, Ended when it was complete, or as near
 	// to it as is known.
 	Begun, Ended time.Time
 }
 
-// Point remembers a restore point, if it is the newest one of its stream.
+// Point remembers a restore point that was made, and that it is the newest one of its
+// stream if it is. It may be told of several times.
 func (m *Metrics) Point(p Point) {
+	if n, known := m.counts.made(p); known {
+		m.kept.WithLabelValues(p.Repository).Set(float64(n))
+	}
 	if !m.points.note(p) {
-		m.dropped.WithLabelValues("stream").Inc()
+		m.dropped.WithLabelValues(labelStream).Inc()
 	}
 }
 
 // Surveyed takes all restore points that a repository had at a moment. Streams
 // that have none any more are forgotten.
 func (m *Metrics) Surveyed(repository string, at time.Time, all []Point) {
-	m.kept.WithLabelValues(repository).Set(float64(len(all)))
+	m.kept.WithLabelValues(repository).Set(float64(m.counts.surveyed(repository, at, all)))
 	m.points.forget(repository, at, all)
 	for _, p := range all {
 		m.points.note(p)

@@ -51,7 +51,7 @@ const (
 
 // Options of the stream and its consumers, used when they are made.
 type Options struct {
-	Replicas int // 0 for as many as natsconn.Stream finds possible
+	Replicas int   // 0 for as many as natsconn.Stream finds possible
 	MaxBytes int64 // of the stream, 0 for what is possible
 	Lease    time.Duration
 }

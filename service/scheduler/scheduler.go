@@ -70,6 +70,8 @@ type states interface {
 // Options of a Scheduler.
 type Options struct {
 	Log *slog.Logger
+	// Known, if set, is told of each schedule that is looked at.
+	Known func(schedule string)
 	// Late, if set, is told how long after its time each run was started here.
 	Late func(schedule string, late time.Duration)
 	// LeftOut, if set, is told how many slots of a schedule this instance has
@@ -294,6 +296,9 @@ func (s *Scheduler) due(now time.Time) (due []*Definition, next time.Duration) {
 
 // handle looks at one schedule until there is nothing to do about it now.
 func (s *Scheduler) handle(ctx context.Context, def *Definition) {
+	if s.opt.Known != nil {
+		s.opt.Known(def.Name)
+	}
 	actx, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()
 	wake, err := s.act(actx, def)

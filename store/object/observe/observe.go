@@ -28,7 +28,7 @@ const (
 	NotFound    = "not_found"
 	Exists      = "exists"
 	Retained    = "retained"
-	Canceled    = "canceled"
+	Cancelled   = "cancelled"
 	Permission  = "permission"
 	NoSpace     = "no_space"
 	Throttled   = "throttled"
@@ -39,7 +39,7 @@ const (
 
 // Results returns all results.
 func Results() []string {
-	return []string{OK, NotFound, Exists, Retained, Canceled, Permission, NoSpace, Throttled, Unavailable, Checksum, Failed}
+	return []string{OK, NotFound, Exists, Retained, Cancelled, Permission, NoSpace, Throttled, Unavailable, Checksum, Failed}
 }
 
 // Operations returns all operations.
@@ -77,8 +77,8 @@ func Result(err error) string {
 		err    error
 		result string
 	}{
-		{context.Canceled, Canceled},
-		{context.DeadlineExceeded, Canceled},
+		{context.Canceled, Cancelled},
+		{context.DeadlineExceeded, Cancelled},
 		{object.ErrNotExist, NotFound},
 		{object.ErrExist, Exists},
 		{object.ErrRetained, Retained},

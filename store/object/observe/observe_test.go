@@ -70,7 +70,7 @@ func TestOperations(t *testing.T) {
 func TestResult(t *testing.T) {
 	for want, err := range map[string]error{
 		observe.OK:          nil,
-		observe.Canceled:    fmt.Errorf("put: %w: %w", object.ErrUnavailable, context.Canceled),
+		observe.Cancelled:   fmt.Errorf("put: %w: %w", object.ErrUnavailable, context.Canceled),
 		observe.Permission:  &object.PermissionError{Action: "s3:PutObject", Kind: object.ErrNotWritable},
 		observe.Checksum:    fmt.Errorf("%w: %w", object.ErrUnavailable, object.ErrChecksum),
 		observe.Retained:    fmt.Errorf("%w: %w", object.ErrRetained, object.ErrNotWritable),
