@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -124,20 +125,24 @@ func firstOf(list []string, most int) []string {
 	return append(slices.Clone(list[:most]), fmt.Sprintf("and %d more, see restore.plan", len(list)-most))
 }
 
-// refusal names the first problem of each stream that has one. If all streams'
-// problem is that they exist, the error says so in its code.
+// refusal names the first problem of each stream that has one. If all streams have
+// the same one, that they exist or that the user may not, the error says so in its code.
 func refusal(p restore.Plan) error {
 	var texts []string
-	exists := true
+	exists, denied := true, true
 	for _, st := range p.Streams {
 		if len(st.Problems) > 0 {
 			texts = append(texts, fmt.Sprintf("%s: %s", st.Stream, st.Problems[0].Text))
 			exists = exists && st.Problems[0].Code == restore.CodeExists
+			denied = denied && st.Problems[0].Code == restore.CodePermission
 		}
 	}
 	code := api.CodePlanRefused
-	if exists {
+	switch {
+	case exists:
 		code = api.CodeStreamExists
+	case denied:
+		code = api.CodePermission
 	}
 	return api.Errorf(code, "%s", strings.Join(firstOf(texts, 10), "; "))
 }
@@ -229,13 +234,74 @@ func newestPoints(ctx context.Context, repo *store.Repository, name, target stri
 		if q.At != nil {
 			when = " at or before " + q.At.UTC().Format(time.RFC3339)
 		}
-		return nil, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup of target %s%s", name, from, when)
+		return nil, noneOf(listed, from, api.Errorf(api.CodeBackupNotFound, "repository %s has no backup of target %s%s", name, from, when))
 	}
 	points, err := choose(newest, q)
 	if err != nil {
-		return nil, err
+		return nil, elsewhere(listed, from, q.Streams, err)
 	}
 	return points, hidden(listed, points, q.At)
+}
+
+// noneOf completes the error that there is no backup of a target by what there is.
+func noneOf(listed []store.Listed, from string, e *api.Error) error {
+	var oldest time.Time
+	var others []string
+	locked := 0
+	for _, l := range listed {
+		switch p := l.Point; {
+		case isLocked(l.Err):
+			locked++
+		case l.Err != nil:
+		case p.Target == from && (oldest.IsZero() || p.Time.Before(oldest)):
+			oldest = p.Time
+		case p.Target != from && !slices.Contains(others, p.Target):
+			others = append(others, p.Target)
+		}
+	}
+	switch {
+	case !oldest.IsZero(): // so that a time was given
+		e.Description += "; the oldest is of " + oldest.UTC().Format(time.RFC3339Nano)
+		return e.WithHint("Ask for a time from then on with \"at\".")
+	case len(others) > 0:
+		e.Description += "; there are backups of " + named(others)
+		return e.WithHint(hintFrom)
+	case locked > 0:
+		e.Description += fmt.Sprintf("; %d restore points are sealed, and the identity in use does not open them", locked)
+	}
+	return e
+}
+
+// elsewhere completes the error that a stream was not found by the targets that there
+// are restore points of it of.
+func elsewhere(listed []store.Listed, from string, streams []string, err error) error {
+	var e *api.Error
+	if !errors.As(err, &e) || e.ErrCode != api.CodeStreamNotFound {
+		return err
+	}
+	var others []string
+	for _, l := range listed {
+		if p := l.Point; l.Err == nil && p.Target != from && slices.Contains(streams, p.Stream) && !slices.Contains(others, p.Target) {
+			others = append(others, p.Target)
+		}
+	}
+	if len(others) == 0 {
+		return err
+	}
+	e.Description += " of target " + from + "; of streams that are named there are restore points of " + named(others)
+	return e.WithHint(hintFrom)
+}
+
+const hintFrom = "Name the target that was backed up with \"from\", which jetkeep restore takes as --from."
+
+// named lists names, the first ones if they are many.
+func named(names []string) string {
+	const most = 10
+	slices.Sort(names)
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 // hidden fails if a restore point that cannot be read might be newer than one

@@ -141,6 +141,16 @@ func (c *Client) request(ctx context.Context, subject string, body []byte, timeo
 	return nil, fmt.Errorf("call %s: %w", subject, c.classify(ctx, rctx, err, timeout))
 }
 
+// Refused tells whether the server refuses to the user in use what is published on a
+// subject. It publishes an empty request there, so that the subject must be one where
+// nothing is done about such a one. False means as well that it could not be told
+// within the timeout.
+func (c *Client) Refused(ctx context.Context, subject string, timeout time.Duration) bool {
+	_, err := c.request(ctx, subject, nil, timeout)
+	var p *PermissionError
+	return errors.As(err, &p) && p.Op == OpPublish && p.Subject == subject
+}
+
 // concerns says which refusals make a request to subject hopeless.
 func (c *Client) concerns(subject string) func(*PermissionError) bool {
 	inbox := nats.InboxPrefix

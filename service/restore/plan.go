@@ -18,6 +18,7 @@ func BuildPlan(req Request, inputs []Input, t Target) Plan {
 	b.parse()
 	for _, e := range b.entries {
 		b.names(e)
+		b.permission(e)
 		if e.ready {
 			b.method(e)
 			b.subjects(e)

@@ -54,6 +54,7 @@ func Prepare(ctx context.Context, conn *natsconn.Conn, repo Source, req Request,
 	if err != nil {
 		return Plan{}, err
 	}
+	target.Refused = refusals(ctx, conn, target, points)
 	inputs := make([]Input, len(points))
 	for i, p := range points {
 		if inputs[i], err = ReadInput(ctx, repo, p); err != nil {

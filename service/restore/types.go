@@ -31,6 +31,9 @@ type Target struct {
 	// replicas; the keys are R1, R3 and so on.
 	Tiers   map[string]Limits
 	Streams []Existing
+	// Refused is, by stream, a subject that a restore of it publishes on and that
+	// the user in use may not.
+	Refused map[string]string
 	Now     time.Time
 }
 
@@ -69,6 +72,7 @@ const (
 // Codes of problems and warnings.
 const (
 	CodeExists           = "stream_exists"
+	CodePermission       = "permission_denied"
 	CodeReserved         = "stream_reserved"
 	CodeTwice            = "stream_twice"
 	CodeSubjects         = "subjects_overlap"
