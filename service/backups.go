@@ -65,6 +65,9 @@ func (s *Service) backupList(ctx context.Context, q *api.BackupListRequest) (*ap
 
 // ListBackups returns a page of the backups of a repository that was opened.
 func ListBackups(ctx context.Context, repo *store.Repository, q *api.BackupListRequest) (*api.BackupListResponse, error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
 	listed, err := repo.Points(ctx)
 	if err != nil {
 		return nil, err
@@ -101,6 +104,9 @@ func (s *Service) backupInfo(ctx context.Context, q *api.BackupInfoRequest) (*ap
 // DescribeBackup returns a page of the restore points of a backup, nil if there
 // is no such backup.
 func DescribeBackup(ctx context.Context, repo *store.Repository, q *api.BackupInfoRequest) (*api.BackupInfoResponse, error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
 	listed, err := repo.PointsOf(ctx, q.Backup)
 	if err != nil {
 		return nil, err

@@ -5,8 +5,9 @@ import "slices"
 // page returns the part of a sorted list that follows the cursor, and the next
 // cursor if something follows that part. Keys must be unique and sorted, in
 // falling order if so ordered; an entry that came or went in between moves
-// nothing.
+// nothing. A page has at least one entry, or nobody would get to the end.
 func page[T any](list []T, key func(T) string, order sortOrder, cursor string, limit int) ([]T, string) {
+	limit = max(limit, 1)
 	from := 0
 	if cursor != "" {
 		from = slices.IndexFunc(list, func(v T) bool {

@@ -68,6 +68,9 @@ func (s *Service) backupDelete(ctx context.Context, q *api.BackupDeleteRequest) 
 	}
 	r := &api.BackupDeleteResponse{Repository: repository, Backup: q.Backup, DryRun: q.DryRun, Points: ids}
 	if q.DryRun {
+		if err := repo.CheckForget(ctx, ids); err != nil {
+			return nil, err
+		}
 		return r, nil
 	}
 	if err := repo.Forget(ctx, ids); err != nil {

@@ -60,25 +60,9 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 	if err := r.current(); err != nil {
 		return err
 	}
-	chains := map[string][]string{}
-	var errs []error
-	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
-		e, err := r.copyOf(ctx, id)
-		var damage *DamageError
-		switch {
-		case errors.Is(err, ErrNoPoint), errors.As(err, &damage):
-			errs = append(errs, err)
-			continue
-		case err != nil:
-			return err
-		}
-		if err := r.checkPins(ctx, id, e); err != nil {
-			return err
-		}
-		if err := r.checkRetained(ctx, id, e); err != nil {
-			return err
-		}
-		chains[e.chain] = append(chains[e.chain], id)
+	chains, errs, err := r.forgettable(ctx, ids)
+	if err != nil {
+		return err
 	}
 	// Who may not delete must not log that it was done: what is forgotten and
 	// there is damage. What is not there is deleted, so that nothing is.
@@ -95,6 +79,44 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// CheckForget fails if Forget would, as far as that can be known before.
+func (r *Repository) CheckForget(ctx context.Context, ids []string) error {
+	err := r.current()
+	var errs []error
+	if err == nil {
+		_, errs, err = r.forgettable(ctx, ids)
+	}
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return fmt.Errorf("forget restore points: %w", err)
+	}
+	return nil
+}
+
+// forgettable returns the restore points that can be forgotten, by the logs that they
+// are in, and what is wrong with the others. It fails if one is to be kept.
+func (r *Repository) forgettable(ctx context.Context, ids []string) (chains map[string][]string, errs []error, err error) {
+	chains = map[string][]string{}
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
+		e, err := r.copyOf(ctx, id)
+		var damage *DamageError
+		switch {
+		case errors.Is(err, ErrNoPoint), errors.As(err, &damage):
+			errs = append(errs, err)
+			continue
+		case err != nil:
+			return nil, nil, err
+		}
+		if err := r.checkPins(ctx, id, e); err != nil {
+			return nil, nil, err
+		}
+		if err := r.checkRetained(ctx, id, e); err != nil {
+			return nil, nil, err
+		}
+		chains[e.chain] = append(chains[e.chain], id)
+	}
+	return chains, errs, nil
 }
 
 // forgetOf forgets restore points of one chain: first in its log, from where

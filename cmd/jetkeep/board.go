@@ -19,6 +19,7 @@ type board struct {
 	order   []string
 	tasks   map[string]api.TaskView
 	hooks   map[string]bool // tasks of hooks that ended
+	hints   map[string]bool // that were told
 }
 
 // thing is what a task of a session is about.
@@ -43,7 +44,9 @@ func nameOf(t api.TaskView) string {
 // shownTasks bounds how many running streams are drawn at a time.
 const shownTasks = 8
 
-func newBoard() *board { return &board{tasks: map[string]api.TaskView{}, hooks: map[string]bool{}} }
+func newBoard() *board {
+	return &board{tasks: map[string]api.TaskView{}, hooks: map[string]bool{}, hints: map[string]bool{}}
+}
 
 // load takes over an answer of session.info with all its tasks and returns the
 // tasks that are newly ended.
@@ -244,6 +247,17 @@ func (b *board) plain() string {
 	}, amounts(p)...), "  ")
 }
 
+// endLines tells how a task ended, with what can be done about it. Many fail for the
+// same reason: what can be done is told once.
+func (b *board) endLines(t api.TaskView) []string {
+	lines := taskLines(t)
+	if t.Error != nil && t.Error.Hint != "" && !b.hints[t.Error.Hint] {
+		b.hints[t.Error.Hint] = true
+		lines = append(lines, "    "+term.Printable(t.Error.Hint))
+	}
+	return lines
+}
+
 // taskLines tells how a task ended.
 func taskLines(t api.TaskView) []string {
 	mark := "✓"
@@ -274,8 +288,9 @@ func taskSeconds(t api.TaskView) string {
 	return term.Duration(t.Ended.Sub(*t.Started))
 }
 
-// sessionLine tells how a session ended.
-func sessionLine(s api.SessionView) string {
+// sessionLine tells how a session ended. An error that is that of its tasks, which
+// are told of besides, is not repeated.
+func sessionLine(s api.SessionView, tasks []api.TaskView) string {
 	line := fmt.Sprintf("%s %s %s: %s", s.Kind, s.Session, s.State, term.Plural(s.Tasks.Succeeded, thing(s.Kind)))
 	if s.Tasks.Succeeded != s.Tasks.Total {
 		line = fmt.Sprintf("%s %s %s: %d of %s", s.Kind, s.Session, s.State, s.Tasks.Succeeded, term.Plural(s.Tasks.Total, thing(s.Kind)))
@@ -284,11 +299,22 @@ func sessionLine(s api.SessionView) string {
 	if s.Started != nil && s.Ended != nil {
 		line += " in " + term.Duration(s.Ended.Sub(*s.Started))
 	}
-	if s.Error != nil {
+	own := s.Error != nil && !ofTasks(s.Error, tasks)
+	if own {
 		line += ": " + term.Printable(s.Error.Error())
 	}
 	if s.Reason != "" && (s.Error == nil || s.Error.Description != s.Reason) {
 		line += " (" + term.Printable(s.Reason) + ")"
 	}
+	if own && s.Error.Hint != "" {
+		line += "\n    " + term.Printable(s.Error.Hint)
+	}
 	return line
+}
+
+// ofTasks tells whether a session's error is one of its tasks, or sums those up.
+func ofTasks(e *api.Error, tasks []api.TaskView) bool {
+	return slices.ContainsFunc(tasks, func(t api.TaskView) bool {
+		return t.Error != nil && (t.Error.ErrCode == e.ErrCode || e.ErrCode == api.CodeTasksFailed)
+	})
 }

@@ -88,13 +88,13 @@ func (f *configFile) serve(ctx context.Context, o instanceOptions, level string,
 func (f *configFile) read(o instanceOptions) (*config.File, error) {
 	file, err := config.ReadFile(f.name)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &usageError{err: err}
 	}
 	c := &file.Config
 	for i := range c.Repositories {
 		r := &c.Repositories[i]
 		if err := stores.Check(r); err != nil {
-			return nil, &usageError{file.Locate(fmt.Errorf("repositories[%d].%w", i, err))}
+			return nil, &usageError{err: file.Locate(fmt.Errorf("repositories[%d].%w", i, err))}
 		}
 		if r.Kind == config.KindLocal {
 			if r.Path, err = filepath.Abs(r.Path); err != nil {
@@ -118,7 +118,7 @@ func checkFiles(file *config.File, warnings io.Writer) error {
 	}
 	for _, at := range file.Config.Connections() {
 		if err := at.Options.CheckFiles(); err != nil {
-			return &usageError{file.Locate(fmt.Errorf("%s.%w", at.Path, err))}
+			return &usageError{err: file.Locate(fmt.Errorf("%s.%w", at.Path, err))}
 		}
 		for _, err := range at.Options.Exposed() {
 			if _, err := fmt.Fprintf(warnings, "warning: %v\n", file.Locate(fmt.Errorf("%s.%w", at.Path, err))); err != nil {
@@ -131,7 +131,7 @@ func checkFiles(file *config.File, warnings io.Writer) error {
 			continue
 		}
 		if _, err := exec.LookPath(h.Command[0]); err != nil {
-			return &usageError{file.Locate(fmt.Errorf("hooks[%d].command: %w", i, err))}
+			return &usageError{err: file.Locate(fmt.Errorf("hooks[%d].command: %w", i, err))}
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ type connection struct {
 func (c *connection) flags(clause *fisk.CmdClause) {
 	o := &c.options
 	clause.Flag("server", "NATS server URLs, separated by commas").Short('s').Envar("NATS_URL").PlaceHolder("URL").StringVar(&o.URL)
-	clause.Flag("context", "Context of the nats command line").Envar("NATS_CONTEXT").PlaceHolder("NAME").StringVar(&o.Context)
+	clause.Flag("context", "Context of the nats command line; commands that ask the service take the selected one if neither this nor --server is given").Envar("NATS_CONTEXT").PlaceHolder("NAME").StringVar(&o.Context)
 	clause.Flag("creds", "Credentials file").Envar("NATS_CREDS").PlaceHolder("FILE").StringVar(&o.Creds)
 	clause.Flag("nkey", "File with an NKey seed").Envar("NATS_NKEY").PlaceHolder("FILE").StringVar(&o.NKeySeedFile)
 	clause.Flag("user", "User").Envar("NATS_USER").PlaceHolder("USER").StringVar(&o.User)
@@ -42,10 +42,10 @@ func (c *connection) resolve() (natsconn.Options, error) {
 	o := c.options
 	o.Password, o.Token = natsconn.Secret(c.password), natsconn.Secret(c.token)
 	if err := o.Validate(); err != nil {
-		return o, &usageError{err}
+		return o, &usageError{err: err}
 	}
 	if err := api.ValidatePrefix(c.prefix); err != nil {
-		return o, &usageError{fmt.Errorf("--prefix: %w", err)}
+		return o, &usageError{err: fmt.Errorf("--prefix: %w", err)}
 	}
 	return o, nil
 }

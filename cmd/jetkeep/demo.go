@@ -223,9 +223,12 @@ func (d *demo) follow(ctx context.Context, r *client.Client, a *api.Accepted) (*
 	if err != nil {
 		return nil, err
 	}
-	d.say("%s", sessionLine(info.SessionView))
+	d.say("%s", sessionLine(info.SessionView, info.TaskList))
 	if info.State != api.StateSucceeded {
 		for _, t := range info.TaskList {
+			if t.Error != nil && !d.json {
+				return nil, errReported
+			}
 			if t.Error != nil {
 				return nil, fmt.Errorf("%s of %s: %w", a.Kind, t.Stream, t.Error)
 			}

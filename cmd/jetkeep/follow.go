@@ -165,7 +165,7 @@ func (d *drawing) lines() []string {
 
 func (d *drawing) ended(tasks []api.TaskView) {
 	for _, t := range tasks {
-		d.screen.Print(taskLines(t), d.lines())
+		d.screen.Print(d.board.endLines(t), d.lines())
 	}
 	d.problem = ""
 }
@@ -189,7 +189,7 @@ type plainLines struct {
 func (p *plainLines) ended(tasks []api.TaskView) {
 	p.troubled = false
 	for _, t := range tasks {
-		for _, line := range taskLines(t) {
+		for _, line := range p.board.endLines(t) {
 			_, _ = fmt.Fprintln(p.out, line)
 		}
 	}
@@ -249,7 +249,7 @@ func wait(ctx context.Context, s sessions, session string, std stdio, asJSON boo
 	if asJSON {
 		err = std.json(info)
 	} else {
-		_, err = fmt.Fprintln(std.out, sessionLine(info.SessionView))
+		_, err = fmt.Fprintln(std.out, sessionLine(info.SessionView, info.TaskList))
 		printFindings(std, info.TaskList)
 	}
 	return errors.Join(err, outcome(info.SessionView))

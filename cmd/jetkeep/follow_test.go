@@ -174,11 +174,11 @@ func TestSessionLineSaysTheReasonOnce(t *testing.T) {
 	t.Parallel()
 	v := viewOf(api.StateCancelled)
 	v.Reason, v.Error = "too slow", api.Errorf(api.CodeCancelled, "too slow")
-	if got := sessionLine(v.SessionView); strings.Count(got, "too slow") != 1 {
+	if got := sessionLine(v.SessionView, nil); strings.Count(got, "too slow") != 1 {
 		t.Error(got)
 	}
 	v.Error = api.Errorf(api.CodeHookFailed, "nobody answers")
-	if got := sessionLine(v.SessionView); !strings.Contains(got, "nobody answers") || !strings.Contains(got, "too slow") {
+	if got := sessionLine(v.SessionView, nil); !strings.Contains(got, "nobody answers") || !strings.Contains(got, "too slow") {
 		t.Error(got)
 	}
 }

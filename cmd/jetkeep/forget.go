@@ -57,6 +57,10 @@ func addForget(c *cli) {
 			return a, a.Points, nil
 		})
 	cmd.clause.Flag("dry-run", "Say what would be forgotten, and forget nothing").UnNegatableBoolVar(&dry)
+	cmd.dryRun = func(ctx context.Context, r *client.Client, n named, repository string) error {
+		_, err := r.BackupDelete(ctx, api.BackupDeleteRequest{Backup: n.backup, Points: n.points, Repository: repository, DryRun: true})
+		return err
+	}
 	cmd.verb = func() string {
 		if dry {
 			return "would forget"

@@ -32,7 +32,7 @@ func parseLocation(text string) (location, error) {
 		err = stores.Check(&r)
 	}
 	if err != nil {
-		return location{}, &usageError{err}
+		return location{}, &usageError{err: err}
 	}
 	return location{repository: r}, nil
 }

@@ -22,6 +22,9 @@ func addList(c *cli) {
 		asJSON bool
 	)
 	cmd := c.command(c.app.Command("ls", "List backups, or the restore points of one"), func(ctx context.Context, std stdio) error {
+		if req.Limit < 1 || req.Limit > api.MaxLimit {
+			return usagef("--limit: must be between 1 and %d", api.MaxLimit)
+		}
 		if at.path != "" {
 			if req.Repository != "" {
 				return usagef("--repository: --path says already which repository")
@@ -47,7 +50,7 @@ func addList(c *cli) {
 	cmd.Flag("repository", "Repository to look into").PlaceHolder("NAME").StringVar(&req.Repository)
 	cmd.Flag("path", "List what is here, without a service: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&at.path)
 	at.identity.flags(cmd)
-	cmd.Flag("limit", "At most that many, the newest").PlaceHolder("N").Default("100").IntVar(&req.Limit)
+	whole(cmd.Flag("limit", "At most that many, the newest").PlaceHolder("N").Default("100"), &req.Limit)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
 	conn.flags(cmd)
 }
@@ -98,15 +101,7 @@ func listBackups(ctx context.Context, r lister, req api.BackupListRequest, std s
 }
 
 func listPoints(ctx context.Context, r lister, req api.BackupInfoRequest, std stdio, asJSON bool) error {
-	req.Limit = api.MaxLimit
-	info, err := r.BackupInfo(ctx, req)
-	for err == nil && info.Next != "" {
-		req.Cursor = info.Next
-		var page *api.BackupInfoResponse
-		if page, err = r.BackupInfo(ctx, req); err == nil {
-			info.RestorePoints, info.Next = append(info.RestorePoints, page.RestorePoints...), page.Next
-		}
-	}
+	info, err := allPoints(ctx, r, req)
 	if err != nil {
 		return err
 	}
@@ -122,6 +117,20 @@ func listPoints(ctx context.Context, r lister, req api.BackupInfoRequest, std st
 			fmt.Sprint(p.FirstSeq), fmt.Sprint(p.LastSeq), fmt.Sprint(p.Consumers), term.Bytes(p.StoredBytes), p.Engine)
 	}
 	return table.Write(std.out)
+}
+
+// allPoints describes a backup with all its restore points.
+func allPoints(ctx context.Context, r lister, req api.BackupInfoRequest) (*api.BackupInfoResponse, error) {
+	req.Limit = api.MaxLimit
+	info, err := r.BackupInfo(ctx, req)
+	for err == nil && info.Next != "" {
+		req.Cursor = info.Next
+		var page *api.BackupInfoResponse
+		if page, err = r.BackupInfo(ctx, req); err == nil {
+			info.RestorePoints, info.Next = append(info.RestorePoints, page.RestorePoints...), page.Next
+		}
+	}
+	return info, err
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -68,7 +68,7 @@ func (k *keepFlags) flags(cmd *fisk.CmdClause) {
 	}
 	count := func(name, what string, to *int) {
 		flag := cmd.Flag("keep-"+name, "Keep "+what+"; -1 for all").PlaceHolder("N")
-		flag.IntVar(to)
+		whole(flag, to)
 		given(name, flag, func() bool { return *to == 0 })
 	}
 	count("last", "so many of the newest of each stream", &k.Last)
@@ -93,7 +93,7 @@ func (k *keepFlags) flags(cmd *fisk.CmdClause) {
 	zone.StringVar(&k.Zone)
 	given("zone", zone, func() bool { return k.Zone == "" })
 	floor := cmd.Flag("keep-floor", "Keep so many of the newest good ones in any case; 1 if not given").PlaceHolder("N")
-	floor.IntVar(&k.floor)
+	whole(floor, &k.floor)
 	given("floor", floor, func() bool { return false })
 }
 

@@ -305,6 +305,15 @@ func (k *repositoryKey) add(ctx context.Context, repo *store.Repository, std std
 	if len(recipients) == 0 {
 		return usagef("who is to be added is missing: --recipient, --recipients-file or --generate-operator")
 	}
+	for _, text := range recipients { // all of them before one is added
+		r, err := seal.ParseRecipient(text)
+		if err != nil {
+			return fmt.Errorf("add %s: %w", short(text), err)
+		}
+		if r.Kind() != own.Kind() {
+			return fmt.Errorf("add %s: %w", short(text), seal.ErrKind)
+		}
+	}
 	for _, text := range recipients {
 		if err := repo.AddOperator(ctx, text); err != nil {
 			return err
@@ -319,22 +328,41 @@ func (k *repositoryKey) remove(ctx context.Context, repo *store.Repository, std 
 	if err != nil {
 		return err
 	}
-	for _, pin := range k.keys {
+	gone, err := namedOperators(all, k.keys)
+	if err != nil {
+		return err
+	}
+	for _, text := range gone {
+		if err := repo.RemoveOperator(ctx, text); err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(std.out, "removed %s\n", short(text))
+	}
+	_, err = fmt.Fprintln(std.err, "Who could read the repository may have kept its key. If they must not read it any more, make a new repository.")
+	return err
+}
+
+// namedOperators returns those of all operators that keys name, each once. All are
+// looked up before one is removed.
+func namedOperators(all, keys []string) ([]string, error) {
+	var out []string
+	for _, pin := range keys {
 		if err := seal.CheckPin(pin); err != nil {
-			return &usageError{err}
+			return nil, &usageError{err: err}
 		}
 		i := slices.IndexFunc(all, func(text string) bool {
 			r, err := seal.ParseRecipient(text)
 			return err == nil && r.Matches(pin)
 		})
 		if i < 0 {
-			return fmt.Errorf("%s %w", short(pin), store.ErrNoOperator)
+			return nil, fmt.Errorf("%s %w", short(pin), store.ErrNoOperator)
 		}
-		if err := repo.RemoveOperator(ctx, all[i]); err != nil {
-			return err
+		if !slices.Contains(out, all[i]) {
+			out = append(out, all[i])
 		}
-		_, _ = fmt.Fprintf(std.out, "removed %s\n", short(all[i]))
 	}
-	_, err = fmt.Fprintln(std.err, "Who could read the repository may have kept its key. If they must not read it any more, make a new repository.")
-	return err
+	if len(out) == len(all) {
+		return nil, fmt.Errorf("%s %w", short(out[len(out)-1]), store.ErrLastOperator)
+	}
+	return out, nil
 }

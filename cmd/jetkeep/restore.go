@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"jetkeep/cmd/jetkeep/internal/term"
 	"jetkeep/service/api"
@@ -22,7 +21,7 @@ func addRestore(c *cli) {
 	)
 	cmd := c.command(c.app.Command("restore", "Restore streams"), func(ctx context.Context, std stdio) error {
 		var err error
-		if req.At, err = timeOf("--at", at); err != nil {
+		if req.At, err = atOf("--at", at); err != nil {
 			return err
 		}
 		if !verify {
@@ -44,7 +43,7 @@ func addRestore(c *cli) {
 	})
 	cmd.Arg("stream", "Streams to restore, names or patterns with * and ?; all if none is given").StringsVar(&req.Streams)
 	cmd.Flag("backup", "Backup to restore; the newest restore point of each stream if not given").PlaceHolder("ID").StringVar(&req.Backup)
-	cmd.Flag("at", "Restore the newest restore points at or before a time (RFC 3339)").PlaceHolder("TIME").StringVar(&at)
+	cmd.Flag("at", "Restore the newest restore points at or before a time (RFC 3339, or as ls prints it)").PlaceHolder("TIME").StringVar(&at)
 	cmd.Flag("exclude", "Stream or pattern to leave out; can be repeated").PlaceHolder("STREAM").StringsVar(&req.Exclude)
 	cmd.Flag("target", "Target to restore into").PlaceHolder("NAME").StringVar(&req.Target)
 	cmd.Flag("from", "Target that was backed up, if it is another").PlaceHolder("NAME").StringVar(&req.From)
@@ -55,18 +54,6 @@ func addRestore(c *cli) {
 	cmd.Flag("detach", "Do not wait for the end").UnNegatableBoolVar(&w.detach)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&w.json)
 	conn.flags(cmd)
-}
-
-// timeOf reads the time of a flag, nil if it was not given.
-func timeOf(flag, text string) (*time.Time, error) {
-	if text == "" {
-		return nil, nil
-	}
-	t, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
-		return nil, usagef("%s: %q is no RFC 3339 time, such as 2026-11-22T12:00:00Z", flag, text)
-	}
-	return &t, nil
 }
 
 // showPlan prints a plan; a plan that is refused is a failure.
@@ -117,6 +104,3 @@ func findings(std stdio, stream, what string, all []api.Finding) {
 		}
 	}
 }
-
-// moment is a time for people, in UTC as ids are.
-func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }

@@ -34,13 +34,16 @@ var (
 )
 
 // usageError is a command line that cannot be meant.
-type usageError struct{ err error }
+type usageError struct {
+	err     error
+	command string // whose help says how, empty for that of the whole
+}
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...)}
+	return &usageError{err: fmt.Errorf(format, args...)}
 }
 
 // stdio is where a command writes: its results to out, everything else to err.
@@ -66,7 +69,7 @@ func exitCode(err error, std stdio) int {
 	}
 	_, _ = fmt.Fprintf(std.err, "jetkeep: %v\n", err)
 	if usage := new(usageError); errors.As(err, &usage) {
-		_, _ = fmt.Fprintln(std.err, "jetkeep: see jetkeep --help")
+		_, _ = fmt.Fprintf(std.err, "jetkeep: see %s --help\n", strings.TrimSpace("jetkeep "+usage.command))
 		return exitUsage
 	}
 	if wire := new(api.Error); errors.As(err, &wire) && wire.Hint != "" {
@@ -98,23 +101,54 @@ func (c *cli) command(clause *fisk.CmdClause, run command) *fisk.CmdClause {
 
 // run runs the command line.
 func run(ctx context.Context, args []string, std stdio) error {
-	c, helped := newCLI(std)
-	name, err := c.app.Parse(args)
-	if *helped {
+	c := newCLI(std)
+	name, done, err := c.parse(args)
+	if done {
 		return nil
 	}
 	if err != nil {
-		return &usageError{err}
+		return &usageError{err: err, command: c.meant(args)}
 	}
-	return c.commands[name](ctx, std)
+	err = c.commands[name](ctx, std)
+	if usage := new(usageError); errors.As(err, &usage) {
+		usage.command = name
+	}
+	return err
 }
 
-func newCLI(std stdio) (*cli, *bool) {
+// terminated is what ends a command line that is done when it is parsed.
+type terminated struct{}
+
+// parse returns the command that is to be run, or that help or the version was
+// written and nothing is left to do.
+func (c *cli) parse(args []string) (name string, done bool, err error) {
+	defer func() {
+		switch x := recover().(type) {
+		case nil:
+		case terminated:
+			done = true
+		default:
+			panic(x)
+		}
+	}()
+	name, err = c.app.Parse(args)
+	return name, false, err
+}
+
+// meant returns the command that a command line names, as far as it does.
+func (c *cli) meant(args []string) string {
+	context, _ := c.app.ParseContext(args) // what is wrong with it is known
+	if context == nil || context.SelectedCommand == nil {
+		return ""
+	}
+	return context.SelectedCommand.FullCommand()
+}
+
+func newCLI(std stdio) *cli {
 	fisk.EnableFileExpansion = false // @daily is no file with arguments
 	app := fisk.New("jetkeep", "Backup and restore for NATS JetStream")
-	helped := new(bool)
 	// Help and version would otherwise end the process in the middle.
-	app.Terminate(func(int) { *helped = true })
+	app.Terminate(func(int) { panic(terminated{}) })
 	app.UsageWriter(std.out).ErrorWriter(std.err)
 	app.Version(version())
 	app.HelpFlag.Short('h')
@@ -124,7 +158,7 @@ func newCLI(std stdio) (*cli, *bool) {
 	} {
 		add(c)
 	}
-	return c, helped
+	return c
 }
 
 // version is what the build knows of itself.

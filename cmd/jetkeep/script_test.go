@@ -143,6 +143,16 @@ func scriptCommands() map[string]scriptCommand {
 			}
 			ts.Setenv(args[0], id)
 		},
+		// printed NAME: set an environment variable to the first time that
+		// jetkeep ls prints.
+		"printed": func(ts *testscript.TestScript, _ bool, args []string) {
+			ts.Check(ts.Exec("jetkeep", "ls"))
+			at := printedTime.FindString(ts.ReadFile("stdout"))
+			if at == "" {
+				ts.Fatalf("no time in the output")
+			}
+			ts.Setenv(args[0], at)
+		},
 		// await FILE TEXT: a file holds a text.
 		"await": func(ts *testscript.TestScript, _ bool, args []string) {
 			waitFor(ts, func() error {
@@ -186,6 +196,8 @@ func scriptCommands() map[string]scriptCommand {
 		},
 	}
 }
+
+var printedTime = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ`)
 
 // waitFor is testenv.Until in a script.
 func waitFor(ts *testscript.TestScript, try func() error) {

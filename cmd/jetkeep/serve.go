@@ -56,7 +56,7 @@ func addServe(c *cli) {
 	cmd.Flag("data", "Directory of the repository, of staging and of the embedded server").PlaceHolder("DIR").StringVar(&o.Data)
 	cmd.Flag("embedded", "Run a NATS server with JetStream inside, and use that").UnNegatableBoolVar(&o.Embedded)
 	cmd.Flag("host", "Where the embedded server listens").Default("127.0.0.1").PlaceHolder("HOST").StringVar(&o.Host)
-	cmd.Flag("port", "Port of the embedded server, 0 for any free one").Default(fmt.Sprint(embedded.DefaultPort)).PlaceHolder("PORT").IntVar(&o.Port)
+	whole(cmd.Flag("port", "Port of the embedded server, 0 for any free one").Default(fmt.Sprint(embedded.DefaultPort)).PlaceHolder("PORT"), &o.Port)
 	cmd.Flag("metrics", "Answer /metrics, /healthz and /readyz over HTTP here; a port alone is of the loopback interface").PlaceHolder("HOST:PORT").StringVar(&o.Metrics.Listen)
 	cmd.Flag("metrics-push", "URL of a Prometheus Pushgateway to send the metrics to when a session ends").PlaceHolder("URL").StringVar(&o.Metrics.PushURL)
 	keyFlags(cmd, &o.Keys)

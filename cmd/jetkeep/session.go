@@ -87,7 +87,7 @@ func (s *sessionCommand) info(ctx context.Context, r *client.Client, std stdio) 
 	if s.json {
 		return std.json(info)
 	}
-	_, _ = fmt.Fprintln(std.out, sessionLine(info.SessionView))
+	_, _ = fmt.Fprintln(std.out, sessionLine(info.SessionView, info.TaskList))
 	if len(info.Tags) > 0 {
 		_, _ = fmt.Fprintln(std.out, "tags: "+term.Printable(joined(info.Tags)))
 	}
@@ -110,7 +110,12 @@ func (s *sessionCommand) info(ctx context.Context, r *client.Client, std stdio) 
 	if err := table.Write(std.out); err != nil {
 		return err
 	}
+	hints := map[string]bool{}
 	for _, t := range info.TaskList {
+		if t.Error != nil && t.Error.Hint != "" && !hints[t.Error.Hint] {
+			hints[t.Error.Hint] = true
+			_, _ = fmt.Fprintf(std.out, "%s: %s\n", term.Printable(nameOf(t)), term.Printable(t.Error.Hint))
+		}
 		for _, note := range t.Notes {
 			_, _ = fmt.Fprintf(std.out, "%s: %s\n", term.Printable(nameOf(t)), term.Printable(note))
 		}

@@ -40,7 +40,7 @@ func (v *verify) flags(cmd *fisk.CmdClause) {
 	cmd.Flag("path", "Verify what is here, without a service: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&v.path)
 	cmd.Flag("level", "structure: everything is there; data: and unaltered; records: and decodes to what was backed up").Default(string(api.LevelData)).EnumVar(&v.level, levels()...)
 	cmd.Flag("part", "Read one of several parts only, such as 3/7").PlaceHolder("N/T").StringVar(&v.part)
-	cmd.Flag("percent", "Read so much only, chosen at random").PlaceHolder("N").IntVar(&v.percent)
+	whole(cmd.Flag("percent", "Read so much only, chosen at random").PlaceHolder("N"), &v.percent)
 	v.identity.flags(cmd)
 	cmd.Flag("detach", "Do not wait for the end").UnNegatableBoolVar(&v.w.detach)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&v.w.json)
@@ -104,7 +104,7 @@ func (v *verify) here(ctx context.Context, std stdio, part, parts int) error {
 	}
 	level, err := store.ParseVerifyLevel(v.level)
 	if err != nil {
-		return &usageError{err}
+		return &usageError{err: err}
 	}
 	at := repositoryAt{path: v.path, identity: v.identity}
 	return at.with(ctx, nil, func(repo *store.Repository) error {

@@ -210,6 +210,10 @@ func (s *settings) fromContext(o *Options) error {
 	return nil
 }
 
+// SelectedContext returns the context that is selected in the nats command line, empty
+// if none is. Options do not use it by themselves.
+func SelectedContext() string { return natscontext.SelectedContext() }
+
 // context reads the context, by its name or file.
 func (o *Options) context() (*natscontext.Context, error) {
 	var nctx *natscontext.Context
