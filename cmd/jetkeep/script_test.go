@@ -143,6 +143,16 @@ func scriptCommands() map[string]scriptCommand {
 			}
 			ts.Setenv(args[0], id)
 		},
+		// selected NAME [URL]: the nats command has a context of that name, and it
+		// is selected; without a URL it is selected and gone.
+		"selected": func(ts *testscript.TestScript, _ bool, args []string) {
+			dir := filepath.Join(ts.Getenv("XDG_CONFIG_HOME"), "nats")
+			ts.Check(os.MkdirAll(filepath.Join(dir, "context"), 0o700))
+			if len(args) > 1 {
+				ts.Check(os.WriteFile(filepath.Join(dir, "context", args[0]+".json"), []byte(`{"url":"`+args[1]+`"}`), 0o600))
+			}
+			ts.Check(os.WriteFile(filepath.Join(dir, "context.txt"), []byte(args[0]), 0o600))
+		},
 		// printed NAME: set an environment variable to the first time that
 		// jetkeep ls prints.
 		"printed": func(ts *testscript.TestScript, _ bool, args []string) {
