@@ -11,9 +11,9 @@ import (
 	"jetkeep/store/object"
 )
 
-// maxGap bounds how far behind the end of a log Verify looks for more of it,
-// when a listing or a memory says that there is: both may be forged.
-const maxGap = 10_000
+// maxGap bounds how many entries of a log Verify misses, besides as many as it
+// finds, before it looks for no more of them: that there are others may be forged.
+const maxGap = 1000
 
 func (v *verifier) run(ctx context.Context) error {
 	if v.opt.Level >= VerifyRecords && !v.repo.Readable() {
