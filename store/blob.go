@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,6 +80,9 @@ func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []by
 		return Blob{}, 0, err
 	}
 	stored := enc.EncodeAll(raw, nil)
+	if int64(len(raw)) > k.limit(int64(len(stored))) {
+		return Blob{}, 0, fmt.Errorf("store metadata %s of %d bytes: %w", k, len(payload), ErrBounds)
+	}
 	if r.sealer != nil && !k.public() {
 		if stored, err = r.sealer.SealMeta(stored); err != nil {
 			return Blob{}, 0, err
@@ -90,48 +94,31 @@ func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []by
 	return Blob{Ref: ref}, uploaded, err
 }
 
-// getBlob reads a payload and verifies it.
+// getBlob reads a payload and verifies it. Its memory follows what the object
+// holds, and never what its reference or its frame claim.
 func (r *Repository) getBlob(ctx context.Context, chain string, k kind, b Blob) ([]byte, error) {
 	if b.Ref == nil {
 		return b.Data, nil
 	}
-	hash, err := b.Ref.hash()
+	p, err := r.openBlob(ctx, chain, k, b)
 	if err != nil {
 		return nil, err
 	}
-	name := r.metaName(chain, hash)
-	stored := make([]byte, b.Ref.Size)
-	if err := r.readWhole(ctx, name, stored); err != nil {
-		return nil, err
-	}
-	if sha256.Sum256(stored) != hash {
-		return nil, damaged(name, nil, "content does not match its name")
-	}
-	if r.sealer != nil && !k.public() {
-		if stored, err = r.openMeta(name, stored); err != nil {
+	defer p.Close()
+	payload := make([]byte, 0, min(b.Ref.Raw, firstPayload+usualRatio*b.Ref.Size)+1)
+	for {
+		n, err := p.Read(payload[len(payload):cap(payload)])
+		payload = payload[:len(payload)+n]
+		if errors.Is(err, io.EOF) {
+			return payload, nil
+		}
+		if err != nil {
 			return nil, err
 		}
+		if len(payload) == cap(payload) {
+			payload = slices.Grow(payload, len(payload)/4+512)
+		}
 	}
-	dec, err := newDecoder()
-	if err != nil {
-		return nil, err
-	}
-	defer dec.Close()
-	raw, err := dec.DecodeAll(stored, make([]byte, 0, b.Ref.Raw))
-	if err != nil {
-		return nil, damaged(name, err, "decompress")
-	}
-	if int64(len(raw)) != b.Ref.Raw || !strings.HasPrefix(string(raw[:min(len(raw), len(k))]), string(k)) {
-		return nil, damaged(name, nil, "is not a %s of %d bytes", k, b.Ref.Raw)
-	}
-	f := fields{b: raw[len(k):]}
-	if r.marker.Format > 1 {
-		f.uvarint() // the epoch, which only makes the name another
-	}
-	if f.err != nil {
-		return nil, damaged(name, f.err, "epoch")
-	}
-	return f.b, nil
 }
 
 // openMeta opens sealed metadata. That the key at hand is another one says
@@ -202,6 +189,26 @@ func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool
 		return false, damaged(name, nil, "does not have the content that its name says; remove it and run again")
 	}
 	return true, nil
+}
+
+// trustedSize is up to how many bytes memory is set aside for an object before
+// the store was asked how many it has.
+const trustedSize = 1 << 20
+
+// readStored reads the whole of an object that is said to have so many bytes,
+// into buf if it is large enough. Who says so may be lying, and memory is set
+// aside only for what is there.
+func (r *Repository) readStored(ctx context.Context, name string, size int64, buf []byte) ([]byte, error) {
+	if int64(cap(buf)) < size {
+		if size > trustedSize {
+			if err := r.checkSize(ctx, name, size); err != nil {
+				return nil, err
+			}
+		}
+		buf = make([]byte, size)
+	}
+	buf = buf[:size]
+	return buf, r.readWhole(ctx, name, buf)
 }
 
 // readWhole fills buf from the whole of an object. That the object is missing

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 )
 
 // ErrInvalid means that bytes are no encoding of a set.
@@ -39,17 +38,10 @@ func ParseBinary(b []byte) (*Set, error) {
 	s := &Set{ranges: make([]Range, 0, count)}
 	base := uint64(0)
 	for i := range count {
-		var gap, span uint64
-		if gap, b, err = uvarint(b); err != nil {
+		var r Range
+		if r, b, err = nextRange(b, base, i == 0); err != nil {
 			return nil, err
 		}
-		if span, b, err = uvarint(b); err != nil {
-			return nil, err
-		}
-		if i > 0 && base < 2 || gap > math.MaxUint64-base || span > math.MaxUint64-base-gap {
-			return nil, fmt.Errorf("%w: range beyond the highest number", ErrInvalid)
-		}
-		r := Range{First: base + gap, Last: base + gap + span}
 		s.ranges = append(s.ranges, r)
 		base = r.Last + 2
 	}
