@@ -50,6 +50,7 @@ func codes() []struct {
 		{restore.ErrExists, api.CodeStreamExists},
 		{restore.ErrReserved, api.CodeReservedStream},
 		{restore.ErrRefused, api.CodePlanRefused},
+		{restore.ErrTooMuch, api.CodePlanRefused},
 		{restore.ErrState, api.CodeVerifyFailed},
 		{backup.ErrRecreated, api.CodeStreamRecreated},
 		{backup.ErrInconsistent, api.CodeIncomplete},
@@ -104,7 +105,7 @@ func codes() []struct {
 		{archive.ErrOrder, api.CodeIncomplete},
 		{archive.ErrTooLarge, api.CodeNotSupported},
 		{store.ErrTooFragmented, api.CodeNotSupported},
-		{store.ErrBounds, api.CodeNotSupported},
+		{store.ErrBounds, api.CodeIncomplete},
 		{record.ErrInvalid, api.CodeIncomplete}, // of a capture: those of a repository are damage
 		{record.ErrShort, api.CodeIncomplete},
 		{seal.ErrNoWriterKey, api.CodeKeyUnavailable},

@@ -7,10 +7,15 @@ const (
 	MaxSegment = 4 << 20
 	// maxRawSegment bounds a segment of one record.
 	maxRawSegment = 1<<28 + 1<<17
+	// minRecord is the least that a record's encoding has.
+	minRecord = 6
 	// maxPackStored and maxPackRaw cut a pack by force, maxPackSegments too.
 	maxPackStored   = 16 << 20
 	maxPackRaw      = 64 << 20
 	maxPackSegments = 256
+	// maxPack is the most that a pack has as it is stored: one segment of one
+	// record that cannot be compressed, and the index, sealed.
+	maxPack = maxRawSegment + maxRawSegment>>6 + 64<<10
 	// maxTableSegments cuts a table by force.
 	maxTableSegments = 4096
 	// maxOverlap is how many segments may cover one sequence: a reader holds

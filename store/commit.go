@@ -103,7 +103,11 @@ func (r *Repository) decodePoint(name string, e *entry) (Point, error) {
 func decodeSummary(name string, e *entry) (summary, error) {
 	public, _, ok := bytes.Cut(e.body, []byte("\n"))
 	var s summary
-	if err := json.Unmarshal(public, &s); err != nil || !ok || s.ID != e.task {
+	err := json.Unmarshal(public, &s)
+	if err == nil {
+		err = s.Uses.check()
+	}
+	if err != nil || !ok || s.ID != e.task {
 		return s, damaged(name, err, "summary")
 	}
 	return s, nil
@@ -126,6 +130,9 @@ func (r *Repository) openPoint(name, codec string, private []byte, p *Point) err
 	*p = Point{}
 	if err := json.Unmarshal(private, p); err != nil {
 		return damaged(name, err, "body")
+	}
+	if n := len(p.Content.Tables.List); n > maxInlineTables {
+		return damaged(name, nil, "names %d tables itself, at most %d are allowed", n, maxInlineTables)
 	}
 	return nil
 }

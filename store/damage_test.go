@@ -110,7 +110,7 @@ func readBoth(t *testing.T, d *mem.Driver) error {
 		if l.Err != nil {
 			return l.Err
 		}
-		consumers, err := r.Consumers(t.Context(), l.Point)
+		consumers, err := consumersIn(t.Context(), r, l.Point)
 		if err != nil {
 			return err
 		}

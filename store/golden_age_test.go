@@ -106,7 +106,7 @@ func TestGoldenAge(t *testing.T) {
 		}
 		wantRecords(t, r, l.Point, without(recs, dead.Contains))
 	}
-	if c, err := r.Consumers(ctx, points[1].Point); err != nil || len(c) != 1 || string(c[0]) != goldenConsumer {
+	if c, err := consumersIn(ctx, r, points[1].Point); err != nil || len(c) != 1 || string(c[0]) != goldenConsumer {
 		t.Errorf("consumers %s, %v", c, err)
 	}
 

@@ -123,7 +123,7 @@ func readGolden(t *testing.T, dir string) {
 			t.Errorf("point %+v", l.Point)
 		}
 	}
-	consumers, err := r.Consumers(t.Context(), points[1].Point)
+	consumers, err := consumersIn(t.Context(), r, points[1].Point)
 	if err != nil || len(consumers) != 1 || string(consumers[0]) != `{"name":"worker"}` {
 		t.Errorf("consumers %s, %v", consumers, err)
 	}

@@ -21,11 +21,12 @@ type merge struct {
 type cursor struct {
 	segment *loadedSegment
 	off     int // of what follows the record
+	dead    *seqset.Cursor
 	record  record.Record
 }
 
 // advance moves to the next live record and says whether there is one.
-func (c *cursor) advance(dead *seqset.Set) (bool, error) {
+func (c *cursor) advance() (bool, error) {
 	raw := c.segment.raw
 	for c.off < len(raw) {
 		r, n, err := record.Decode(raw[c.off:])
@@ -33,7 +34,7 @@ func (c *cursor) advance(dead *seqset.Set) (bool, error) {
 			return false, err
 		}
 		c.off += n
-		if !dead.Contains(r.Sequence) {
+		if !c.dead.Contains(r.Sequence) {
 			c.record = r
 			return true, nil
 		}
@@ -92,7 +93,7 @@ func (m *merge) lowest() *cursor {
 
 // advance moves an open segment on, and closes it at its end.
 func (rd *Reader) advance(c *cursor) error {
-	more, err := c.advance(rd.dead)
+	more, err := c.advance()
 	if err != nil || more {
 		return err
 	}
@@ -144,7 +145,7 @@ func (rd *Reader) openSegment() error {
 	rd.sum.Merge(l.sum)
 	rd.live.Merge(l.live)
 	rd.bytes += l.bytes
-	c := &cursor{segment: l}
+	c := &cursor{segment: l, dead: rd.dead.Cursor()}
 	m.open = append(m.open, c)
 	return rd.advance(c)
 }

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-
-	"jetkeep/store/object"
 )
 
 // A pack ends with its own index in a zstd skippable frame, which zstd -d
@@ -65,7 +63,7 @@ func decodePackIndex(b []byte) (segments []segment, epoch uint64, err error) {
 		offset += s.stored
 		segments = append(segments, s)
 	}
-	if f.err == nil && (n == 0 || offset > object.MaxSize) {
+	if f.err == nil && (n == 0 || offset > maxPack) {
 		f.fail("pack of %d segments in %d bytes", n, offset)
 	}
 	return segments, epoch, f.end()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
 
 	"jetkeep/store/record"
@@ -156,43 +157,61 @@ func (r *Repository) PutConsumers(ctx context.Context, of Content, consumers []j
 	return c, nil
 }
 
-// Consumers reads the consumers of a restore point.
-func (r *Repository) Consumers(ctx context.Context, p Point) ([]json.RawMessage, error) {
+// Consumers has the consumers of a restore point decoded, a JSON array that is
+// unpacked while decode reads it. decode returns how many there were. It is not
+// called if there are none.
+func (r *Repository) Consumers(ctx context.Context, p Point, decode func(io.Reader) (int, error)) error {
 	c := p.Consumers
 	if c.Count == 0 {
-		return nil, nil
+		return nil
 	}
-	payload, err := r.getBlob(ctx, p.where(), kindConsumers, c.Blob)
+	payload, err := r.openBlob(ctx, p.where(), kindConsumers, c.Blob)
 	if err != nil {
-		return nil, fmt.Errorf("read consumers of %s: %w", p.ID, err)
+		return fmt.Errorf("read consumers of %s: %w", p.ID, err)
 	}
-	var out []json.RawMessage
-	if err := json.Unmarshal(payload, &out); err != nil || len(out) != c.Count {
-		return nil, damaged(commitName(p.Task), err, "%d consumers, not %d", len(out), c.Count)
+	defer payload.Close() //nolint:errcheck // was only read
+	n, err := decode(payload)
+	if err == nil && n != c.Count {
+		err = fmt.Errorf("%d consumers, not %d", n, c.Count)
 	}
-	return out, nil
+	if err != nil {
+		return damagedBy(commitName(p.Task), err, "consumers")
+	}
+	return nil
+}
+
+// maxConsumer bounds one consumer, where nobody needs it but to count it.
+const maxConsumer = 32 << 20
+
+// countConsumers reads the consumers and keeps none.
+func countConsumers(r io.Reader) (n int, err error) {
+	err = decodeList(r, maxConsumer, func(json.RawMessage) error {
+		n++
+		return nil
+	})
+	return n, err
 }
 
 // DeletedSet reads the sequences that a restore point stores but that are not
 // live.
-func (r *Repository) DeletedSet(ctx context.Context, p Point) (*seqset.Set, error) {
+func (r *Repository) DeletedSet(ctx context.Context, p Point) (*seqset.Packed, error) {
 	return r.deletedSet(ctx, p, kindDeleted, p.Content.Deleted)
 }
 
 // ExtraSet reads the sequences that are not live and count in the digest.
-func (r *Repository) ExtraSet(ctx context.Context, p Point) (*seqset.Set, error) {
+func (r *Repository) ExtraSet(ctx context.Context, p Point) (*seqset.Packed, error) {
 	return r.deletedSet(ctx, p, kindExtra, p.Content.Extra)
 }
 
-func (r *Repository) deletedSet(ctx context.Context, p Point, k kind, d Deleted) (*seqset.Set, error) {
+func (r *Repository) deletedSet(ctx context.Context, p Point, k kind, d Deleted) (*seqset.Packed, error) {
 	if d.Count == 0 {
-		return &seqset.Set{}, nil
+		return nil, nil //nolint:nilnil // the empty set
 	}
 	payload, err := r.getBlob(ctx, p.where(), k, d.Blob)
 	if err != nil {
 		return nil, fmt.Errorf("read deleted set of %s: %w", p.ID, err)
 	}
-	set, err := seqset.ParseBinary(payload)
+	set, err := seqset.ParsePacked(payload)
 	if err == nil && set.Len() != d.Count {
 		err = fmt.Errorf("%d sequences, not %d", set.Len(), d.Count)
 	}
@@ -223,18 +242,37 @@ func (r *Repository) tables(ctx context.Context, p Point) ([]TableRef, error) {
 	t := p.Content.Tables
 	refs := t.List
 	if t.Ref != nil {
-		payload, err := r.getBlob(ctx, p.where(), kindTables, t.Blob)
+		payload, err := r.openBlob(ctx, p.where(), kindTables, t.Blob)
 		if err != nil {
 			return nil, fmt.Errorf("read table list of %s: %w", p.ID, err)
 		}
-		if err := json.Unmarshal(payload, &refs); err != nil {
-			return nil, damaged(commitName(p.Task), err, "list of tables")
+		defer payload.Close() //nolint:errcheck // was only read
+		refs = nil
+		err = decodeList(payload, maxTableRef, func(ref TableRef) error {
+			refs = append(refs, ref)
+			return ref.check(len(refs), t.Count)
+		})
+		if err != nil {
+			return nil, damagedBy(commitName(p.Task), err, "list of tables")
 		}
 	}
 	if len(refs) != t.Count {
 		return nil, damaged(commitName(p.Task), nil, "%d tables, not %d", len(refs), t.Count)
 	}
 	return refs, nil
+}
+
+// maxTableRef bounds the encoding of a reference to a table that is no inline one.
+const maxTableRef = 4 << 10
+
+// check refuses a reference in a list that is none, or one too many: as many as
+// fit into the list's bytes would take far more memory.
+func (t *TableRef) check(number, count int) error {
+	if t.Ref == nil || number > count {
+		return fmt.Errorf("%w: table %d of %d", errMalformed, number, count)
+	}
+	_, err := t.Ref.hash()
+	return err
 }
 
 // table reads a table and checks it against its reference.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,6 +14,10 @@ import (
 
 // listReads is how many commit records are read at once.
 const listReads = 16
+
+// largeCommit is more than a commit record has whose stream has no huge
+// configuration, tags or notes. Decoded it can take twenty times as much.
+const largeCommit = 128 << 10
 
 // Listed is one commit record that a listing found: a restore point, or why it
 // cannot be read. One that is only locked, ErrLocked, or not trusted,
@@ -83,6 +88,7 @@ func (r *Repository) points(ctx context.Context, prefix string) ([]Listed, error
 	}
 	var g errgroup.Group
 	g.SetLimit(listReads)
+	var large sync.Mutex // of these one at a time is in memory
 	for i := range out {
 		p, ok := r.cache.point(keys[i])
 		if ok {
@@ -90,6 +96,10 @@ func (r *Repository) points(ctx context.Context, prefix string) ([]Listed, error
 			continue
 		}
 		g.Go(func() error {
+			if keys[i].size > largeCommit {
+				large.Lock()
+				defer large.Unlock()
+			}
 			out[i].Point, out[i].Err = r.Point(ctx, out[i].ID)
 			if out[i].Err == nil {
 				r.cache.setPoint(keys[i], out[i].Point)

@@ -11,6 +11,13 @@ import (
 // the digest when the restore point is read.
 const fingerprintSize = 4
 
+const (
+	// maxSegmentRecords is the most that a segment of several can hold.
+	maxSegmentRecords = MaxSegment / minRecord
+	// minRun is the least that a run takes: two numbers and a fingerprint.
+	minRun = 2 + fingerprintSize
+)
+
 // A proof says which records a pack holds: for each segment the sequences and a
 // fingerprint of each record. By it the next backup knows, without reading the
 // pack, that what the server sends again is what is stored.
@@ -93,26 +100,51 @@ func (p proof) encode() []byte {
 // decodeProof decodes what encode writes and nothing else. The fingerprints
 // are slices of b.
 func decodeProof(b []byte) (proof, error) {
-	f := fields{b: b}
-	n := f.upTo(maxPackSegments)
-	p := make(proof, 0, n)
-	for range n {
-		p = append(p, f.segmentProof())
-		if f.err != nil {
-			return nil, f.err
-		}
-	}
-	if n == 0 {
-		f.fail("proof of nothing")
-	}
-	if err := f.end(); err != nil {
+	var p proof
+	r := proofReader{}
+	if err := r.begin(b); err != nil {
 		return nil, err
+	}
+	for r.left > 0 {
+		s, err := r.next()
+		if err != nil {
+			return nil, err
+		}
+		p = append(p, s)
 	}
 	return p, nil
 }
 
+// A proofReader decodes a proof segment by segment, as decodeProof does: all of
+// it at once takes several times the encoding.
+type proofReader struct {
+	f    fields
+	left uint64 // segments
+}
+
+func (r *proofReader) begin(b []byte) error {
+	r.f = fields{b: b}
+	if r.left = r.f.upTo(maxPackSegments); r.left == 0 {
+		r.f.fail("proof of nothing")
+	}
+	return r.f.err
+}
+
+// next decodes the next segment; with the last it makes sure that nothing follows.
+func (r *proofReader) next() (segmentProof, error) {
+	if r.left == 0 {
+		r.f.fail("proof of too few segments")
+		return segmentProof{}, r.f.err
+	}
+	s := r.f.segmentProof()
+	if r.left--; r.f.err == nil && r.left == 0 {
+		r.f.end() //nolint:errcheck // sticks
+	}
+	return s, r.f.err
+}
+
 func (f *fields) segmentProof() segmentProof {
-	n := f.upTo(maxRawSegment)
+	n := f.upTo(uint64(len(f.b)) / minRun)
 	p := segmentProof{runs: make([]seqRun, 0, min(n, 256))}
 	count := uint64(0)
 	for i := range n {
@@ -126,14 +158,14 @@ func (f *fields) segmentProof() segmentProof {
 		if f.err != nil {
 			return p
 		}
-		if r.first == 0 || r.last-r.first >= maxRawSegment {
+		if r.first == 0 || r.last-r.first >= maxSegmentRecords {
 			f.fail("run of sequences %d-%d", r.first, r.last)
 			return p
 		}
 		count += r.last - r.first + 1
 		p.runs = append(p.runs, r)
 	}
-	if count == 0 || count > maxRawSegment {
+	if count == 0 || count > maxSegmentRecords {
 		f.fail("proof of %d records", count)
 		return p
 	}

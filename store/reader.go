@@ -23,8 +23,8 @@ type Reader struct {
 	repo  *Repository
 	point Point
 	want  record.Sum
-	dead  *seqset.Set
-	extra *seqset.Set // of the dead ones, those that are in the digest
+	dead  *seqset.Packed
+	extra *seqset.Packed // of the dead ones, those that are in the digest
 	refs  []TableRef
 
 	group  *errgroup.Group
@@ -225,12 +225,9 @@ func (rd *Reader) start(r *run) error {
 
 // fetch reads a whole pack, verifies its hash and opens it.
 func (rd *Reader) fetch(p *packRef, buf []byte) ([]byte, error) {
-	if uint64(cap(buf)) < p.size {
-		buf = make([]byte, p.size)
-	}
-	buf = buf[:p.size]
 	name := rd.repo.packName(rd.point.where(), p.hash)
-	if err := rd.repo.readWhole(rd.ctx, name, buf); err != nil {
+	buf, err := rd.repo.readStored(rd.ctx, name, int64(p.size), buf)
+	if err != nil {
 		return nil, err
 	}
 	if sha256.Sum256(buf) != p.hash {
@@ -348,12 +345,13 @@ func (l *loadedSegment) load(dec *zstd.Decoder, buf []byte, check func([]byte) e
 
 // count returns a visitor that sums up the live records.
 func (rd *Reader) count(l *loadedSegment) func(*record.Record, []byte, hash256) {
+	dead, extra := rd.dead.Cursor(), rd.extra.Cursor()
 	return func(r *record.Record, encoded []byte, sum hash256) {
-		live := !rd.dead.Contains(r.Sequence)
+		live := !dead.Contains(r.Sequence)
 		if live {
 			l.live.AddHash(sum)
 		}
-		if live || rd.extra.Contains(r.Sequence) {
+		if live || extra.Contains(r.Sequence) {
 			l.sum.AddHash(sum)
 			l.bytes += uint64(len(encoded))
 		}

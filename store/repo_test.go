@@ -247,7 +247,7 @@ func TestLargeMetadataIsStoredAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := r.Consumers(t.Context(), back)
+	got, err := consumersIn(t.Context(), r, back)
 	if err != nil || len(got) != 2000 || !bytes.Equal(got[1999], consumers[1999]) {
 		t.Errorf("%d consumers, %v", len(got), err)
 	}

@@ -1,16 +1,17 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 
 	"github.com/klauspost/compress/zstd"
 
-	"jetkeep/store/object"
 	"jetkeep/store/record"
 )
 
@@ -37,9 +38,12 @@ func (s *segment) appendTo(b []byte) []byte {
 }
 
 func (f *fields) segment() segment {
-	s := segment{stored: f.upTo(object.MaxSize), raw: f.upTo(maxRawSegment), first: f.uvarint()}
+	s := segment{stored: f.upTo(maxPack), raw: f.upTo(maxRawSegment), first: f.uvarint()}
 	s.last = f.plus(s.first)
-	s.count = f.upTo(s.raw)
+	s.count = f.upTo(s.raw / minRecord)
+	if s.raw > MaxSegment && s.count > 1 {
+		f.fail("segment of %d records in %d bytes", s.count, s.raw)
+	}
 	s.border = border(f.upTo(uint64(borderTable)))
 	copy(s.hash[:], f.bytes(sha256.Size))
 	if f.err == nil && (s.stored == 0 || s.count == 0 || s.first == 0 || s.count-1 > s.last-s.first) {
@@ -84,6 +88,9 @@ func (s *segment) check(h hash.Hash, raw []byte, visit func(r *record.Record, en
 // decode decompresses a frame into buf, which is grown if it is too small.
 func (s *segment) decode(dec *zstd.Decoder, frame, buf []byte) ([]byte, error) {
 	if uint64(cap(buf)) < s.raw {
+		if err := s.tryLength(frame); err != nil {
+			return nil, err
+		}
 		buf = make([]byte, 0, bufferFor(s.raw))
 	}
 	raw, err := dec.DecodeAll(frame, buf[:0:s.raw])
@@ -91,6 +98,28 @@ func (s *segment) decode(dec *zstd.Decoder, frame, buf []byte) ([]byte, error) {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	return raw, nil
+}
+
+// tryLength makes sure, before memory is set aside for a record that is larger
+// than any segment of several, that this is what the frame unpacks to: a few
+// bytes can claim anything.
+func (s *segment) tryLength(frame []byte) error {
+	if s.raw <= MaxSegment {
+		return nil
+	}
+	dec, err := zstd.NewReader(bytes.NewReader(frame), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return fmt.Errorf("decompress: %w", err)
+	}
+	defer dec.Close()
+	n, err := io.Copy(io.Discard, io.LimitReader(dec, int64(s.raw)+1))
+	if err != nil {
+		return fmt.Errorf("decompress: %w", err)
+	}
+	if uint64(n) != s.raw {
+		return fmt.Errorf("%d bytes, not %d", n, s.raw)
+	}
+	return nil
 }
 
 // bufferFor returns how large a buffer to make for so many bytes: a small one

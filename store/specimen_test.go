@@ -261,7 +261,7 @@ func readAll(ctx context.Context, r *Repository, id string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.Consumers(ctx, p); err != nil {
+	if _, err := consumersIn(ctx, r, p); err != nil {
 		return nil, err
 	}
 	return load(ctx, r, p)

@@ -13,7 +13,8 @@
 //     is there already is not uploaded again.
 //   - Memory is bounded: the writer below 100 MB plus 60 MB for each TiB that is
 //     new and 80 MB for each TiB that it builds on, the reader below 120 MB, as
-//     long as records are below 4 MiB; and 16 bytes for each gap in the stream.
+//     long as records are below 4 MiB; and 16 bytes for each gap in the stream
+//     while it is written, the encoding of its deleted set while it is read.
 //
 // It fails with the typed errors below, those of store/object and of
 // store/staging. Nothing here knows the NATS API.
@@ -86,6 +87,14 @@ func (e *DamageError) Unwrap() error { return e.Err }
 
 func damaged(name string, err error, format string, args ...any) error {
 	return &DamageError{Object: name, Problem: fmt.Sprintf(format, args...), Err: err}
+}
+
+// damagedBy is damaged, unless the cause says itself which object it is.
+func damagedBy(name string, err error, what string) error {
+	if damage := (*DamageError)(nil); errors.As(err, &damage) {
+		return err
+	}
+	return damaged(name, err, "%s", what)
 }
 
 // A Repository is a store whose marker has been read and understood, and the

@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
-
-	"jetkeep/store/object"
 )
 
 // A packRef names a pack, says how large it is and refers to its proof, which
@@ -71,7 +69,7 @@ func (p *packRef) appendTo(b []byte) []byte {
 func (f *fields) packRef() *packRef {
 	p := &packRef{}
 	copy(p.hash[:], f.bytes(sha256.Size))
-	p.size = f.upTo(object.MaxSize)
+	p.size = f.upTo(maxPack)
 	if n := f.upTo(maxInlineProof + 1); n > 0 {
 		if n > 1 {
 			p.proof.Data = slices.Clone(f.bytes(int(n - 1)))
@@ -79,7 +77,7 @@ func (f *fields) packRef() *packRef {
 		return p
 	}
 	ref := &Ref{Hash: hex.EncodeToString(f.bytes(sha256.Size))}
-	ref.Size, ref.Raw = int64(f.upTo(maxBlob)), int64(f.upTo(maxBlob))
+	ref.Size, ref.Raw = int64(f.upTo(maxBlob)), int64(f.upTo(maxProofPayload))
 	if f.err == nil && (ref.Size == 0 || ref.Raw == 0) {
 		f.fail("reference to an empty proof")
 	}
@@ -91,7 +89,7 @@ func (f *fields) packRef() *packRef {
 func (f *fields) packRef1() *packRef {
 	p := &packRef{}
 	copy(p.hash[:], f.bytes(sha256.Size))
-	p.size = f.upTo(object.MaxSize)
+	p.size = f.upTo(maxPack)
 	return p
 }
 
@@ -128,7 +126,7 @@ func (f *fields) located(packs []*packRef) ([]located, error) {
 	used := 0
 	for range n {
 		i := f.uvarint()
-		offset := f.upTo(object.MaxSize)
+		offset := f.upTo(maxPack)
 		s := located{segment: f.segment()}
 		if f.err != nil {
 			return nil, f.err

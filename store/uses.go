@@ -18,6 +18,9 @@ type Uses struct {
 	Lists   []Ref  `json:"lists,omitempty"`
 }
 
+// minUsedName is less than what any object has whose name is its hash.
+const minUsedName = 64
+
 // Used is an object that a restore point needs.
 type Used struct {
 	Name string `json:"name"`
@@ -30,6 +33,22 @@ func (u Uses) with(o Used) Uses {
 		u.Objects = append(slices.Clone(u.Objects), o)
 	}
 	return u
+}
+
+// check refuses names that are none. They would take far more memory than their
+// encoding does, and can only be made up.
+func (u *Uses) check() error {
+	for i := range u.Objects {
+		if len(u.Objects[i].Name) < minUsedName {
+			return fmt.Errorf("%w: use of an object named %q", errMalformed, u.Objects[i].Name)
+		}
+	}
+	for i := range u.Lists {
+		if _, err := u.Lists[i].hash(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func chainObject(prefix, chain, hash string) string { return prefix + chain + "/" + hash }
@@ -76,7 +95,10 @@ func (r *Repository) readUses(ctx context.Context, chain string, ref Ref) (Uses,
 		return Uses{}, err
 	}
 	var u Uses
-	if err := json.Unmarshal(payload, &u); err != nil {
+	if err = json.Unmarshal(payload, &u); err == nil {
+		err = u.check()
+	}
+	if err != nil {
 		return Uses{}, damaged(chainObject(metaPrefix, chain, ref.Hash), err, "list of used objects")
 	}
 	return u, nil

@@ -188,6 +188,9 @@ type verifier struct {
 	present      int
 	presentBytes int64
 
+	// heavy is held by who reads what takes much memory.
+	heavy sync.Mutex
+
 	mu       sync.Mutex // of all below
 	report   *VerifyReport
 	progress VerifyProgress

@@ -67,9 +67,9 @@ type pointCheck struct {
 	listed bool // it lists its uses, so tables need not be read for them
 
 	overlaps bool // segments of it overlap
-	dead     *seqset.Set
-	extra    *seqset.Set // dead ones that the digest counts all the same
-	skip     bool        // no use in counting its records: something is missing
+	dead     *seqset.Packed
+	extra    *seqset.Packed // dead ones that the digest counts all the same
+	skip     bool           // no use in counting its records: something is missing
 
 	tally tally // of what the segments hold; under v.mu
 }

@@ -131,9 +131,10 @@ func (r *Repository) checkHash(ctx context.Context, name string, size int64) err
 // readHashed reads a whole object and compares its hash with its name, twice
 // if need be.
 func (r *Repository) readHashed(ctx context.Context, name string, size int64) ([]byte, error) {
-	data := make([]byte, size)
+	var data []byte
 	for again := false; ; again = true {
-		if err := r.readWhole(ctx, name, data); err != nil {
+		var err error
+		if data, err = r.readStored(ctx, name, size, data); err != nil {
 			return nil, err
 		}
 		if fmt.Sprintf("%x", sha256.Sum256(data)) == path.Base(name) {

@@ -16,9 +16,9 @@ import (
 	"jetkeep/store/seqset"
 )
 
-// maxDeadBytes bounds the encoded deleted sets that are in memory at once;
-// decoded they take at most eight times as much. One alone may have more.
-const maxDeadBytes = 8 << 20
+// maxDeadBytes bounds the deleted sets that are in memory at once, as they are
+// encoded. One alone may have more.
+const maxDeadBytes = 32 << 20
 
 // records reads the packs, each once for as many restore points as their
 // deleted sets leave room for, and compares what they hold with the commits.
@@ -95,9 +95,8 @@ func (c *chainCheck) loadDead(ctx context.Context, p *pointCheck) (err error) {
 	if p.extra, err = c.v.repo.ExtraSet(ctx, p.point); err != nil {
 		return err
 	}
-	beyond := p.extra.Clone()
-	if beyond.Subtract(p.dead); !beyond.Empty() {
-		return damaged(p.name, nil, "counts sequence %d, which is not deleted, as such", beyond.First())
+	if beyond, ok := p.extra.Within(p.dead); !ok {
+		return damaged(p.name, nil, "counts sequences of %d to %d, which are not deleted, as such", beyond.First, beyond.Last)
 	}
 	return nil
 }
@@ -173,9 +172,16 @@ type heldRecord struct {
 	sum  hash256
 }
 
+// usualProof is more than the proof of a pack has whose records are not tiny.
+const usualProof = 4 << 20
+
 // readPack reads a pack, decodes each of its segments and adds what they hold
 // to the restore points that need them.
 func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointCheck]bool) error {
+	if n.size > 2*maxPackStored || n.proof.Ref != nil && n.proof.Ref.Raw > usualProof {
+		c.v.heavy.Lock()
+		defer c.v.heavy.Unlock()
+	}
 	data, err := c.v.repo.readHashed(ctx, n.name, n.size)
 	if err != nil {
 		return err
@@ -203,8 +209,7 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 		if err := pr.read(s, data[s.offset:s.offset+s.stored]); err != nil {
 			return damaged(n.name, err, "segment %d-%d", s.first, s.last)
 		}
-		if proofs != nil && !proofs.has(s, pr.held) {
-			c.fail(n.name, nil, "its proof says of segment %d-%d what it does not hold; the next backup may need to store all again", s.first, s.last)
+		if proofs != nil && !c.proven(n, proofs, s, pr.held, i+1 == len(segments)) {
 			proofs = nil
 		}
 		all := tallyOf(pr.held, nil, nil)
@@ -299,12 +304,13 @@ type tally struct {
 
 // tallyOf counts the records that are not dead, and those that count though
 // they are.
-func tallyOf(held []heldRecord, dead, extra *seqset.Set) tally {
+func tallyOf(held []heldRecord, dead, extra *seqset.Packed) tally {
 	var t tally
+	isDead, isExtra := dead.Cursor(), extra.Cursor()
 	for i := range held {
 		h := &held[i]
-		live := !dead.Contains(h.seq)
-		if !live && !extra.Contains(h.seq) {
+		live := !isDead.Contains(h.seq)
+		if !live && !isExtra.Contains(h.seq) {
 			continue
 		}
 		one := tally{bytes: h.size}

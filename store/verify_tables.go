@@ -39,7 +39,7 @@ func (c *chainCheck) readTables(ctx context.Context, p *pointCheck) error {
 			return err
 		}
 	}
-	if _, err := c.v.repo.Consumers(ctx, p.point); err != nil {
+	if err := c.v.repo.Consumers(ctx, p.point, countConsumers); err != nil {
 		if err := c.failErr(ctx, p.name, []int32{p.holder}, err); err != nil {
 			return err
 		}

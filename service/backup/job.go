@@ -237,6 +237,10 @@ func sources(info *jsapi.StreamInfo) json.RawMessage {
 }
 
 func encodeConsumers(consumers []archive.Consumer) ([]json.RawMessage, error) {
+	// What nobody could read must not be stored.
+	if err := archive.CheckMemory(consumers); err != nil {
+		return nil, fmt.Errorf("%w: %w", store.ErrBounds, err)
+	}
 	out := make([]json.RawMessage, len(consumers))
 	for i := range consumers {
 		raw, err := json.Marshal(&consumers[i])

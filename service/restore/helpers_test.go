@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -75,18 +76,10 @@ func (k *kept) Open(_ context.Context, p store.Point) (Records, error) {
 	return &keptReader{k: k, id: p.ID, records: k.records[p.ID]}, nil
 }
 
-func (k *kept) Consumers(_ context.Context, p store.Point) ([]json.RawMessage, error) {
+func (k *kept) Consumers(_ context.Context, p store.Point) ([]archive.Consumer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var out []json.RawMessage
-	for _, c := range k.consumers[p.ID] {
-		raw, err := json.Marshal(c)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, raw)
-	}
-	return out, nil
+	return slices.Clone(k.consumers[p.ID]), nil
 }
 
 // put keeps a stream's records as a restore point.

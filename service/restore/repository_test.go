@@ -38,9 +38,15 @@ func commit(t *testing.T, repo *store.Repository, k *kept, p store.Point, task s
 	if content.Digest != p.Content.Digest {
 		t.Fatalf("repository's digest is %s, want %s", content.Digest, p.Content.Digest)
 	}
-	raw, err := k.Consumers(t.Context(), p)
+	list, err := k.Consumers(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
+	}
+	raw := make([]json.RawMessage, len(list))
+	for i := range list {
+		if raw[i], err = json.Marshal(list[i]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if p.Consumers, err = repo.PutConsumers(t.Context(), content, raw); err != nil {
 		t.Fatal(err)

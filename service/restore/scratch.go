@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"jetkeep/service/archive"
 	"jetkeep/store"
 )
 
@@ -28,24 +29,17 @@ func AloneSource(s Source) Source { return aloneSource{s} }
 type aloneSource struct{ Source }
 
 // Consumers implements Source.
-func (s aloneSource) Consumers(ctx context.Context, p store.Point) ([]json.RawMessage, error) {
+func (s aloneSource) Consumers(ctx context.Context, p store.Point) ([]archive.Consumer, error) {
 	list, err := s.Source.Consumers(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	for i, raw := range list {
-		var c map[string]json.RawMessage
-		if err := json.Unmarshal(raw, &c); err != nil {
-			return nil, fmt.Errorf("decode consumer: %w", err)
-		}
-		config, _, err := without(c["config"], "num_replicas", "mem_storage")
+	for i := range list {
+		config, _, err := without(list[i].Config, "num_replicas", "mem_storage")
 		if err != nil {
-			return nil, fmt.Errorf("configuration of a consumer: %w", err)
+			return nil, fmt.Errorf("configuration of consumer %s: %w", list[i].Name, err)
 		}
-		if c["config"], err = json.Marshal(config); err != nil {
-			return nil, err
-		}
-		if list[i], err = json.Marshal(c); err != nil {
+		if list[i].Config, err = json.Marshal(config); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"jetkeep/service/archive"
@@ -18,9 +19,9 @@ import (
 type Source interface {
 	// Open returns a reader of the restore point's messages.
 	Open(ctx context.Context, p store.Point) (Records, error)
-	// Consumers returns the restore point's consumers, each an archive.Consumer
-	// as JSON.
-	Consumers(ctx context.Context, p store.Point) ([]json.RawMessage, error)
+	// Consumers returns the restore point's consumers. They take no more memory
+	// than archive.MaxConsumersMemory.
+	Consumers(ctx context.Context, p store.Point) ([]archive.Consumer, error)
 	// Readable says whether messages can be read, which takes a key where they
 	// are encrypted.
 	Readable() bool
@@ -47,6 +48,18 @@ func (r repository) Open(ctx context.Context, p store.Point) (Records, error) {
 	return r.NewReader(ctx, p)
 }
 
+// Consumers implements Source.
+func (r repository) Consumers(ctx context.Context, p store.Point) (out []archive.Consumer, err error) {
+	err = r.Repository.Consumers(ctx, p, func(in io.Reader) (int, error) {
+		out, err = archive.ReadConsumers(in, archive.MaxConsumersMemory)
+		return len(out), err
+	})
+	return out, err
+}
+
+// ErrTooMuch means that a plan would take too much memory.
+var ErrTooMuch = errors.New("the consumers of the chosen streams take too much memory; restore fewer streams at once")
+
 // Prepare looks at the target, reads the consumers of the restore points and
 // plans.
 func Prepare(ctx context.Context, conn *natsconn.Conn, repo Source, req Request, points []store.Point) (Plan, error) {
@@ -56,9 +69,16 @@ func Prepare(ctx context.Context, conn *natsconn.Conn, repo Source, req Request,
 	}
 	target.Refused = refusals(ctx, conn, target, points)
 	inputs := make([]Input, len(points))
+	left := archive.MaxConsumersMemory
 	for i, p := range points {
 		if inputs[i], err = ReadInput(ctx, repo, p); err != nil {
 			return Plan{}, err
+		}
+		for j := range inputs[i].Consumers {
+			left -= inputs[i].Consumers[j].Memory()
+		}
+		if left < 0 {
+			return Plan{}, ErrTooMuch
 		}
 	}
 	return BuildPlan(req, inputs, target), nil
@@ -67,15 +87,11 @@ func Prepare(ctx context.Context, conn *natsconn.Conn, repo Source, req Request,
 // ReadInput adds the consumers to a restore point.
 func ReadInput(ctx context.Context, repo Source, p store.Point) (Input, error) {
 	in := Input{Point: p}
-	raw, err := repo.Consumers(ctx, p)
-	if err != nil {
+	var err error
+	if in.Consumers, err = repo.Consumers(ctx, p); err != nil {
 		return in, fmt.Errorf("read consumers of %s: %w", p.ID, err)
 	}
-	in.Consumers = make([]archive.Consumer, len(raw))
-	for i := range raw {
-		if err := json.Unmarshal(raw[i], &in.Consumers[i]); err != nil {
-			return in, fmt.Errorf("decode consumer %d of %s: %w", i+1, p.ID, err)
-		}
+	for i := range in.Consumers {
 		in.Consumers[i].State.Clip(p.State.LastSeq)
 	}
 	return in, nil

@@ -148,17 +148,12 @@ func exportPoint(ctx context.Context, repo *store.Repository, p store.Point, dir
 }
 
 func consumersOf(ctx context.Context, repo *store.Repository, p store.Point) ([]archive.Consumer, error) {
-	raw, err := repo.Consumers(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]archive.Consumer, len(raw))
-	for i := range raw {
-		if err := json.Unmarshal(raw[i], &out[i]); err != nil {
-			return nil, fmt.Errorf("consumer %d: %w", i, err)
-		}
-	}
-	return out, nil
+	var out []archive.Consumer
+	err := repo.Consumers(ctx, p, func(r io.Reader) (n int, err error) {
+		out, err = archive.ReadConsumers(r, archive.MaxConsumersMemory)
+		return len(out), err
+	})
+	return out, err
 }
 
 func writeV1(ctx context.Context, repo *store.Repository, p store.Point, consumers []archive.Consumer, w io.Writer) error {
