@@ -17,6 +17,7 @@ const maxCached = 16 << 20
 type cache struct {
 	mu     sync.Mutex
 	heads  map[string]logTail
+	copied map[string]uint64 // entries up to which copies were looked for
 	points map[pointKey]Point
 	size   int64
 }
@@ -31,7 +32,7 @@ type pointKey struct {
 }
 
 func newCache() *cache {
-	return &cache{heads: map[string]logTail{}, points: map[pointKey]Point{}}
+	return &cache{heads: map[string]logTail{}, copied: map[string]uint64{}, points: map[pointKey]Point{}}
 }
 
 func (c *cache) head(chain string) logTail {
@@ -56,6 +57,19 @@ func (c *cache) setHead(t logTail) {
 	if t.Number > c.heads[t.chain].Number {
 		c.heads[t.chain] = t
 	}
+}
+
+// mended returns up to which entry of a log copies were looked for.
+func (c *cache) mended(chain string) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.copied[chain]
+}
+
+func (c *cache) setMended(chain string, number uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.copied[chain] = max(c.copied[chain], number)
 }
 
 func (r *Repository) pointKey(id string, info object.Info) pointKey {

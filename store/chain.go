@@ -259,8 +259,13 @@ func (r *Repository) appendEntry(ctx context.Context, t *logTail, seen func(*ent
 
 // appendAlone is appendEntry by one who has the log's lock, if it takes one.
 func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*entry) error, build func() (*entry, error), atomic bool) (*entry, error) {
+	var last *entry
+	note := func(e *entry) error {
+		last = e
+		return seen(e)
+	}
 	for {
-		if err := r.readOn(ctx, t, seen); err != nil {
+		if err := r.readOn(ctx, t, note); err != nil {
 			return nil, err
 		}
 		e, err := build()
@@ -268,7 +273,7 @@ func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*ent
 			// What it looked for may have been condemned by an entry that came
 			// meanwhile, and be gone: then that is the reason.
 			n := t.Number
-			if err := r.readOn(ctx, t, seen); err != nil {
+			if err := r.readOn(ctx, t, note); err != nil {
 				return nil, err
 			}
 			if t.Number > n {
@@ -276,6 +281,9 @@ func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*ent
 			}
 		}
 		if e == nil || err != nil {
+			return nil, err
+		}
+		if err := r.mendLast(ctx, t, last); err != nil {
 			return nil, err
 		}
 		written, err := r.putEntry(ctx, t, e, atomic)

@@ -59,7 +59,8 @@ func (r *Repository) Point(ctx context.Context, id string) (Point, error) {
 }
 
 // Points reads all restore points, in order of their ids. One that cannot be
-// read is there with its error. What was read before is not read again, so the
+// read is there with its error. One whose writer ended before it could be found
+// by its id is made to be found, where the store can be written. What was read before is not read again, so the
 // caller must not change it.
 func (r *Repository) Points(ctx context.Context) ([]Listed, error) {
 	return r.points(ctx, "")
@@ -78,6 +79,9 @@ func (r *Repository) points(ctx context.Context, prefix string) ([]Listed, error
 		out  []Listed
 		keys []pointKey
 	)
+	if err := r.mendListed(ctx); err != nil {
+		return nil, err
+	}
 	for info, err := range r.bucket.List(ctx, commitPrefix+prefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list restore points: %w", err)

@@ -148,7 +148,8 @@ func (o *VerifyOptions) validate() error {
 
 // Verify looks whether all restore points, or those asked for, are whole. What
 // is wrong with the repository is in the report; an error means that Verify
-// could not do its work. It changes nothing.
+// could not do its work. It changes nothing, but that it puts right a commit
+// record which is missing though the log has it; a note says so.
 func (r *Repository) Verify(ctx context.Context, opt VerifyOptions) (*VerifyReport, error) {
 	if err := opt.validate(); err != nil {
 		return nil, err

@@ -142,7 +142,7 @@ func (v *verifier) chain(ctx context.Context, chain string, listed *listedLog, c
 	if err != nil {
 		return err
 	}
-	if err := c.arrived(ctx); err != nil {
+	if err := c.arrived(ctx, l); err != nil {
 		return err
 	}
 	c.finish(forgotten)
@@ -150,12 +150,21 @@ func (v *verifier) chain(ctx context.Context, chain string, listed *listedLog, c
 }
 
 // arrived looks again for commit records that were missing: a commit writes
-// them right after its entry in the log.
-func (c *chainCheck) arrived(ctx context.Context) error {
+// them right after its entry in the log. Where one never did that is put right.
+func (c *chainCheck) arrived(ctx context.Context, l *chainLog) error {
 	for _, e := range c.late {
 		k, err := c.v.repo.copyOf(ctx, e.task)
 		switch {
 		case errors.Is(err, ErrNoPoint):
+			if !e.trusted() || l.unknownAfter(e.number) {
+				continue
+			}
+			// That it cannot be put right, in a store that cannot be written for
+			// one, leaves it as it was found.
+			if mended, err := c.v.repo.mendCopy(ctx, e); err == nil && mended {
+				delete(c.found, commitName(e.task))
+				c.v.note("restore point %s could not be found by its id, and can be again: its commit record was copied from entry %d of log %s", e.task, e.number, e.chain)
+			}
 		case err != nil:
 			if err := c.failErr(ctx, commitName(e.task), nil, err); err != nil {
 				return err
@@ -272,6 +281,13 @@ func (c *chainCheck) foreign(ctx context.Context, l *chainLog, k *copied) error 
 	}
 	if err != nil {
 		return c.failErr(ctx, p.name, nil, err)
+	}
+	// Who forgot it last may not have come to that.
+	if end := l.at(l.head()); end != nil && end.trusted() && slices.Contains(l.forgets[end.number], k.id) {
+		if deleted, err := c.v.repo.deleteCopy(ctx, end, k.id); err == nil && deleted {
+			c.v.note("the commit record of %s, which entry %d of log %s forgot, was there still and has been deleted", k.id, end.number, l.chain)
+			return nil
+		}
 	}
 	// Nobody promises that what it needs is still there.
 	c.fail(p.name, nil, "was forgotten, and is there still or again")

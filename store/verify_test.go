@@ -326,7 +326,9 @@ func TestVerifyWhileARestorePointIsCommitted(t *testing.T) {
 	if err := bucket.Delete(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	rep, err := r.Verify(t.Context(), VerifyOptions{})
+	// It stays away, and whoever verifies may not write.
+	reading := reopen(t, faulty.New(t, d, faulty.Fault{Op: faulty.Put, Err: object.ErrNotWritable, Times: -1}), OpenOptions{})
+	rep, err := reading.Verify(t.Context(), VerifyOptions{})
 	if err != nil || !slices.Equal(rep.Damaged, []string{"b.0002"}) {
 		t.Errorf("it stays away: %v, %+v", err, rep)
 	}

@@ -30,7 +30,11 @@ type repositoryAt struct {
 func (a *repositoryAt) flags(clause *fisk.CmdClause) {
 	pathFlag(clause, &a.path)
 	a.identity.flags(clause)
-	clause.Flag("trusted-key", "Public key whose signatures are accepted, and no others; can be given several times").PlaceHolder("KEY").StringsVar(&a.trusted)
+	trustedFlag(clause, &a.trusted)
+}
+
+func trustedFlag(clause *fisk.CmdClause, keys *[]string) {
+	clause.Flag("trusted-key", "Public key whose signatures are accepted, and no others, in what --path names; can be given several times").PlaceHolder("KEY").StringsVar(keys)
 }
 
 // with opens the repository for a command.

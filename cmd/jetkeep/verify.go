@@ -33,6 +33,7 @@ type verify struct {
 	level      string
 	part       string
 	percent    int
+	trusted    []string
 }
 
 func (v *verify) flags(cmd *fisk.CmdClause) {
@@ -42,6 +43,7 @@ func (v *verify) flags(cmd *fisk.CmdClause) {
 	cmd.Flag("part", "Read one of several parts only, such as 3/7").PlaceHolder("N/T").StringVar(&v.part)
 	whole(cmd.Flag("percent", "Read so much only, chosen at random").PlaceHolder("N"), &v.percent)
 	v.identity.flags(cmd)
+	trustedFlag(cmd, &v.trusted)
 	cmd.Flag("detach", "Do not wait for the end").UnNegatableBoolVar(&v.w.detach)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&v.w.json)
 	v.conn.flags(cmd)
@@ -66,6 +68,9 @@ func (v *verify) run(ctx context.Context, std stdio) error {
 	}
 	if v.path != "" {
 		return v.here(ctx, std, part, parts)
+	}
+	if len(v.trusted) > 0 {
+		return usagef("--trusted-key: only with --path; a service has trusted_keys in its configuration")
 	}
 	level := api.Level(v.level)
 	return withRemote(ctx, &v.conn, func(r *client.Client) error {
@@ -106,7 +111,7 @@ func (v *verify) here(ctx context.Context, std stdio, part, parts int) error {
 	if err != nil {
 		return &usageError{err: err}
 	}
-	at := repositoryAt{path: v.path, identity: v.identity}
+	at := repositoryAt{path: v.path, identity: v.identity, trusted: v.trusted}
 	return at.with(ctx, nil, func(repo *store.Repository) error {
 		opt := store.VerifyOptions{Level: level, Part: part, Parts: parts, Percent: float64(v.percent), Seed: rand.Text()}
 		for _, id := range v.ids {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"jetkeep/service/archive"
@@ -27,6 +28,14 @@ const EngineImport = "import"
 
 // maxMeta bounds backup.json.
 const maxMeta = 8 << 20
+
+// The consumers of an archive may take minConsumers bytes of memory, or maxRatio
+// of them for each byte that the archive has.
+const (
+	minConsumers   = 64 << 20
+	maxRatio       = 16
+	consumerMemory = 64 // besides what is encoded
+)
 
 // ImportOptions say how to import.
 type ImportOptions struct {
@@ -171,6 +180,8 @@ type importing struct {
 	point store.Point
 
 	meta      meta
+	size      int64 // of the archive
+	memory    int64 // that the consumers take
 	w         *store.Writer
 	got       seqset.Set
 	dead      seqset.Set
@@ -192,7 +203,7 @@ func (im *importing) run(ctx context.Context) (store.Point, error) {
 	if err != nil {
 		return store.Point{}, fmt.Errorf("look at archive: %w", err)
 	}
-	im.point.Time = info.ModTime().UTC()
+	im.point.Time, im.size = info.ModTime().UTC(), info.Size()
 	im.w, err = im.repo.NewWriter(ctx, store.WriterOptions{
 		Staging: im.opt.Staging, Task: im.point.Task, Target: im.point.Target, Stream: im.point.Stream,
 	})
@@ -215,15 +226,15 @@ func (im *importing) run(ctx context.Context) (store.Point, error) {
 }
 
 func (im *importing) readMeta() error {
-	name := filepath.Join(im.dir, metaFile)
-	info, err := os.Stat(name)
-	if err == nil && info.Size() > maxMeta {
-		err = fmt.Errorf("%w: %s has %d bytes", ErrNotABackup, metaFile, info.Size())
-	}
+	f, _, err := openRegular(im.dir, metaFile)
 	if err != nil {
 		return err
 	}
-	data, err := os.ReadFile(name)
+	defer f.Close() //nolint:errcheck // was only read
+	data, err := io.ReadAll(io.LimitReader(f, maxMeta+1))
+	if err == nil && len(data) > maxMeta {
+		err = fmt.Errorf("%w: %s has more than %d bytes", ErrNotABackup, metaFile, maxMeta)
+	}
 	if err != nil {
 		return err
 	}
@@ -244,11 +255,28 @@ func (im *importing) readMeta() error {
 	return nil
 }
 
+// openRegular opens a file of a directory and returns its size. It may be a link;
+// what it leads to must be a file, or reading might never end.
+func openRegular(dir, name string) (*os.File, int64, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not hold us up
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%w: %s is no regular file", ErrNotABackup, name)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
 // openArchive opens the archive of a stream's directory, of which there is one.
 func openArchive(dir string) (*os.File, error) {
 	var found *os.File
 	for _, name := range []string{arcFile, tarFile} {
-		f, err := os.Open(filepath.Join(dir, name))
+		f, _, err := openRegular(dir, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -288,6 +316,10 @@ func (im *importing) Consumer(c archive.Consumer) error {
 	raw, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("encode consumer %s: %w", c.Name, err)
+	}
+	// A few bytes of an archive can hold any number of consumers.
+	if im.memory += int64(len(raw)) + consumerMemory; im.memory > max(minConsumers, maxRatio*im.size) {
+		return fmt.Errorf("%w: its consumers take more than %d bytes", archive.ErrTooLarge, max(minConsumers, maxRatio*im.size))
 	}
 	im.consumers = append(im.consumers, raw)
 	return nil

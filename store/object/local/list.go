@@ -98,7 +98,7 @@ func (l *lister) file(name string, e fs.DirEntry) error {
 }
 
 func (l *lister) read(dir string) ([]fs.DirEntry, error) {
-	f, err := l.d.root.Open(dir)
+	f, err := l.d.open(dir)
 	if err != nil {
 		if errors.Is(readError(err), object.ErrNotExist) {
 			return nil, nil // no such directory: no such objects

@@ -104,7 +104,7 @@ func (d *Driver) AtomicCreate(ctx context.Context) (bool, error) {
 // removeStale is best effort: what cannot be removed now can be the next time,
 // and a read-only repository must open.
 func (d *Driver) removeStale() {
-	dir, err := d.root.Open(tempDir)
+	dir, err := d.open(tempDir)
 	if err != nil {
 		return
 	}
@@ -260,7 +260,7 @@ func (d *Driver) syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil // directories cannot be flushed there; NTFS has a journal of them
 	}
-	f, err := d.root.Open(dir)
+	f, err := d.open(dir)
 	if err != nil {
 		return err
 	}
@@ -269,9 +269,9 @@ func (d *Driver) syncDir(dir string) error {
 
 // Get reads a range of an object.
 func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
-	f, err := d.root.Open(name)
+	f, err := d.open(name)
 	if err != nil {
-		return nil, readError(err)
+		return nil, d.unopened(name, err)
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -291,11 +291,26 @@ func (d *Driver) Get(ctx context.Context, name string, offset, length int64) (io
 	return &fileReader{ctxReader{ctx, r}, f}, nil
 }
 
+// open opens for reading and does not wait: to open a pipe that nobody writes
+// into would never end.
+func (d *Driver) open(name string) (*os.File, error) {
+	return d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
+
+// unopened is the error of a name that cannot be opened. One that leads out of
+// the directory, or to what is no file, is of no object.
+func (d *Driver) unopened(name string, err error) error {
+	if info, e := d.root.Lstat(name); e == nil && info.Mode().Type()&^fs.ModeDir != 0 {
+		return fmt.Errorf("%w: it is no regular file: %w", object.ErrNotExist, err)
+	}
+	return readError(err)
+}
+
 // Stat describes an object.
 func (d *Driver) Stat(_ context.Context, name string) (object.Info, error) {
 	info, err := d.root.Stat(name)
 	if err != nil {
-		return object.Info{}, readError(err)
+		return object.Info{}, d.unopened(name, err)
 	}
 	if !info.Mode().IsRegular() {
 		return object.Info{}, object.ErrNotExist
