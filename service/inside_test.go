@@ -143,18 +143,18 @@ func TestDamageCannotHideANewerPoint(t *testing.T) {
 	broken := func(id string) []store.Listed {
 		return []store.Listed{{ID: id, Err: &store.DamageError{Object: "commit", Problem: "bad"}}}
 	}
-	if err := hidden(broken("20260101T110000Z-aaaaaaaa.0001"), chosen, nil); err != nil {
+	if err := hidden(broken("20260101T110000Z-aaaaaaaa.0001"), chosen, "default", &api.RestoreRequest{}); err != nil {
 		t.Errorf("an older one: %v", err)
 	}
-	if err := hidden(broken("20260101T130000Z-aaaaaaaa.0001"), chosen, nil); !api.HasCode(err, api.CodeDamaged) {
+	if err := hidden(broken("20260101T130000Z-aaaaaaaa.0001"), chosen, "default", &api.RestoreRequest{}); !api.HasCode(err, api.CodeDamaged) {
 		t.Errorf("a newer one: %v", err)
 	}
 	before := at.Add(30 * time.Minute)
-	if err := hidden(broken("20260101T130000Z-aaaaaaaa.0001"), chosen, &before); err != nil {
+	if err := hidden(broken("20260101T130000Z-aaaaaaaa.0001"), chosen, "default", &api.RestoreRequest{At: &before}); err != nil {
 		t.Errorf("one that is newer than what is asked for: %v", err)
 	}
 	after := at.Add(90 * time.Minute)
-	if err := hidden(broken("20260101T130000Z-aaaaaaaa.0001"), chosen, &after); !api.HasCode(err, api.CodeDamaged) {
+	if err := hidden(broken("20260101T130000Z-aaaaaaaa.0001"), chosen, "default", &api.RestoreRequest{At: &after}); !api.HasCode(err, api.CodeDamaged) {
 		t.Errorf("one within what is asked for: %v", err)
 	}
 }

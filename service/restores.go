@@ -198,10 +198,11 @@ func pointsOfBackup(ctx context.Context, repo *store.Repository, name string, q 
 	}
 	byStream := map[string]store.Point{}
 	for _, l := range listed {
+		if l.Err != nil && mayConcern(l, q, "", nil) {
+			return nil, fmt.Errorf("backup %s: restore point %s: %w", q.Backup, l.ID, l.Err)
+		}
 		if l.Err != nil {
-			// Its stream cannot be known, so that nobody can say whether it
-			// was meant.
-			return nil, fmt.Errorf("backup %s: %w", q.Backup, l.Err)
+			continue
 		}
 		byStream[l.Point.Stream] = l.Point
 	}
@@ -240,7 +241,33 @@ func newestPoints(ctx context.Context, repo *store.Repository, name, target stri
 	if err != nil {
 		return nil, elsewhere(listed, from, q.Streams, err)
 	}
-	return points, hidden(listed, points, q.At)
+	return points, hidden(listed, points, from, q)
+}
+
+// mayConcern says whether a restore point that cannot be read may be one of those
+// that a request means. One that is only not trusted concerns what it says of
+// itself: the stream of a target. Of any other it is not known. target is empty
+// if it does not matter.
+func mayConcern(l store.Listed, q *api.RestoreRequest, target string, chosen []store.Point) bool {
+	p := l.Point
+	if !errors.Is(l.Err, store.ErrUntrusted) || p.Stream == "" {
+		return true
+	}
+	// It may lie of its stream and not of its place, where backups build on it.
+	if slices.ContainsFunc(chosen, func(c store.Point) bool { return c.Chain == p.Chain }) {
+		return true
+	}
+	if target != "" && p.Target != target {
+		return false
+	}
+	for _, pattern := range q.Exclude {
+		if api.Match(pattern, p.Stream) {
+			return false
+		}
+	}
+	return len(q.Streams) == 0 && !api.Reserved(p.Stream) || slices.ContainsFunc(q.Streams, func(pattern string) bool {
+		return pattern == p.Stream || api.IsPattern(pattern) && api.Match(pattern, p.Stream) && !api.Reserved(p.Stream)
+	})
 }
 
 // noneOf completes the error that there is no backup of a target by what there is.
@@ -306,7 +333,8 @@ func named(names []string) string {
 
 // hidden fails if a restore point that cannot be read might be newer than one
 // that was chosen: an older state must not be restored without a word.
-func hidden(listed []store.Listed, chosen []store.Point, at *time.Time) error {
+func hidden(listed []store.Listed, chosen []store.Point, target string, q *api.RestoreRequest) error {
+	at := q.At
 	oldest := slices.MinFunc(chosen, func(a, b store.Point) int { return strings.Compare(a.ID, b.ID) })
 	for _, l := range listed {
 		if l.Err == nil || l.ID < oldest.ID {
@@ -315,7 +343,14 @@ func hidden(listed []store.Listed, chosen []store.Point, at *time.Time) error {
 		if at != nil && l.ID > at.UTC().Format("20060102T150405Z")+"~" {
 			continue // begun after the time that is asked for
 		}
+		if !mayConcern(l, q, target, chosen) {
+			continue
+		}
 		e := mapError(l.Err)
+		if l.Point.Stream != "" {
+			return api.Errorf(e.ErrCode, "restore point %s, which says that it is of stream %s: %s", l.ID, l.Point.Stream, e.Description).
+				WithHint("It might be the newest one of its stream. Leave the stream out with \"exclude\", or name the backup to restore with \"backup\".")
+		}
 		return e.WithHint("Restore point %s cannot be read and might be the newest one of its stream. Name the backup to restore with \"backup\".", l.ID)
 	}
 	return nil

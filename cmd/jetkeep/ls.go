@@ -37,6 +37,9 @@ func addList(c *cli) {
 				return listBackups(ctx, here, req, std, asJSON)
 			})
 		}
+		if len(at.trusted) > 0 {
+			return usagef(trustedOnly)
+		}
 		return withRemote(ctx, &conn, func(r *client.Client) error {
 			if backup != "" {
 				return listPoints(ctx, r, api.BackupInfoRequest{Backup: backup, Repository: req.Repository}, std, asJSON)
@@ -50,6 +53,7 @@ func addList(c *cli) {
 	cmd.Flag("repository", "Repository to look into").PlaceHolder("NAME").StringVar(&req.Repository)
 	cmd.Flag("path", "List what is here, without a service: a directory, "+locationHelp).PlaceHolder("PLACE").StringVar(&at.path)
 	at.identity.flags(cmd)
+	trustedFlag(cmd, &at.trusted)
 	whole(cmd.Flag("limit", "At most that many, the newest").PlaceHolder("N").Default("100"), &req.Limit)
 	cmd.Flag("json", "Write JSON").UnNegatableBoolVar(&asJSON)
 	conn.flags(cmd)

@@ -33,6 +33,9 @@ func (a *repositoryAt) flags(clause *fisk.CmdClause) {
 	trustedFlag(clause, &a.trusted)
 }
 
+// trustedOnly refuses trusted keys where a service is asked.
+const trustedOnly = "--trusted-key: only with --path; a service has trusted_keys in its configuration"
+
 func trustedFlag(clause *fisk.CmdClause, keys *[]string) {
 	clause.Flag("trusted-key", "Public key whose signatures are accepted, and no others, in what --path names; can be given several times").PlaceHolder("KEY").StringsVar(keys)
 }
@@ -136,11 +139,15 @@ func (o *export) points(ctx context.Context, std stdio, repo *store.Repository) 
 	newest, own := map[string]int{}, map[string]bool{}
 	var out []store.Point
 	for _, l := range listed {
+		p := l.Point
+		// One that is not trusted says which stream it is of; any other that
+		// cannot be read might be the one that is meant.
+		if errors.Is(l.Err, store.ErrUntrusted) && p.Stream != "" && (o.target != "" && p.Target != o.target || !o.streams.Means(p.Stream)) {
+			continue
+		}
 		if l.Err != nil {
-			// It might be the one that is meant.
 			return nil, fmt.Errorf("restore point %s: %w", l.ID, l.Err)
 		}
-		p := l.Point
 		if o.target != "" && p.Target != o.target {
 			continue
 		}

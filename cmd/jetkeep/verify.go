@@ -70,7 +70,7 @@ func (v *verify) run(ctx context.Context, std stdio) error {
 		return v.here(ctx, std, part, parts)
 	}
 	if len(v.trusted) > 0 {
-		return usagef("--trusted-key: only with --path; a service has trusted_keys in its configuration")
+		return usagef(trustedOnly)
 	}
 	level := api.Level(v.level)
 	return withRemote(ctx, &v.conn, func(r *client.Client) error {
