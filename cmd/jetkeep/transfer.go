@@ -16,7 +16,6 @@ import (
 	"jetkeep/service/transfer"
 	"jetkeep/store"
 	"jetkeep/store/sign"
-	"jetkeep/store/staging"
 )
 
 // repositoryAt is a repository that a command opens itself, without a service.
@@ -225,15 +224,11 @@ func (o *importing) run(ctx context.Context, std stdio) error {
 		if err != nil {
 			return err
 		}
-		dir, err := os.MkdirTemp("", "jetkeep-import-")
+		area, remove, err := importArea()
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
-		area, err := staging.Open(dir, 256<<20)
-		if err != nil {
-			return err
-		}
+		defer remove()
 		var own, absent []string
 		points, err := transfer.Import(ctx, repo, o.in, transfer.ImportOptions{
 			Target: o.target, Staging: area, Now: time.Now, Streams: o.streams, LeftOut: func(l transfer.LeftOut) {

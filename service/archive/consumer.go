@@ -1,9 +1,11 @@
 package archive
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -181,6 +183,10 @@ func (d *varints) pending(s *ConsumerState, old bool) {
 		return
 	}
 	base := d.varint()
+	if n*pendingMemory > MaxConsumersMemory {
+		d.failed, d.b = true, nil
+		return
+	}
 	s.Pending = make([]Pending, n)
 	for i := range s.Pending {
 		p := Pending{Stream: d.uvarint() + s.AckFloor.Stream}
@@ -203,6 +209,10 @@ func (d *varints) pending(s *ConsumerState, old bool) {
 func (d *varints) redelivered(s *ConsumerState) {
 	n := d.count(minRedelivered)
 	if n == 0 {
+		return
+	}
+	if n*redeliveredMemory > MaxConsumersMemory {
+		d.failed, d.b = true, nil
 		return
 	}
 	s.Redelivered = make([]Redelivered, 0, n)
@@ -233,19 +243,101 @@ type pendingJSON struct {
 	Timestamp int64
 }
 
-func (j *stateJSON) state() (ConsumerState, error) {
-	s := ConsumerState{Delivered: j.Delivered, AckFloor: j.AckFloor}
-	for seq, p := range j.Pending {
-		if p == nil || seq == 0 {
-			return s, corrupt("consumer state has sequence %d pending", seq)
+// decodeV2Consumer decodes a consumer that takes no more than so many bytes of
+// memory.
+func decodeV2Consumer(b []byte, most int) (Consumer, error) {
+	d := newListDecoder(bytes.NewReader(b), most)
+	var c Consumer
+	state := false
+	err := d.object(func(key string) error {
+		switch key {
+		case "config":
+			return d.value(&c.Config)
+		case "state":
+			there, err := d.open('{')
+			if state, c.State = there, (ConsumerState{}); err == nil && there {
+				err = d.v2State(&c.State)
+			}
+			return err
 		}
-		s.Pending = append(s.Pending, Pending{Stream: seq, Consumer: p.Sequence, Time: p.Timestamp})
+		return d.value(new(ignored))
+	})
+	if err == nil {
+		err = d.end()
 	}
-	for seq, n := range j.Redelivered {
-		s.Redelivered = append(s.Redelivered, Redelivered{Stream: seq, Count: n})
+	if err == nil {
+		err = d.charge(consumerMemory + len(c.Config))
 	}
-	s.sort()
-	return s, nil
+	if err == nil && (len(c.Config) == 0 || c.Config[0] != '{' || !state) {
+		err = corrupt("it lacks its configuration or state")
+	}
+	c.State.order()
+	return c, err
+}
+
+// v2State reads a state whose object is open.
+func (d *listDecoder) v2State(s *ConsumerState) error {
+	return d.members(func(key string) error {
+		switch key {
+		case "delivered":
+			return d.value(&s.Delivered)
+		case "ack_floor":
+			return d.value(&s.AckFloor)
+		case "pending":
+			return d.numbered(func(seq uint64) error {
+				var p *pendingJSON
+				if err := d.value(&p); err != nil {
+					return err
+				}
+				if p == nil || seq == 0 {
+					return corrupt("consumer state has sequence %d pending", seq)
+				}
+				s.Pending = append(s.Pending, Pending{Stream: seq, Consumer: p.Sequence, Time: p.Timestamp})
+				return d.charge(pendingMemory)
+			})
+		case "redelivered":
+			return d.numbered(func(seq uint64) error {
+				r := Redelivered{Stream: seq}
+				if err := d.value(&r.Count); err != nil {
+					return err
+				}
+				s.Redelivered = append(s.Redelivered, r)
+				return d.charge(redeliveredMemory)
+			})
+		}
+		return d.value(new(ignored))
+	})
+}
+
+// numbered hands on the members of an object whose names are numbers.
+func (d *listDecoder) numbered(each func(seq uint64) error) error {
+	return d.object(func(key string) error {
+		seq, err := strconv.ParseUint(key, 10, 64)
+		if err != nil {
+			return malformed("%q is no sequence", key)
+		}
+		return each(seq)
+	})
+}
+
+// order sorts the lists of a state that was decoded; of what is there twice the
+// last counts.
+func (s *ConsumerState) order() {
+	slices.SortStableFunc(s.Pending, func(a, b Pending) int { return compare(a.Stream, b.Stream) })
+	slices.SortStableFunc(s.Redelivered, func(a, b Redelivered) int { return compare(a.Stream, b.Stream) })
+	s.Pending = lastOf(s.Pending, func(a, b Pending) bool { return a.Stream == b.Stream })
+	s.Redelivered = lastOf(s.Redelivered, func(a, b Redelivered) bool { return a.Stream == b.Stream })
+}
+
+// lastOf keeps the last of those that are the same.
+func lastOf[T any](list []T, same func(a, b T) bool) []T {
+	out := list[:0]
+	for i := range list {
+		if i+1 == len(list) || !same(list[i], list[i+1]) {
+			out = append(out, list[i])
+		}
+	}
+	return out
 }
 
 func newStateJSON(s ConsumerState) *stateJSON {

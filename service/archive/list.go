@@ -157,6 +157,11 @@ func (d *listDecoder) object(each func(key string) error) error {
 	if err != nil || !there {
 		return err
 	}
+	return d.members(each)
+}
+
+// members is object once the object is open.
+func (d *listDecoder) members(each func(key string) error) error {
 	for d.More() {
 		t, err := d.token()
 		if err != nil {
@@ -170,7 +175,7 @@ func (d *listDecoder) object(each func(key string) error) error {
 			return err
 		}
 	}
-	_, err = d.token()
+	_, err := d.token()
 	return err
 }
 

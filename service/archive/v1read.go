@@ -34,6 +34,9 @@ const (
 	maxMeta  = 32 << 20
 	maxState = 96 << 20
 	maxFault = 64 << 10
+	// usualMeta and usualState are what they may have in any archive.
+	usualMeta  = 4 << 20
+	usualState = 16 << 20
 	// maxBlocks bounds the lists of blocks; 4 Mi blocks of the servers' usual
 	// 8 MiB are 32 TiB.
 	maxBlocks = 4 << 20
@@ -132,7 +135,7 @@ func (r *v1Reader) metadata() error {
 		return corrupt("it came before")
 	}
 	var err error
-	r.meta, err = r.t.content(maxMeta)
+	r.meta, err = r.t.content(r.t.w.plausible(usualMeta, maxMeta))
 	return err
 }
 
@@ -291,7 +294,7 @@ func (r *v1Reader) consumerMember(path string) error {
 	switch part {
 	case metaFile:
 		r.consumer, r.confirmed = name, false
-		r.consumerMeta, err = r.t.content(maxMeta)
+		r.consumerMeta, err = r.t.content(r.t.w.plausible(usualMeta, maxMeta))
 		return err
 	case sumFile:
 		r.confirmed = true
@@ -300,7 +303,7 @@ func (r *v1Reader) consumerMember(path string) error {
 		if !r.confirmed {
 			return corrupt("it comes before %s", sumFile)
 		}
-		b, err := r.t.content(maxState)
+		b, err := r.t.content(r.t.w.plausible(usualState, maxState))
 		if err != nil {
 			return err
 		}

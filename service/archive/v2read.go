@@ -25,17 +25,18 @@ type v2State struct {
 }
 
 type v2Reader struct {
-	w     *window
-	v     Visitor
-	sum   Summary
-	state v2State
-	rec   record.Record
-	last  uint64
+	w      *window
+	v      Visitor
+	sum    Summary
+	memory int // that consumers may take yet
+	state  v2State
+	rec    record.Record
+	last   uint64
 }
 
 func readV2(w *window, v Visitor) (Summary, error) {
 	w.skip(len(record.Magic))
-	r := v2Reader{w: w, v: v, sum: Summary{Format: FormatV2}}
+	r := v2Reader{w: w, v: v, sum: Summary{Format: FormatV2}, memory: MaxConsumersMemory}
 	if err := r.readState(); err != nil {
 		return Summary{}, err
 	}
@@ -64,7 +65,14 @@ func readV2(w *window, v Visitor) (Summary, error) {
 }
 
 // entry decodes the next entry, which stays unconsumed, and returns its length.
-func (r *v2Reader) entry() (int, error) {
+func (r *v2Reader) entry() (int, error) { return r.entryOf(func() int64 { return maxWindow }) }
+
+// metadata is entry where a message would be none.
+func (r *v2Reader) metadata() (int, error) {
+	return r.entryOf(func() int64 { return r.w.plausible(usualMeta, maxWindow) })
+}
+
+func (r *v2Reader) entryOf(limit func() int64) (int, error) {
 	for {
 		rec, n, err := record.DecodeEntry(r.w.have())
 		if err == nil {
@@ -73,6 +81,9 @@ func (r *v2Reader) entry() (int, error) {
 		}
 		if !errors.Is(err, record.ErrShort) {
 			return 0, corrupt("%v", err)
+		}
+		if n := int64(len(r.w.have())); n > limit() {
+			return 0, fmt.Errorf("%w: metadata of more than %d bytes", ErrTooLarge, n)
 		}
 		if err := r.w.more(); err != nil {
 			if err == io.EOF {
@@ -84,7 +95,7 @@ func (r *v2Reader) entry() (int, error) {
 }
 
 func (r *v2Reader) readState() error {
-	n, err := r.entry()
+	n, err := r.metadata()
 	if err != nil {
 		return fmt.Errorf("entry %s: %w", stateEntry, err)
 	}
@@ -104,7 +115,7 @@ func (r *v2Reader) readState() error {
 }
 
 func (r *v2Reader) consumer() error {
-	n, err := r.entry()
+	n, err := r.metadata()
 	if err != nil {
 		return fmt.Errorf("consumer: %w", err)
 	}
@@ -112,17 +123,15 @@ func (r *v2Reader) consumer() error {
 	if !ok || id == "" || r.rec.Sequence != 0 || len(r.rec.Header) > 0 {
 		return corrupt("entry %q where one of %d consumers belongs", name(r.rec.Subject), r.state.Consumers)
 	}
-	var j consumerJSON
-	if err := json.Unmarshal(r.rec.Data, &j); err != nil {
+	c, err := decodeV2Consumer(r.rec.Data, r.memory)
+	if errors.Is(err, ErrMalformed) {
 		return corrupt("consumer %s: %v", id, err)
 	}
-	if len(j.Config) == 0 || j.Config[0] != '{' || j.State == nil {
-		return corrupt("consumer %s lacks its configuration or state", id)
-	}
-	c := Consumer{Name: id, Config: j.Config}
-	if c.State, err = j.State.state(); err != nil {
+	if err != nil {
 		return fmt.Errorf("consumer %s: %w", id, err)
 	}
+	c.Name = id
+	r.memory -= c.Memory()
 	r.w.skip(n)
 	r.sum.Consumers++
 	return r.v.Consumer(c)

@@ -33,6 +33,9 @@ const (
 	checksumSize = 4
 	// maxChunk is the most that one chunk may hold, by the format.
 	maxChunk = 4 << 20
+	// maxRatio is how much more than what it is made of metadata may be, where
+	// there is much of it.
+	maxRatio = 64
 	// maxWindow bounds the memory. It leaves room for the largest V2 entry: a
 	// consumer whose state has millions of pending messages, or a message of
 	// 64 MiB, the servers' limit.
@@ -48,11 +51,30 @@ type window struct {
 	lo    int
 	hi    int
 	begun bool
+	read  *counter
 }
 
 func newWindow(r io.Reader) *window {
-	return &window{r: bufio.NewReaderSize(r, 64<<10), crc: crc32.MakeTable(crc32.Castagnoli)}
+	read := &counter{r: r}
+	return &window{r: bufio.NewReaderSize(read, 64<<10), read: read, crc: crc32.MakeTable(crc32.Castagnoli)}
 }
+
+// A counter counts the bytes that come from a reader.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	return n, err //nolint:wrapcheck // the reader's own
+}
+
+// plausible returns how many bytes a part that is no message may have: so many,
+// or maxRatio of them for each byte of the archive that was read, and never more
+// than most. A few bytes of an archive can be decoded to any number.
+func (w *window) plausible(many, most int64) int64 { return min(most, max(many, maxRatio*w.read.n)) }
 
 // have returns what is in memory.
 func (w *window) have() []byte { return w.buf[w.lo:w.hi] }
