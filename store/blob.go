@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -100,12 +99,19 @@ func (r *Repository) getBlob(ctx context.Context, chain string, k kind, b Blob) 
 	if b.Ref == nil {
 		return b.Data, nil
 	}
+	if b.Ref.Raw > firstPayload+usualRatio*b.Ref.Size {
+		// It may be what it is said to be, or a lie: before memory is set aside
+		// for it, it is unpacked once without keeping any of it.
+		if err := r.tryBlob(ctx, chain, k, b); err != nil {
+			return nil, err
+		}
+	}
 	p, err := r.openBlob(ctx, chain, k, b)
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close()
-	payload := make([]byte, 0, min(b.Ref.Raw, firstPayload+usualRatio*b.Ref.Size)+1)
+	defer p.Close() //nolint:errcheck // was only read
+	payload := make([]byte, 0, b.Ref.Raw+1)
 	for {
 		n, err := p.Read(payload[len(payload):cap(payload)])
 		payload = payload[:len(payload)+n]
@@ -115,10 +121,18 @@ func (r *Repository) getBlob(ctx context.Context, chain string, k kind, b Blob) 
 		if err != nil {
 			return nil, err
 		}
-		if len(payload) == cap(payload) {
-			payload = slices.Grow(payload, len(payload)/4+512)
-		}
 	}
+}
+
+// tryBlob unpacks a payload and keeps none of it.
+func (r *Repository) tryBlob(ctx context.Context, chain string, k kind, b Blob) error {
+	p, err := r.openBlob(ctx, chain, k, b)
+	if err != nil {
+		return err
+	}
+	defer p.Close() //nolint:errcheck // was only read
+	_, err = io.Copy(io.Discard, p)
+	return err //nolint:wrapcheck // our own
 }
 
 // openMeta opens sealed metadata. That the key at hand is another one says

@@ -18,6 +18,7 @@ const (
 	maxListPayload  = 16 << 20
 	maxProofPayload = 32 << 20
 	maxDeadPayload  = 64 << 20
+	maxExtraPayload = 32 << 20
 	// maxDense is how large consumers may be whatever they unpack from. Beyond,
 	// up to maxBlob, maxRatio bytes are believed of each stored one.
 	maxDense = 64 << 20
@@ -41,8 +42,10 @@ func (k kind) limit(stored int64) int64 {
 		return maxListPayload
 	case kindProof:
 		return maxProofPayload
-	case kindDeleted, kindExtra:
+	case kindDeleted:
 		return maxDeadPayload
+	case kindExtra:
+		return maxExtraPayload
 	}
 	return min(maxBlob, max(maxDense, maxRatio*stored))
 }

@@ -144,7 +144,7 @@ func (r *proofReader) next() (segmentProof, error) {
 }
 
 func (f *fields) segmentProof() segmentProof {
-	n := f.upTo(uint64(len(f.b)) / minRun)
+	n := f.upTo(min(maxSegmentRecords, uint64(len(f.b))/minRun))
 	p := segmentProof{runs: make([]seqRun, 0, min(n, 256))}
 	count := uint64(0)
 	for i := range n {

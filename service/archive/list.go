@@ -8,8 +8,8 @@ import (
 )
 
 // MaxConsumersMemory bounds what the consumers of one stream may take in memory,
-// by Memory: more than 2 million pending messages, or 100,000 consumers.
-const MaxConsumersMemory = 80 << 20
+// by Memory: 2 million pending messages, or more than 50,000 consumers.
+const MaxConsumersMemory = 48 << 20
 
 // maxValue bounds a single value, such as a configuration.
 const maxValue = 16 << 20
@@ -194,6 +194,9 @@ func (d *listDecoder) consumer() (Consumer, error) {
 		}
 		return d.value(new(ignored))
 	})
+	if err == nil && (c.Name == "" || len(c.Config) == 0) {
+		err = malformed("a consumer without a name or configuration")
+	}
 	if err == nil {
 		err = d.charge(consumerMemory + len(c.Name) + len(c.Config))
 	}
@@ -218,6 +221,9 @@ func (d *listDecoder) state(s *ConsumerState) error {
 				var p Pending
 				if err := d.value(&p); err != nil {
 					return err
+				}
+				if p.Stream == 0 {
+					return malformed("sequence 0 is pending")
 				}
 				s.Pending = append(s.Pending, p)
 				return d.charge(pendingMemory)
