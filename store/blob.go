@@ -205,6 +205,16 @@ func (r *Repository) isThere(ctx context.Context, name string, size int64) (bool
 	return true, nil
 }
 
+// readSmall reads a whole object of at most limit bytes. That it has more is
+// damage.
+func readSmall(ctx context.Context, bucket *object.Bucket, name string, limit int64) ([]byte, error) {
+	data, err := bucket.ReadAll(ctx, name, limit)
+	if errors.Is(err, object.ErrTooLarge) {
+		return nil, damaged(name, nil, "too large: more than %d bytes", limit)
+	}
+	return data, err //nolint:wrapcheck // says which object
+}
+
 // trustedSize is up to how many bytes memory is set aside for an object before
 // the store was asked how many it has.
 const trustedSize = 1 << 20

@@ -168,7 +168,7 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 	if c.codec, c.body, err = r.encodePoint(&p); err != nil {
 		return err
 	}
-	there, err := r.bucket.ReadAll(ctx, commitName(p.Task), maxCommit)
+	there, err := readSmall(ctx, r.bucket, commitName(p.Task), maxCommit)
 	if err == nil {
 		return c.compare(there)
 	}
@@ -205,7 +205,7 @@ func (r *Repository) putCopy(ctx context.Context, e *entry) error {
 		if !errors.Is(err, object.ErrExist) {
 			return err
 		}
-		there, err := r.bucket.ReadAll(ctx, name, maxCommit)
+		there, err := readSmall(ctx, r.bucket, name, maxCommit)
 		switch {
 		case errors.Is(err, object.ErrNotExist):
 			// Forgotten meanwhile, this one or one before of the same id: then

@@ -213,7 +213,7 @@ func (r *Repository) repositoryKey(ctx context.Context, id seal.Identity) (strin
 		return id.Secret(), nil
 	}
 	name := keyPrefix + operatorID(r.marker, id.Recipient()) + sealedSuffix
-	stored, err := r.bucket.ReadAll(ctx, name, maxKey)
+	stored, err := readSmall(ctx, r.bucket, name, maxKey)
 	if err != nil {
 		return "", err
 	}
@@ -302,7 +302,7 @@ func (r *Repository) Operators(ctx context.Context) ([]string, error) {
 // operator returns the recipient whose objects have an id. It is empty if they
 // are not of this repository key, or the sealed key is not there.
 func (r *Repository) operator(ctx context.Context, id string) (string, error) {
-	text, err := r.bucket.ReadAll(ctx, keyPrefix+id+publicSuffix, maxKey)
+	text, err := readSmall(ctx, r.bucket, keyPrefix+id+publicSuffix, maxKey)
 	if errors.Is(err, object.ErrNotExist) {
 		return "", nil // removed meanwhile
 	}

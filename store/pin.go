@@ -124,7 +124,7 @@ func (r *Repository) Pins(ctx context.Context) (map[string]Pin, error) {
 
 func (r *Repository) readPin(ctx context.Context, id string) (Pin, error) {
 	name := pinPrefix + id
-	data, err := r.bucket.ReadAll(ctx, name, maxPin)
+	data, err := readSmall(ctx, r.bucket, name, maxPin)
 	if err == nil && r.sealer != nil {
 		data, err = r.sealer.OpenMeta(data)
 		if err != nil && !errors.Is(err, ErrLocked) && !errors.Is(err, ErrWrongIdentity) {

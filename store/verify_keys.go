@@ -93,7 +93,7 @@ func (v *verifier) keys(ctx context.Context) error {
 
 // writerKey opens the copy of a writer key, if there is what it takes.
 func (v *verifier) writerKey(ctx context.Context, name string) error {
-	stored, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
+	stored, err := readSmall(ctx, v.repo.bucket, name, maxKey)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (v *verifier) writerKey(ctx context.Context, name string) error {
 // operatorKey checks both objects of an operator.
 func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) error {
 	name := keyPrefix + id + publicSuffix
-	text, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
+	text, err := readSmall(ctx, v.repo.bucket, name, maxKey)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (v *verifier) operatorKey(ctx context.Context, id string, sealed bool) erro
 	if !sealed {
 		return damaged(name, object.ErrNotExist, "missing")
 	}
-	stored, err := v.repo.bucket.ReadAll(ctx, name, maxKey)
+	stored, err := readSmall(ctx, v.repo.bucket, name, maxKey)
 	if err != nil {
 		return err
 	}

@@ -132,7 +132,7 @@ func (c *chainCheck) checkDone(ctx context.Context, l *chainLog, marks map[strin
 			c.fail(name, nil, "marks a %s as a prune that was carried out", e.kind)
 			continue
 		}
-		mark, err := c.v.repo.bucket.ReadAll(ctx, name, maxEntry)
+		mark, err := readSmall(ctx, c.v.repo.bucket, name, maxEntry)
 		switch {
 		case errors.Is(err, object.ErrNotExist):
 		case err == nil && string(mark) != doneMark:

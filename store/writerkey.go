@@ -77,7 +77,11 @@ func (r *Repository) WriterKeys(ctx context.Context) ([]string, error) {
 		if !keyPattern.MatchString(info.Name) {
 			continue
 		}
-		stored, err := r.bucket.ReadAll(ctx, info.Name, maxKey)
+		stored, err := readSmall(ctx, r.bucket, info.Name, maxKey)
+		if damage := (*DamageError)(nil); errors.As(err, &damage) {
+			errs = append(errs, err)
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list writer keys: %w", err)
 		}
