@@ -153,7 +153,7 @@ func (f *forge) meta(mark, begin, piece string, times int, end string) map[strin
 // pack, with its proof as it is encoded.
 type segmentLine struct {
 	offset, stored, raw, first, span, count, border uint64
-	hash                                           []byte
+	hash                                            []byte
 }
 
 type tableText struct {

@@ -56,10 +56,14 @@ func hostiles() []hostile {
 				f.write(fmt.Sprintf("chains/%s/%016d", strings.Repeat("f", 32), number), nil)
 			}
 		}},
-		{"consumers", false, func(f *forge) { f.consumers("["+aConsumer, ","+aConsumer, 24*mib/(1+len(aConsumer)), "]", 24*mib/(1+len(aConsumer))+1) }},
+		{"consumers", false, func(f *forge) {
+			f.consumers("["+aConsumer, ","+aConsumer, 24*mib/(1+len(aConsumer)), "]", 24*mib/(1+len(aConsumer))+1)
+		}},
 		{"consumers beyond all bounds", false, func(f *forge) { f.consumers("[{}", ",{}", 80*mib, "]", 80*mib+1) }},
 		{"consumer of one long value", false, func(f *forge) { f.consumers(`[{"name":"`, "a", 60*mib, `"}]`, 1) }},
-		{"consumer with pending messages", false, func(f *forge) { f.consumers(`[{"state":{"pending":[`+aPending, ","+aPending, 48*mib/(1+len(aPending)), `]}}]`, 1) }},
+		{"consumer with pending messages", false, func(f *forge) {
+			f.consumers(`[{"state":{"pending":[`+aPending, ","+aPending, 48*mib/(1+len(aPending)), `]}}]`, 1)
+		}},
 		{"consumer nested deeply", false, func(f *forge) { f.consumers(`[`, "[", 60*mib, ``, 1) }},
 		{"deleted set", false, func(f *forge) { f.dead("deleted", "JKDELS01", 31*mib) }},
 		{"deleted set beyond all bounds", false, func(f *forge) { f.dead("deleted", "JKDELS01", 120*mib) }},
