@@ -71,7 +71,7 @@ func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []by
 		return Blob{Data: payload}, 0, nil
 	}
 	raw := append(binary.AppendUvarint([]byte(k), at.epoch), payload...)
-	if len(raw) > maxBlob {
+	if n := int64(len(raw)); n > k.limit(n) {
 		return Blob{}, 0, fmt.Errorf("store metadata %s of %d bytes: %w", k, len(payload), ErrBounds)
 	}
 	enc, err := newEncoder(LevelDefault)

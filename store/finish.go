@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -176,6 +177,9 @@ func (s *shelf) deleted(ctx context.Context, k kind, set *seqset.Set) (Deleted, 
 		return Deleted{}, nil
 	}
 	b, err := s.put(ctx, k, set.AppendBinary(nil), maxInlineDeleted)
+	if errors.Is(err, ErrBounds) && s.w.base != nil {
+		err = fmt.Errorf("%w: %w", ErrBase, err) // alone it has hardly any
+	}
 	s.own(b)
 	return Deleted{Count: set.Len(), Blob: b}, err
 }
