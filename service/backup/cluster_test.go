@@ -1,13 +1,16 @@
 package backup
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"jetkeep/service/jetsnap"
+	"jetkeep/service/jsapi"
 	"jetkeep/service/natstest"
+	"jetkeep/store/testenv"
 )
 
 // TestCaptureInCluster: servers before 2.15 leave consumers of one replica out
@@ -37,11 +40,16 @@ func TestCaptureInCluster(t *testing.T) {
 				homes[info.Cluster.Leader] = true
 			}
 			target := OfConn(dial(t, cluster.URL()))
-			got := collect()
-			out, err := Capture(t.Context(), target, "TRIPLE", got, Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			var got *collection
+			var out *Outcome
+			testenv.Until(t, "a capture while the cluster is whole", func() (err error) {
+				got = collect()
+				out, err = Capture(t.Context(), target, "TRIPLE", got, Options{})
+				if missing := new(jsapi.MissingError); err != nil && !errors.As(err, &missing) && !errors.Is(err, jsapi.ErrNotReady) {
+					t.Fatal(err)
+				}
+				return err // some node did not answer in time
+			})
 			if len(out.Consumers) != consumers {
 				t.Fatalf("%d of %d consumers captured", len(out.Consumers), consumers)
 			}
@@ -53,7 +61,7 @@ func TestCaptureInCluster(t *testing.T) {
 			// The server that sends is killed in the middle.
 			leader := cluster.Leader(nc, "TRIPLE")
 			m := &meddler{Target: target, window: 64 << 10, during: func() { cluster.Kill(leader) }}
-			_, err = Capture(t.Context(), m, "TRIPLE", collect(), Options{Snapshot: jetsnap.SnapshotOptions{IdleTimeout: 5 * time.Second}})
+			_, err := Capture(t.Context(), m, "TRIPLE", collect(), Options{Snapshot: jetsnap.SnapshotOptions{IdleTimeout: 5 * time.Second}})
 			if err == nil {
 				t.Fatal("a snapshot whose sender was killed is taken as complete")
 			}
