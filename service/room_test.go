@@ -22,6 +22,7 @@ func TestAccountsWithLittleRoom(t *testing.T) {
 	account := func(limits string) natstest.Option {
 		return natstest.Config(`accounts { A { users: [{user: a, password: a}], jetstream: {` + limits + `} } }`)
 	}
+	dir := t.TempDir() // which a block of JetStream's settings must name, for it replaces the other
 	for name, c := range map[string]struct {
 		option natstest.Option
 		events int64 // configured
@@ -32,7 +33,7 @@ func TestAccountsWithLittleRoom(t *testing.T) {
 		"little room":                     {option: account("max_file: 16M")},
 		"small streams":                   {option: account("max_file: 1G, disk_max_stream_bytes: 2M, max_bytes_required: true")},
 		"small streams and little memory": {option: account("max_mem: 1K, max_file: 64M, disk_max_stream_bytes: 4M")},
-		"a small server":                  {option: natstest.Config("jetstream { max_file_store: 40MB }\n accounts { A { users: [{user: a, password: a}], jetstream: enabled } }")},
+		"a small server":                  {option: natstest.Config("jetstream { store_dir: '" + dir + "', max_file_store: 40MB }\n accounts { A { users: [{user: a, password: a}], jetstream: enabled } }")},
 		"what is asked for fits":          {option: account("max_file: 64M"), events: 20 << 20},
 		"no room at all":                  {option: account("max_file: 1M, max_bytes_required: true"), says: "may ask for fewer or more"},
 		"what is asked for does not fit":  {option: account("max_file: 64M"), events: 100 << 20, says: "storage.events"},
