@@ -40,9 +40,11 @@ tools: ## build the nats-servers, the stores, the nats and age commands that tes
 		python3-keystonemiddleware python3-swiftclient prometheus prometheus-pushgateway
 
 .PHONY: build
-build: ## build everything, and bin/jetkeep
+build: ## build everything, bin/jetkeep, and the command for the other systems
 	$(GO) build ./...
 	$(GO) build -o bin/ ./cmd/jetkeep
+	GOOS=windows $(GO) build -o /dev/null ./cmd/jetkeep
+	GOOS=darwin $(GO) build -o /dev/null ./cmd/jetkeep
 
 .PHONY: quick
 quick: ## the tests of packages that need no server, in less than a minute

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"jetkeep/store/staging"
 )
@@ -53,10 +52,4 @@ func removeStale(temp string) {
 			_ = area.Close() // only now may another take it
 		}
 	}
-}
-
-// ownedByUs says whether this user made a file.
-func ownedByUs(info os.FileInfo) bool {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && int(stat.Uid) == os.Geteuid()
 }

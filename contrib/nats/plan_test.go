@@ -20,7 +20,7 @@ func TestPlanSaysWhatMayNotBeRestored(t *testing.T) {
 		natstest.MakeStream(t, shop, fmt.Sprintf(`{"name":%q,"subjects":[%q],"storage":"file","retention":"limits","num_replicas":1}`, name, name))
 		natstest.PublishTo(t, shop, name, 10, 10)
 	}
-	c := serve(t, server)
+	c, _ := serve(t, server)
 	accepted, err := c.BackupCreate(t.Context(), api.BackupCreateRequest{Target: "backup"})
 	if err != nil {
 		t.Fatal(err)
