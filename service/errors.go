@@ -36,16 +36,19 @@ import (
 	"jetkeep/store/staging"
 )
 
-// codes says which code the errors of the other packages have. The first that
-// matches counts, so that those that say more come first.
-func codes() []struct {
+// A coding is the code of an error.
+type coding struct {
 	err  error
 	code api.ErrCode
-} {
-	return []struct {
-		err  error
-		code api.ErrCode
-	}{
+}
+
+// codes says which code the errors of the other packages have. The first that
+// matches counts, so that those that say more come first.
+func codes() []coding { return slices.Concat(codesOfBackups(), codesOfNATS()) }
+
+// codesOfBackups are those of what is captured, kept and restored.
+func codesOfBackups() []coding {
+	return []coding{
 		{jsapi.ErrPermission, api.CodePermission},
 		{restore.ErrExists, api.CodeStreamExists},
 		{restore.ErrReserved, api.CodeReservedStream},
@@ -80,6 +83,13 @@ func codes() []struct {
 		{object.ErrChecksum, api.CodeStoreUnavailable},
 		{object.ErrUnexpected, api.CodeStoreFailed},
 		{object.ErrTooLarge, api.CodeStoreFailed},
+	}
+}
+
+// codesOfNATS are those of servers, of jetkeep's own state there, and of what
+// ends a wait.
+func codesOfNATS() []coding {
+	return []coding{
 		{session.ErrNotFound, api.CodeSessionNotFound},
 		{scheduler.ErrNotFound, api.CodeScheduleNotFound},
 		{scheduler.ErrConflict, api.CodeConflict},
@@ -102,6 +112,7 @@ func codes() []struct {
 		{archive.ErrCorrupt, api.CodeIncomplete},
 		{archive.ErrTruncated, api.CodeIncomplete},
 		{archive.ErrFormat, api.CodeIncomplete},
+		{archive.ErrMalformed, api.CodeIncomplete},
 		{archive.ErrOrder, api.CodeIncomplete},
 		{archive.ErrTooLarge, api.CodeNotSupported},
 		{store.ErrTooFragmented, api.CodeNotSupported},

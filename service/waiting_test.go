@@ -79,7 +79,7 @@ func TestServiceWaitsForNATS(t *testing.T) {
 				}
 				_ = r.Body.Close()
 				code, body := fetch(t, at+"/readyz")
-				if r.StatusCode != 200 || code != 503 || !strings.Contains(body, "waits for NATS") {
+				if r.StatusCode != http.StatusOK || code != 503 || !strings.Contains(body, "waits for NATS") {
 					return fmt.Errorf("healthz %d, readyz %d %s", r.StatusCode, code, body)
 				}
 				return nil

@@ -110,7 +110,7 @@ func (r *Repository) getBlob(ctx context.Context, chain string, k kind, b Blob) 
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close() //nolint:errcheck // was only read
+	defer p.Close()
 	payload := make([]byte, 0, b.Ref.Raw+1)
 	for {
 		n, err := p.Read(payload[len(payload):cap(payload)])
@@ -130,7 +130,7 @@ func (r *Repository) tryBlob(ctx context.Context, chain string, k kind, b Blob) 
 	if err != nil {
 		return err
 	}
-	defer p.Close() //nolint:errcheck // was only read
+	defer p.Close()
 	_, err = io.Copy(io.Discard, p)
 	return err //nolint:wrapcheck // our own
 }

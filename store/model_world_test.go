@@ -273,7 +273,7 @@ func (w *world) kill(a *actor) {
 // shown is what a listing that does not lie shows.
 func (w *world) shown() map[string]object.Info {
 	all := map[string]object.Info{}
-	page, _, _ := w.mem.List(context.Background(), "", "", 1<<20) //nolint:errcheck // cannot fail
+	page, _, _ := w.mem.List(context.Background(), "", "", 1<<20)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, info := range page {

@@ -169,7 +169,7 @@ func (r *Repository) Consumers(ctx context.Context, p Point, decode func(io.Read
 	if err != nil {
 		return fmt.Errorf("read consumers of %s: %w", p.ID, err)
 	}
-	defer payload.Close() //nolint:errcheck // was only read
+	defer payload.Close()
 	n, err := decode(payload)
 	if err == nil && n != c.Count {
 		err = fmt.Errorf("%d consumers, not %d", n, c.Count)
@@ -246,7 +246,7 @@ func (r *Repository) tables(ctx context.Context, p Point) ([]TableRef, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read table list of %s: %w", p.ID, err)
 		}
-		defer payload.Close() //nolint:errcheck // was only read
+		defer payload.Close()
 		refs = nil
 		err = decodeList(payload, maxTableRef, func(ref TableRef) error {
 			refs = append(refs, ref)

@@ -34,7 +34,7 @@ func TestImportRemovesStaleAreas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer running.Close() //nolint:errcheck // test
+	defer running.Close()
 	area, remove, err := importArea()
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func signedPoint(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	b := object.NewBucket(d)
 	if _, err := store.Init(t.Context(), b, store.InitOptions{}); err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func signedPoint(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer area.Close() //nolint:errcheck // test
+	defer area.Close()
 	task := "20260101T000000Z-aaaaaaaa.0001"
 	w, err := repo.NewWriter(t.Context(), store.WriterOptions{Staging: area, Task: task, Target: "default", Stream: "S"})
 	if err != nil {

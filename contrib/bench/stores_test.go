@@ -93,7 +93,7 @@ func against(b *testing.B, dir string, r config.Repository, command func(round i
 		b.Fatal(err)
 	}
 	bucket := object.NewBucket(d)
-	defer bucket.Close() //nolint:errcheck // a benchmark's end
+	defer bucket.Close()
 	var ours, theirs []time.Duration
 	for round := range rounds {
 		begun := time.Now()
@@ -135,7 +135,7 @@ func upload(ctx context.Context, bucket *object.Bucket, dir string, round int) e
 			if err != nil {
 				return err
 			}
-			defer f.Close() //nolint:errcheck // only read
+			defer f.Close()
 			return bucket.Put(gctx, fmt.Sprintf("packs/%d/%s", round, e.Name()), f, packSize)
 		})
 	}

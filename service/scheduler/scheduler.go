@@ -467,7 +467,7 @@ func (s *Scheduler) start(ctx context.Context, def *Definition, st State, revisi
 				run.Follow = append(run.Follow, id)
 			}
 			st, a := def.ended(st, unfollowed(run, err.Error()), now)
-			return st, a.Forget, false, nil //nolint:nilerr // it is in the state
+			return st, a.Forget, false, nil // it is in the state
 		}
 		run.Follow = append(run.Follow, id)
 		st.Running = &run

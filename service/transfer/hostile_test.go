@@ -36,7 +36,7 @@ func importFrom(t *testing.T, dir string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer area.Close() //nolint:errcheck // test
+	defer area.Close()
 	done := make(chan error, 1)
 	go func() {
 		_, err := transfer.Import(t.Context(), repo, dir, transfer.ImportOptions{Target: "t", Staging: area})

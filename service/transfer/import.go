@@ -230,7 +230,7 @@ func (im *importing) readMeta() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // was only read
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxMeta+1))
 	if err == nil && len(data) > maxMeta {
 		err = fmt.Errorf("%w: %s has more than %d bytes", ErrNotABackup, metaFile, maxMeta)

@@ -69,7 +69,7 @@ func TestWhoReadsWhat(t *testing.T) {
 			public, writer, reader, both := keys(t, kind)
 			for _, size := range []int{0, 1, 64<<10 - 1, 64 << 10, 64<<10 + 1, 1 << 20} {
 				plain := make([]byte, size)
-				rand.Read(plain) //nolint:errcheck // never fails
+				rand.Read(plain)
 				pack := sealPack(t, public, plain)
 				meta, err := writer.SealMeta(plain)
 				if err != nil {

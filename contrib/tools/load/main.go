@@ -27,8 +27,7 @@ func main() {
 	spin := flag.Bool("spin", false, "be such a process")
 	flag.Parse()
 	if *spin {
-		for {
-		}
+		spinForEver()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -36,6 +35,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		stop()
 		os.Exit(1)
+	}
+}
+
+// spinForEver keeps a processor busy.
+func spinForEver() {
+	for n := uint(1); n > 0; n |= 1 {
 	}
 }
 

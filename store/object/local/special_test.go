@@ -20,7 +20,7 @@ func TestOnlyRegularFilesAreObjects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // test
+	defer d.Close()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	if err := os.Mkdir(at("x"), 0o700); err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestOnlyRegularFilesAreObjects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close() //nolint:errcheck // test
+	defer socket.Close()
 	b := object.NewBucket(d)
 	done := make(chan bool)
 	go func() {

@@ -137,7 +137,7 @@ func ended(ctx context.Context, err error) error {
 	if errors.Is(err, ctx.Err()) {
 		return err
 	}
-	return fmt.Errorf("%w; before: %v", ctx.Err(), err) //nolint:errorlint // it did not end for that
+	return fmt.Errorf("%w; before: %v", ctx.Err(), err) // it did not end for that
 }
 
 // wait is random between half of a bound and the bound, which doubles from try

@@ -81,7 +81,7 @@ func (d *Driver) putSegments(ctx context.Context, name string, body io.ReaderAt,
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
 	if cerr := d.removeSegments(cctx, parts); cerr != nil {
-		return fmt.Errorf("%w; segments under %s are left: %v", err, upload, cerr) //nolint:errorlint // what went wrong before says whether to try again
+		return fmt.Errorf("%w; segments under %s are left: %v", err, upload, cerr) // what went wrong before says whether to try again
 	}
 	return err
 }

@@ -202,7 +202,7 @@ func (d *Driver) try(ctx context.Context, at string, r request, keep bool) (http
 			o.Body = body
 		}
 	}
-	resp, _, err := d.conn.Call(ctx, at, o) //nolint:bodyclose // the library closes it unless it is kept
+	resp, _, err := d.conn.Call(ctx, at, o) // the library closes it unless it is kept
 	if body != nil {
 		err = body.Or(err)
 	}
