@@ -206,19 +206,18 @@ func TestWatchSeesChanges(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(natstest.Context(t), testenv.Hang)
 	defer cancel()
-	first := true
+	first, updated := true, make(chan error, 1)
 	err := store.WatchSession(ctx, s.ID, func(x *Session) bool {
 		if first {
 			first = false
 			go func() {
-				if _, err := store.UpdateSession(ctx, s.ID, func(y *Session) error { return y.RequestCancel("") }); err != nil {
-					t.Error(err)
-				}
+				_, err := store.UpdateSession(ctx, s.ID, func(y *Session) error { return y.RequestCancel("") })
+				updated <- err
 			}()
 		}
 		return !x.Cancel
 	})
-	if err != nil {
+	if err := errors.Join(err, testenv.Receive(t, "the update to end", updated)); err != nil {
 		t.Error(err)
 	}
 	cancel()
