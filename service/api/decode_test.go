@@ -167,7 +167,7 @@ func TestErrorTable(t *testing.T) {
 func TestNames(t *testing.T) {
 	for s, want := range map[string]bool{
 		"ORDERS": true, "KV_a-b": true, "ü": true, "": false, "a.b": false, "a b": false, "*": false, "a>": false,
-		"a/b": false, `a\b`: false, "a\x00": false, "a\x7f": false, "\xff": false, "a?": false,
+		"a/b": false, `a\b`: false, "a\x01": true, "a\x7f": true, "a\v": true, "a\u3000b": true, "\xff": false, "a?": false,
 	} {
 		if ValidStreamName(s) != want {
 			t.Errorf("stream name %q", s)

@@ -216,10 +216,7 @@ func ValidPattern(p string) bool {
 }
 
 func validStreamChars(s, forbidden string) bool {
-	if !utf8.ValidString(s) || strings.ContainsAny(s, forbidden) {
-		return false
-	}
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+	return utf8.ValidString(s) && !strings.ContainsAny(s, forbidden)
 }
 
 // Reserved tells whether a stream is jetkeep's own, among them those that

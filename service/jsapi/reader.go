@@ -259,7 +259,7 @@ func again(err error) error {
 func headerValue(header []byte, name string) []byte {
 	for line := range bytes.SplitSeq(header, []byte("\r\n")) {
 		if k, v, ok := bytes.Cut(line, []byte(":")); ok && string(k) == name {
-			return bytes.TrimSpace(v)
+			return bytes.Trim(v, " \t") // a subject may end with other white space
 		}
 	}
 	return nil

@@ -302,10 +302,16 @@ func (w *wire) next() (*delivery, error) {
 	}
 }
 
+// fields splits a control line as servers do: at spaces and tabs. Subjects may
+// hold every other white space there is.
+func fields(args []byte) [][]byte {
+	return bytes.FieldsFunc(args, func(r rune) bool { return r == ' ' || r == '\t' })
+}
+
 // message reads what follows "MSG " or "HMSG ": subject, subscription, the
 // reply subject if there is one, the length of the header if so, all.
 func (w *wire) message(args []byte, header bool) (*delivery, error) {
-	f := bytes.Fields(args)
+	f := fields(args)
 	sizes := 1
 	if header {
 		sizes = 2
