@@ -15,11 +15,11 @@ import (
 )
 
 func (s *Service) backupCreate(ctx context.Context, q *api.BackupCreateRequest) (*api.Accepted, error) {
-	target, err := s.targetName(q.Target)
+	target, err := s.targetName(ctx, q.Target)
 	if err != nil {
 		return nil, err
 	}
-	repository, err := s.repositoryName(q.Repository)
+	repository, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (s *Service) backupCreate(ctx context.Context, q *api.BackupCreateRequest) 
 }
 
 func (s *Service) backupList(ctx context.Context, q *api.BackupListRequest) (*api.BackupListResponse, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func ListBackups(ctx context.Context, repo *store.Repository, q *api.BackupListR
 }
 
 func (s *Service) backupInfo(ctx context.Context, q *api.BackupInfoRequest) (*api.BackupInfoResponse, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ const (
 )
 
 func (s *Service) backupDrill(ctx context.Context, q *api.BackupDrillRequest) (*api.Accepted, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}

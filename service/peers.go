@@ -151,8 +151,8 @@ func (s *Service) self() state.Beat {
 
 // elsewhere completes the error about a target or repository that this instance
 // has not, if another instance has it.
-func (s *Service) elsewhere(e *api.Error, target, repository string) *api.Error {
-	if with := s.havers(context.Background(), target, repository); len(with) > 0 { // bounded by beatTimeout
+func (s *Service) elsewhere(ctx context.Context, e *api.Error, target, repository string) *api.Error {
+	if with := s.havers(ctx, target, repository); len(with) > 0 {
 		return e.WithHint("Instance %s has it, and %s, which answered, has not. %s", strings.Join(with, ", "), s.config.Instance, differHint)
 	}
 	return e

@@ -145,7 +145,7 @@ func pinned(pins map[string]store.Pin, id string) (store.Pin, bool) {
 // chosenToWrite opens a repository and finds the restore points that something
 // is to be done about; all of them are there.
 func (s *Service) chosenToWrite(ctx context.Context, name, backup string, points []string) (string, *store.Repository, []string, error) {
-	name, err := s.repositoryName(name)
+	name, err := s.repositoryName(ctx, name)
 	if err != nil {
 		return "", nil, nil, err
 	}

@@ -85,22 +85,22 @@ func (t targets) Dial(ctx context.Context, name string) (*natsconn.Conn, error) 
 }
 
 // targetName returns the name that a request means.
-func (s *Service) targetName(name string) (string, error) {
+func (s *Service) targetName(ctx context.Context, name string) (string, error) {
 	for _, t := range s.targets.List() {
 		if t.Target == name || name == "" {
 			return t.Target, nil
 		}
 	}
-	return "", s.elsewhere(api.Errorf(api.CodeTargetNotFound, "there is no target %s", name), name, "")
+	return "", s.elsewhere(ctx, api.Errorf(api.CodeTargetNotFound, "there is no target %s", name), name, "")
 }
 
-func (s *Service) repositoryName(name string) (string, error) {
+func (s *Service) repositoryName(ctx context.Context, name string) (string, error) {
 	for _, r := range s.repositories.List() {
 		if r.Repository == name || name == "" {
 			return r.Repository, nil
 		}
 	}
-	return "", s.elsewhere(api.Errorf(api.CodeRepoNotFound, "there is no repository %s", name), "", name)
+	return "", s.elsewhere(ctx, api.Errorf(api.CodeRepoNotFound, "there is no repository %s", name), "", name)
 }
 
 // dial connects to a target for a request.

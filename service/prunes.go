@@ -58,7 +58,7 @@ func (s *Service) pruneAsked(ctx context.Context, q *api.RepositoryPruneRequest)
 			name = spec.Repository
 		}
 	}
-	if name, err = s.repositoryName(name); err != nil {
+	if name, err = s.repositoryName(ctx, name); err != nil {
 		return "", p, err
 	}
 	switch {

@@ -95,7 +95,7 @@ func (s *Service) refusalChanged(repository string, why error) {
 // repositoryAccept makes the repository that is found under a name the one that
 // the name means, if it is the one that the request says.
 func (s *Service) repositoryAccept(ctx context.Context, q *api.RepositoryAcceptRequest) (*api.RepositoryAcceptResponse, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func (s *Service) repositoryList(ctx context.Context, _ *api.RepositoryListReque
 // repositoryInfo opens the repository, so that its answer proves that it can
 // be read.
 func (s *Service) repositoryInfo(ctx context.Context, q *api.RepositoryInfoRequest) (*api.RepositoryInfoResponse, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}

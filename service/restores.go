@@ -151,10 +151,10 @@ func refusal(p restore.Plan) error {
 func (s *Service) prepareRestore(ctx context.Context, q *api.RestoreRequest) (*restoring, error) {
 	x := new(restoring)
 	var err error
-	if x.target, err = s.targetName(q.Target); err != nil {
+	if x.target, err = s.targetName(ctx, q.Target); err != nil {
 		return nil, err
 	}
-	if x.repository, err = s.repositoryName(q.Repository); err != nil {
+	if x.repository, err = s.repositoryName(ctx, q.Repository); err != nil {
 		return nil, err
 	}
 	repo, err := s.openReadable(ctx, x.repository, q.Identity)

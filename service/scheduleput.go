@@ -27,7 +27,7 @@ func (s *Service) schedulePut(ctx context.Context, body []byte) (any, error) {
 	now := time.Now()
 	var d *scheduler.Definition
 	become := func(old *api.Schedule) (v *api.Schedule, err error) {
-		v, d, err = s.become(m, old)
+		v, d, err = s.become(ctx, m, old)
 		return v, err
 	}
 	var changed *scheduler.Changed
@@ -56,7 +56,7 @@ func (s *Service) schedulePut(ctx context.Context, body []byte) (any, error) {
 }
 
 // become makes of a schedule, nil if there is none, what a request wants.
-func (s *Service) become(m *scheduler.Merge, old *api.Schedule) (*api.Schedule, *scheduler.Definition, error) {
+func (s *Service) become(ctx context.Context, m *scheduler.Merge, old *api.Schedule) (*api.Schedule, *scheduler.Definition, error) {
 	v, err := m.Apply(old)
 	if err != nil {
 		return nil, nil, err
@@ -69,12 +69,12 @@ func (s *Service) become(m *scheduler.Merge, old *api.Schedule) (*api.Schedule, 
 		return nil, nil, e
 	}
 	if old == nil || v.Target != old.Target {
-		if v.Target, err = s.targetName(v.Target); err != nil {
+		if v.Target, err = s.targetName(ctx, v.Target); err != nil {
 			return nil, nil, err
 		}
 	}
 	if old == nil || v.Repository != old.Repository {
-		if v.Repository, err = s.repositoryName(v.Repository); err != nil {
+		if v.Repository, err = s.repositoryName(ctx, v.Repository); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -17,7 +17,7 @@ func (s *Service) targetList(context.Context, *api.TargetListRequest) (*api.Targ
 
 // targetInfo connects, so that its answer proves that the target can be used.
 func (s *Service) targetInfo(ctx context.Context, q *api.TargetInfoRequest) (*api.TargetInfoResponse, error) {
-	name, err := s.targetName(q.Target)
+	name, err := s.targetName(ctx, q.Target)
 	if err != nil {
 		return nil, err
 	}

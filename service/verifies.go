@@ -13,7 +13,7 @@ import (
 )
 
 func (s *Service) backupVerify(ctx context.Context, q *api.BackupVerifyRequest) (*api.Accepted, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (s *Service) backupVerify(ctx context.Context, q *api.BackupVerifyRequest) 
 }
 
 func (s *Service) repositoryVerify(ctx context.Context, q *api.RepositoryVerifyRequest) (*api.Accepted, error) {
-	name, err := s.repositoryName(q.Repository)
+	name, err := s.repositoryName(ctx, q.Repository)
 	if err != nil {
 		return nil, err
 	}
