@@ -296,7 +296,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	for text, want := range map[string]string{
 		"concurency: 3\n" + minimal: ":1: concurency: unknown field, did you mean concurrency?",
 		minimal + "Lease: \"3s\"":   ":3: Lease: unknown field, did you mean lease?",
-		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, drill, hooks, instance, lease, max_attempts, metrics, notifications, prefix, replicas, repositories, session_age, staging, sweep, targets",
+		minimal + "xyzzy: 3":        ":3: xyzzy: unknown field, there are concurrency, control, drill, hooks, instance, lease, max_attempts, metrics, notifications, prefix, replicas, repositories, session_age, staging, storage, sweep, targets",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  endpont: x\n }\n}\nstaging { dir: /s }":             ":5: repositories.r.endpont: unknown field, did you mean endpoint?",
 		"repositories {\n r {\n  kind: s3\n  bucket: b\n  secretkey: hidden2\n }\n}\nstaging { dir: /s }":     ":5: repositories.r.secretkey: unknown field, did you mean secret_key?",
 		"repositories {\n r {\n  path: /r\n  auth_url: x\n }\n}\nstaging { dir: /s }":                         ":4: repositories.r.auth_url: unknown field, repositories of kind swift have it",
