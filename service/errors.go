@@ -81,7 +81,6 @@ func codesOfBackups() []coding {
 		{object.ErrUnavailable, api.CodeStoreUnavailable},
 		{object.ErrThrottled, api.CodeStoreUnavailable},
 		{object.ErrChecksum, api.CodeStoreUnavailable},
-		{object.ErrUnexpected, api.CodeStoreFailed},
 		{object.ErrTooLarge, api.CodeStoreFailed},
 	}
 }
@@ -159,27 +158,33 @@ func classify(err error) (*api.Error, bool) {
 	if errors.As(err, &e) {
 		return e, true
 	}
+	// What is damaged may have been found by any of the errors below. A key that is
+	// missing is no damage.
+	if errors.As(err, new(*store.DamageError)) && !errors.Is(err, store.ErrLocked) && !errors.Is(err, store.ErrWrongIdentity) &&
+		!errors.Is(err, store.ErrUntrusted) {
+		return api.Errorf(api.CodeDamaged, "%v", err), true
+	}
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		return api.Errorf(api.CodeStoreUnavailable, "%v", err).
+			WithHint("Name the authority of its certificate with ca_file, or correct the endpoint."), true
+	}
+	if errors.Is(err, object.ErrUnexpected) {
+		return api.Errorf(api.CodeStoreFailed, "%v", err), true
+	}
 	for _, c := range codes() {
 		if errors.Is(err, c.err) {
 			return api.Errorf(c.code, "%v", err), true
 		}
 	}
-	var damage *store.DamageError
 	var mismatch *state.MismatchError
 	var incomplete *backup.IncompleteError
 	var rejected *jsapi.APIError
 	var status *jetsnap.StatusError
-	var certificate *tls.CertificateVerificationError
 	switch {
-	case errors.As(err, &certificate):
-		return api.Errorf(api.CodeStoreUnavailable, "%v", err).
-			WithHint("Name the authority of its certificate with ca_file, or correct the endpoint."), true
 	case natsconn.IsAuthorization(err):
 		return api.Errorf(api.CodeTargetUnavailable, "%v", err), true
 	case errors.As(err, &mismatch):
 		return api.Errorf(api.CodeRepoMismatch, "%v", err), true
-	case errors.As(err, &damage):
-		return api.Errorf(api.CodeDamaged, "%v", err), true
 	case errors.As(err, &incomplete), errors.As(err, &status):
 		return api.Errorf(api.CodeIncomplete, "%v", err), true
 	case errors.As(err, new(*jsapi.MissingError)):

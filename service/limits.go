@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -127,9 +128,16 @@ func (l *limits) stream(ctx context.Context, t *session.Task, wait bool) (unlock
 		lock = l.lock
 	}
 	_, unlock, err := lock(ctx, "backup "+t.Repository+" "+t.Target+" "+t.Stream, t.ID)
-	if err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || errors.Is(err, state.ErrLocked) || errors.Is(err, state.ErrLockLost) || errors.Is(err, context.DeadlineExceeded):
 		l.log.Debug("task waits for another one of its stream", "task", t.ID, "error", err)
 		return nil, false
+	default:
+		// The lock saves work and is no matter of safety: without the state that it
+		// is kept in, the task goes on, or says itself what is wrong.
+		l.log.Warn("task goes on without the lock of its stream", "task", t.ID, "error", err)
+		return func() {}, true
 	}
 	return unlock, true
 }

@@ -125,6 +125,11 @@ func (r *repositories) get(ctx context.Context, name string, key func(context.Co
 // opened once. A directory is looked at each time: a volume may have been
 // unmounted, or another one mounted.
 func (r *repositories) openOne(ctx context.Context, c config.Repository, o *opened) error {
+	if o.repo != nil && !r.stillMeant(ctx, c, o.repo) {
+		// Another one was accepted under the name since. The old one may be in use
+		// still; it is closed with its last user.
+		*o = opened{}
+	}
 	known := o.repo != nil
 	if known && (o.dir == nil || sameDir(c.Path, o.dir)) {
 		return nil
@@ -158,6 +163,17 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository, o *open
 	// A driver that was replaced may be in use; it is closed with its last user.
 	*o = next
 	return nil
+}
+
+// stillMeant says whether a name still means the repository that was opened. If
+// nobody knows now it does.
+func (r *repositories) stillMeant(ctx context.Context, c config.Repository, repo *store.Repository) bool {
+	id, err := r.state.RepositoryID(ctx, c.Name)
+	if err == nil && id != repo.Marker().ID {
+		return false
+	}
+	key, err := r.state.Recipient(ctx, repo.Marker().ID)
+	return err != nil || key == repo.Marker().Recipient
 }
 
 // driver opens where the repository lives. The driver of a distant store stays,

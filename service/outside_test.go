@@ -241,6 +241,18 @@ func TestStagingErrorsAreNamed(t *testing.T) {
 	}
 }
 
+// TestDamageIsCalledDamage: whatever it was found by.
+func TestDamageIsCalledDamage(t *testing.T) {
+	for _, c := range codes() {
+		err := fmt.Errorf("read: %w", &store.DamageError{Object: "packs/x", Err: c.err})
+		switch e, _ := classify(err); {
+		case errors.Is(c.err, store.ErrLocked), errors.Is(c.err, store.ErrWrongIdentity), errors.Is(c.err, store.ErrUntrusted):
+		case e.ErrCode != api.CodeDamaged:
+			t.Errorf("damage by %v is told as %s", c.err, e.ErrCode)
+		}
+	}
+}
+
 // unshown are errors that no answer can have, with the reason.
 var unshown = map[string]string{
 	"service/client.ErrNoService":     "of the client",
@@ -278,6 +290,7 @@ var unshown = map[string]string{
 	"store.ErrNeedsLock":              "of a command: the service has the lock",
 	"store/object.ErrExist":           "handled where it is met",
 	"store/object.ErrNotExist":        "handled where it is met",
+	"store/object.ErrUnexpected":      "has its code behind those that say more",
 	"store/object.ErrInvalidName":     "a defect",
 	"store/object/faulty.ErrInjected": "of tests",
 	"store/seal.ErrLocked":            "store.ErrLocked",

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,15 +22,38 @@ const peersEvery = 3 * state.BeatEvery
 type peers struct {
 	mu     sync.Mutex
 	all    []state.Seen
-	differ string // which of them are configured otherwise, empty if none is
+	left   map[string]left // those that are gone, by name
+	differ string          // which of them are configured otherwise, empty if none is
 }
+
+// A left instance is one that lived until a while ago: it may be restarting.
+type left struct {
+	state.Seen
+	at time.Time
+}
+
+// comesBack is how long an instance that is gone is waited for by what it alone
+// can do.
+const comesBack = 5 * time.Minute
 
 // set remembers the living instances but the one of that name, and returns how
 // they differ from that, and whether that is another difference than before.
 func (p *peers) set(name string, own state.Beat, seen []state.Seen) (differ string, changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	before := p.all
 	p.all = slices.DeleteFunc(slices.Clone(seen), func(x state.Seen) bool { return !x.Alive() || x.Instance == name })
+	for _, x := range before {
+		if !slices.ContainsFunc(p.all, func(y state.Seen) bool { return y.Instance == x.Instance }) {
+			if p.left == nil {
+				p.left = map[string]left{}
+			}
+			p.left[x.Instance] = left{x, time.Now()}
+		}
+	}
+	maps.DeleteFunc(p.left, func(name string, l left) bool {
+		return time.Since(l.at) > comesBack || slices.ContainsFunc(p.all, func(y state.Seen) bool { return y.Instance == name })
+	})
 	differ = strings.Join(differences(own, p.all), "; ")
 	changed = differ != p.differ
 	p.differ = differ
@@ -44,6 +68,11 @@ func (p *peers) with(target, repository string) []string {
 	for _, x := range p.all {
 		if x.Has(target, repository) {
 			out = append(out, x.Instance)
+		}
+	}
+	for name, l := range p.left {
+		if l.Has(target, repository) {
+			out = append(out, name)
 		}
 	}
 	return out

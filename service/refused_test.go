@@ -121,6 +121,44 @@ func TestReplacedRepositoryIsRefusedAlone(t *testing.T) {
 	}
 }
 
+// TestAcceptedRepositoryIsUsedByAll: also by an instance that has had the old one
+// open all the time, and whose directory still is the same.
+func TestAcceptedRepositoryIsUsedByAll(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t)
+	someStreams(t, server)
+	cfg := setup(t, server)
+	run(t, cfg, service.Deps{})
+	c := connect(t, server)
+	backUp(t, c)
+	path := cfg.Repositories[0].Path
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	makeRepository(t, path, store.InitOptions{})
+	there, err := c.RepositoryAccept(t.Context(), api.RepositoryAcceptRequest{Repository: "default", DryRun: true})
+	if err != nil || !there.Changed {
+		t.Fatalf("%+v, %v", there, err)
+	}
+	if _, err := c.RepositoryAccept(t.Context(), api.RepositoryAcceptRequest{Repository: "default", ID: there.ID}); err != nil {
+		t.Fatal(err)
+	}
+	made := backUp(t, c)
+	info, err := c.RepositoryInfo(t.Context(), api.RepositoryInfoRequest{})
+	if err != nil || info.ID != there.ID || info.Damaged > 0 {
+		t.Errorf("the repository in use is %+v, %v", info, err)
+	}
+	if list, err := c.BackupList(t.Context(), api.BackupListRequest{}); err != nil || len(list.Backups) != 1 || list.Backups[0].Backup != made {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
 // TestReplacedKeyIsAcceptedByName: that the id is right is not enough where
 // somebody may have put a key of their own into the repository.
 func TestReplacedKeyIsAcceptedByName(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -62,20 +63,42 @@ func (s *Service) connect(ctx context.Context) error {
 // patiently tries again what fails because a cluster is not ready, and for a
 // while what may fail for that reason.
 func (s *Service) patiently(ctx context.Context, open func(context.Context) error) error {
-	for begun := time.Now(); ; {
+	var told time.Time
+	begun := time.Now()
+	for wait := openPause; ; wait = min(2*wait, maxOpenPause) {
 		octx, cancel := context.WithTimeout(ctx, openTimeout)
 		err := open(octx)
 		cancel()
-		if err == nil || ctx.Err() != nil || !unready(err) || time.Since(begun) > openPatience && !willCome(err) {
+		switch {
+		case err == nil:
+			return nil
+		case s.conn.NC.IsClosed():
+			return fmt.Errorf("control account: the connection was closed for good: %w", err)
+		case ctx.Err() != nil || !unready(err) || time.Since(begun) > openPatience && !willCome(err):
 			return err
 		}
-		s.log.Warn("JetStream is not ready, waiting for it", "error", err)
+		if p := s.refusedAPI(); p != nil {
+			return fmt.Errorf("control account: %w", p)
+		}
+		if time.Since(told) > waitingToldEvery {
+			told = time.Now()
+			s.log.Warn("JetStream is not ready, waiting for it", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(openPause):
+		case <-time.After(wait):
 		}
 	}
+}
+
+// refusedAPI returns what the server refused to let us publish or hear: without
+// that no answer ever comes.
+func (s *Service) refusedAPI() *jsapi.PermissionError {
+	prefix := s.conn.API.Subject("")
+	return s.conn.API.Violations().Refused(func(p *jsapi.PermissionError) bool {
+		return p.Op == jsapi.OpSubscribe || strings.HasPrefix(p.Subject, prefix) || strings.HasPrefix(p.Subject, "$KV.")
+	})
 }
 
 // unready tells whether an error is one of a cluster that has no leader yet, or
@@ -92,7 +115,12 @@ func unready(err error) bool {
 // willCome tells whether nobody answered though there is somebody to ask: a
 // cluster between two leaders, or a server that went away.
 func willCome(err error) bool {
-	return errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrDisconnected) ||
+	const notAvailable, notLeader = 10008, 10009 // for now: there is no leader
+	var e *jetstream.APIError
+	if errors.As(err, &e) {
+		return e.ErrorCode == notAvailable || e.ErrorCode == notLeader
+	}
+	return errors.Is(err, jsapi.ErrNotReady) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrDisconnected) ||
 		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jsapi.ErrNoReply) || errors.Is(err, jsapi.ErrConnectionLost) ||
 		errors.Is(err, context.DeadlineExceeded)
 }

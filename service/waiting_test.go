@@ -109,6 +109,13 @@ func TestWhatIsNotWaitedFor(t *testing.T) {
 	if _, err := service.New(t.Context(), cfg, service.Deps{}); err == nil || !strings.Contains(err.Error(), "demands a login") {
 		t.Errorf("without a login: %v", err)
 	}
+	forbidden := natstest.Start(t, natstest.Config(`accounts { A { jetstream: enabled, users: [{ user: a, password: b,
+		permissions: { publish: { deny: ["$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.INFO.KV_JETKEEP_STATE"] } } }] } }`))
+	less := setup(t, forbidden)
+	less.Control.User, less.Control.Password = "a", natsconn.Secret("b")
+	if _, err := service.New(t.Context(), less, service.Deps{}); err == nil || !strings.Contains(err.Error(), "KV_JETKEEP_STATE") {
+		t.Errorf("without a permission: %v", err)
+	}
 	cfg.Control.TLS.First = true
 	if _, err := service.New(t.Context(), cfg, service.Deps{}); err == nil {
 		t.Error("TLS where none is spoken was accepted")

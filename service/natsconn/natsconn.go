@@ -9,7 +9,6 @@ package natsconn
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -203,7 +202,8 @@ func IsUnreachable(err error) bool {
 	if errors.As(err, &dns) {
 		return true
 	}
-	return errors.As(err, &op) && !errors.As(err, new(tls.AlertError))
+	// An alert of TLS, by them or by us, is a refusal and not an absence.
+	return errors.As(err, &op) && op.Op != "remote error" && op.Op != "local error"
 }
 
 // IsAuthorization says whether err of Dial means that the server refused the
