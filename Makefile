@@ -21,11 +21,14 @@ SUM = $(GO) run ./contrib/tools/testsum
 LIMITS = -count=1 -p=3 -parallel=6 -timeout=60m
 # Tests whose output is shown: what they tried, in figures.
 SHOWN = ^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn|^TestModel|^TestEveryDamageIsFound$$|^TestMetadataOfATebibyteIsBounded$$|^TestFaults|^TestChaos$$
-# Tests of clusters, and packages whose tests are of real stores: nearly all that
-# they do is done by other processes, and the race detector has them in a campaign.
+# The race detector makes everything several times slower. It is left to a campaign
+# for tests of clusters and real stores, where other processes do nearly all of the
+# work, and to nothing for packages that start no goroutine.
 CLUSTERS = Cluster|RebuiltReplica
 STORES = /contrib/(chaos|faults|s3|swift)$$|/service/stores$$|/store/object/(objectserver|s3|swift)$$
-PACKAGES = $$($(GO) list $(PKG) | grep -vE '$(STORES)' || true)
+SEQUENTIAL = /schedule$$|/service/archive$$|/store/(record|retain|seal|seqset|sign)$$
+UNRACED = $(STORES)|$(SEQUENTIAL)
+PACKAGES = $$($(GO) list $(PKG) | grep -vE '$(UNRACED)' || true)
 
 .DEFAULT_GOAL := help
 
@@ -52,9 +55,9 @@ quick: ## the tests of packages that need no server, in less than a minute
 		| awk '!/natstest|service\/embedded|nats-server|objectserver/ { print $$1 }')
 
 .PHONY: test
-test: tools ## every test; with the race detector, but for clusters and real stores
+test: tools ## every test; with the race detector where it can find something here
 	$(SUM) -show '$(SHOWN)' -- -race $(LIMITS) '-skip=$(CLUSTERS)' $(PACKAGES) -- $(LIMITS) '-run=$(CLUSTERS)' $(PACKAGES) \
-		-- $(LIMITS) $$($(GO) list $(PKG) | grep -E '$(STORES)' || true)
+		-- $(LIMITS) $$($(GO) list $(PKG) | grep -E '$(UNRACED)' || true)
 
 .PHONY: campaign
 campaign: ## everything in its full form, which takes hours: all versions, 10,000 models, 500 faults a store, 200 sessions of chaos, a minute for each fuzz target
