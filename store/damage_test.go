@@ -241,7 +241,15 @@ func TestMissingAndSwappedAreFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := readBoth(t, d)
-		if err == nil || !isTyped(err) && name != markerName && !strings.HasPrefix(name, commitPrefix) {
+		if strings.HasPrefix(name, commitPrefix) && err == nil {
+			// Whoever lists copies the last entry of a log again.
+			if got, err := b.ReadAll(t.Context(), name, 1<<20); err != nil || !bytes.Equal(got, content[name]) {
+				t.Errorf("%s was put back as %d bytes, %v", name, len(got), err)
+			}
+			if err := b.Delete(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		} else if err == nil || !isTyped(err) && name != markerName && !strings.HasPrefix(name, commitPrefix) {
 			t.Errorf("%s missing: %v", name, err)
 		}
 		var damage *DamageError
