@@ -22,9 +22,9 @@ LIMITS = -count=1 -p=3 -parallel=6 -timeout=60m
 # Tests whose output is shown: what they tried, in figures.
 SHOWN = ^TestMatrix$$|^TestClusterLeaderKilled|^TestDemoOn|^TestModel|^TestEveryDamageIsFound$$|^TestMetadataOfATebibyteIsBounded$$|^TestFaults|^TestChaos$$
 # The race detector makes everything several times slower. It is left to a campaign
-# for tests of clusters and real stores, where other processes do nearly all of the
+# for tests of clusters, real stores and memory, where other processes do nearly all of the
 # work, and to nothing for packages that start no goroutine.
-CLUSTERS = Cluster|RebuiltReplica
+CLUSTERS = Cluster|RebuiltReplica|Hostile
 STORES = /contrib/(chaos|faults|s3|swift)$$|/service/stores$$|/store/object/(objectserver|s3|swift)$$
 SEQUENTIAL = /schedule$$|/service/archive$$|/store/(record|retain|seal|seqset|sign)$$
 UNRACED = $(STORES)|$(SEQUENTIAL)
