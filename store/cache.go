@@ -17,7 +17,7 @@ const maxCached = 16 << 20
 type cache struct {
 	mu     sync.Mutex
 	heads  map[string]logTail
-	copied map[string]uint64 // entries up to which copies were looked for
+	behind map[string]bool // logs that were looked at behind their newest copy
 	points map[pointKey]Point
 	size   int64
 }
@@ -32,7 +32,7 @@ type pointKey struct {
 }
 
 func newCache() *cache {
-	return &cache{heads: map[string]logTail{}, copied: map[string]uint64{}, points: map[pointKey]Point{}}
+	return &cache{heads: map[string]logTail{}, behind: map[string]bool{}, points: map[pointKey]Point{}}
 }
 
 func (c *cache) head(chain string) logTail {
@@ -59,17 +59,16 @@ func (c *cache) setHead(t logTail) {
 	}
 }
 
-// mended returns up to which entry of a log copies were looked for.
-func (c *cache) mended(chain string) uint64 {
+// lookBehind says, once, whether a log is still to be looked at for an entry
+// that has no copy.
+func (c *cache) lookBehind(chain string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.copied[chain]
-}
-
-func (c *cache) setMended(chain string, number uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.copied[chain] = max(c.copied[chain], number)
+	if c.behind[chain] {
+		return false
+	}
+	c.behind[chain] = true
+	return true
 }
 
 func (r *Repository) pointKey(id string, info object.Info) pointKey {

@@ -3,10 +3,8 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"strconv"
-	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,10 +16,13 @@ import (
 // entry without a copy. Whoever appends to the log makes the copy of its last
 // entry first, so that only the last entry of a log can lack one, and whoever
 // lists or verifies makes it, too. Likewise who forgets deletes the copy after the
-// entry that says so, and whoever comes next does it if that is left to do.
+// entry that says so, and who appends, prunes or verifies next does it if that is
+// left to do. Who lists deletes nothing: a listing does not follow the log, and one
+// entry alone proves nothing.
 
-// mendCopy makes the copy of a restore point's entry if there is none, and says
-// whether it did. The entry is trusted and was not forgotten when it was read.
+// mendCopy makes the copy of a restore point's entry if there is none and none is
+// due, for the restore point was forgotten, and says whether it did. The entry is
+// trusted.
 func (r *Repository) mendCopy(ctx context.Context, e *entry) (bool, error) {
 	name := commitName(e.task)
 	if _, err := r.bucket.Stat(ctx, name); !errors.Is(err, object.ErrNotExist) {
@@ -37,44 +38,61 @@ func (r *Repository) mendCopy(ctx context.Context, e *entry) (bool, error) {
 		}
 		e = again
 	}
+	forget, next, err := r.forgetAfter(ctx, e, e.number+1)
+	if forget != nil || err != nil {
+		return false, err
+	}
 	// Of an id that was used again another entry's copy may have come meanwhile.
 	if err := r.putCopy(ctx, e); err != nil && !errors.Is(err, ErrPointExists) {
 		return false, err
 	}
-	return true, r.unmend(ctx, e)
+	// It may have been forgotten while its copy was made.
+	forget, _, err = r.forgetAfter(ctx, e, next)
+	if forget == nil || err != nil {
+		return err == nil, err
+	}
+	_, err = r.deleteCopy(ctx, forget, e.task)
+	return false, err
 }
 
-// unmend takes a copy away again whose restore point was forgotten while it was
-// made.
-func (r *Repository) unmend(ctx context.Context, e *entry) error {
-	for n := e.number + 1; ; n++ {
-		next, err := r.readEntry(ctx, e.chain, n)
+// forgetAfter returns the entry, from number n on, that forgets a restore point, if
+// there is one, and else the number that the log's next entry gets.
+func (r *Repository) forgetAfter(ctx context.Context, e *entry, n uint64) (forget *entry, next uint64, err error) {
+	for ; ; n++ {
+		later, err := r.readEntry(ctx, e.chain, n)
 		if errors.Is(err, object.ErrNotExist) {
-			return nil
+			return nil, n, nil
 		}
 		if err != nil {
-			return err
+			return nil, n, err
 		}
-		if next.kind != entryForget || !next.trusted() {
+		if later.kind != entryForget || !later.trusted() {
 			continue
 		}
-		ids, err := decodeForget(next)
+		ids, err := decodeForget(later)
 		if err != nil {
-			return err
+			return nil, n, err
 		}
 		if slices.Contains(ids, e.task) {
-			_, err := r.deleteCopy(ctx, next, e.task)
-			return err
+			return later, n, nil
 		}
 	}
 }
 
 // deleteCopy deletes the copy of a restore point that an entry forgets, if it is
-// there, and says whether it did.
+// there, and says whether it did. A copy of what the log does not have stays: it
+// may be all that is left of a lost entry.
 func (r *Repository) deleteCopy(ctx context.Context, forget *entry, id string) (bool, error) {
 	there, err := r.copyOf(ctx, id)
 	if errors.Is(err, ErrNoPoint) || err == nil && (there.chain != forget.chain || there.number > forget.number) {
 		return false, nil
+	}
+	if err == nil {
+		var in *entry
+		in, err = r.readEntry(ctx, there.chain, there.number)
+		if errors.Is(err, object.ErrNotExist) || errors.As(err, new(*DamageError)) || err == nil && in.hash != there.hash {
+			return false, nil
+		}
 	}
 	if err == nil {
 		err = r.bucket.Delete(ctx, commitName(id))
@@ -129,42 +147,58 @@ func (r *Repository) mendLast(ctx context.Context, t *logTail, last *entry) erro
 // mendReads is how many logs are looked at at once.
 const mendReads = 16
 
-// mendListed does what is left to do of the last entries of logs, as far as a
-// listing shows them and it can: what is listed next is what exists. What it has
-// seen once it does not look at again.
-func (r *Repository) mendListed(ctx context.Context) error {
+// mendListed makes the copies that the last entries of logs lack, as far as it
+// can, and says whether it made any. It looks behind the newest restore point that
+// a listing found of each log, once: what cannot be found out or put right here is
+// told by those who need it.
+func (r *Repository) mendListed(ctx context.Context, listed []Listed) bool {
 	if r.marker.Format == 1 || r.cache == nil {
-		return nil
+		return false
 	}
-	last := map[string]uint64{}
-	for info, err := range r.bucket.List(ctx, chainsPrefix) {
-		if err != nil {
-			return fmt.Errorf("list logs: %w", err)
-		}
-		chain, number, _ := strings.Cut(strings.TrimPrefix(info.Name, chainsPrefix), "/")
-		n, err := strconv.ParseUint(number, 10, 64)
-		if err == nil && chainPattern.MatchString(chain) && info.Name == entryName(chain, n) && n > last[chain] {
-			last[strings.Clone(chain)] = n
+	newest := map[string]uint64{}
+	for i := range listed {
+		if err := listed[i].Err; err == nil || errors.Is(err, ErrLocked) {
+			p := &listed[i].Point
+			newest[p.Chain] = max(newest[p.Chain], p.Number)
 		}
 	}
-	var g errgroup.Group
+	var (
+		g    errgroup.Group
+		made atomic.Bool
+	)
 	g.SetLimit(mendReads)
-	for chain, n := range last {
-		if r.cache.mended(chain) >= n {
+	for chain, n := range newest {
+		if n >= maxNumber || !r.cache.lookBehind(chain) {
 			continue
 		}
 		g.Go(func() error {
-			// Only what is found out matters: a damaged log, or a store in which
-			// nothing can be written, is told by those who need it.
-			e, err := r.readEntry(ctx, chain, n)
-			if err == nil {
-				err = r.mend(ctx, e)
-			}
-			if err == nil {
-				r.cache.setMended(chain, n)
+			if ok, err := r.mendBehind(ctx, chain, n); err == nil && ok {
+				made.Store(true)
 			}
 			return nil
 		})
 	}
-	return g.Wait() //nolint:wrapcheck // never fails
+	_ = g.Wait() // never fails
+	return made.Load()
+}
+
+// mendBehind makes the copy that the last entry of a log lacks, if it is behind
+// entry n, and says whether it did.
+func (r *Repository) mendBehind(ctx context.Context, chain string, n uint64) (bool, error) {
+	_, err := r.bucket.Stat(ctx, entryName(chain, n+1))
+	if errors.Is(err, object.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err //nolint:wrapcheck // nobody reads it
+	}
+	head, err := r.headNumber(ctx, chain)
+	if err != nil || head <= n {
+		return false, err
+	}
+	e, err := r.readEntry(ctx, chain, head)
+	if err != nil || e.kind != entryPoint || !e.trusted() {
+		return false, err
+	}
+	return r.mendCopy(ctx, e)
 }

@@ -59,14 +59,19 @@ func (r *Repository) Point(ctx context.Context, id string) (Point, error) {
 }
 
 // Points reads all restore points, in order of their ids. One that cannot be
-// read is there with its error. One whose writer ended before it could be found
-// by its id is made to be found, where the store can be written. What was read before is not read again, so the
-// caller must not change it.
+// read is there with its error. The newest one of a stream whose writer ended
+// before it could be found by its id is made to be found, where the store can be
+// written; this is looked at once for each stream. What was read before is not read
+// again, so the caller must not change it.
 func (r *Repository) Points(ctx context.Context) ([]Listed, error) {
-	return r.points(ctx, "")
+	listed, err := r.points(ctx, "")
+	if err == nil && r.mendListed(ctx, listed) {
+		listed, err = r.points(ctx, "")
+	}
+	return listed, err
 }
 
-// PointsOf reads the restore points of one backup.
+// PointsOf reads the restore points of one backup that can be found by their ids.
 func (r *Repository) PointsOf(ctx context.Context, backup string) ([]Listed, error) {
 	if !idPattern.MatchString(backup) {
 		return nil, nil
@@ -79,9 +84,6 @@ func (r *Repository) points(ctx context.Context, prefix string) ([]Listed, error
 		out  []Listed
 		keys []pointKey
 	)
-	if err := r.mendListed(ctx); err != nil {
-		return nil, err
-	}
 	for info, err := range r.bucket.List(ctx, commitPrefix+prefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list restore points: %w", err)

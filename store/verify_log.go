@@ -28,6 +28,7 @@ type chainLog struct {
 	forgets map[uint64][]string
 	whole   bool // each entry is known
 	cut     bool // there was more of it
+	sound   bool // nothing is wrong with it
 }
 
 func (l *chainLog) head() uint64 { return uint64(len(l.entries)) }

@@ -126,7 +126,8 @@ func (v *verifier) chain(ctx context.Context, chain string, listed *listedLog, c
 			c.fail(entryName(chain, e.number), nil, "%s", e.untrusted.Error())
 		}
 	}
-	if len(c.found) == 0 && l.head() > 0 {
+	l.sound = len(c.found) == 0
+	if l.sound && l.head() > 0 {
 		v.report.Heads[chain] = Head{Number: l.head(), Hash: l.at(l.head()).hash}
 	}
 	if err := c.addPoints(ctx, l, copies); err != nil {
@@ -283,7 +284,7 @@ func (c *chainCheck) foreign(ctx context.Context, l *chainLog, k *copied) error 
 		return c.failErr(ctx, p.name, nil, err)
 	}
 	// Who forgot it last may not have come to that.
-	if end := l.at(l.head()); end != nil && end.trusted() && slices.Contains(l.forgets[end.number], k.id) {
+	if end := l.at(l.head()); l.sound && end != nil && end.trusted() && slices.Contains(l.forgets[end.number], k.id) {
 		if deleted, err := c.v.repo.deleteCopy(ctx, end, k.id); err == nil && deleted {
 			c.v.note("the commit record of %s, which entry %d of log %s forgot, was there still and has been deleted", k.id, end.number, l.chain)
 			return nil
