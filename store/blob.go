@@ -154,7 +154,10 @@ func (r *Repository) putOnce(ctx context.Context, name string, body interface {
 	ReadAt([]byte, int64) (int, error)
 }, size int64) (int64, error) {
 	// Somebody may store the same meanwhile, and a prune delete it again.
-	for range 3 {
+	for try := 0; ; try++ {
+		if err := waitTaken(ctx, name, try); err != nil {
+			return 0, err
+		}
 		there, err := r.isThere(ctx, name, size)
 		if there || err != nil {
 			return 0, err
@@ -169,7 +172,6 @@ func (r *Repository) putOnce(ctx context.Context, name string, body interface {
 			return 0, err
 		}
 	}
-	return 0, fmt.Errorf("object %s exists and does not", name)
 }
 
 // isThere says whether a content-named object exists, and reads it to be sure:

@@ -264,9 +264,16 @@ func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*ent
 		last = e
 		return seen(e)
 	}
-	for {
+	for try := 0; ; try++ {
+		if err := waitTaken(ctx, entryName(t.chain, t.Number+1), try); err != nil {
+			return nil, err
+		}
+		known := t.Number
 		if err := r.readOn(ctx, t, note); err != nil {
 			return nil, err
+		}
+		if t.Number > known {
+			try = 0 // what had taken the name was an entry
 		}
 		e, err := build()
 		if errors.Is(err, object.ErrNotExist) {
@@ -277,6 +284,7 @@ func (r *Repository) appendAlone(ctx context.Context, t *logTail, seen func(*ent
 				return nil, err
 			}
 			if t.Number > n {
+				try = 0
 				continue
 			}
 		}

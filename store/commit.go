@@ -200,7 +200,10 @@ func (r *Repository) commit(ctx context.Context, p Point) error {
 // putCopy puts the copy of a restore point's entry where it is found by id.
 func (r *Repository) putCopy(ctx context.Context, e *entry) error {
 	name, data := commitName(e.task), e.encode()
-	for {
+	for try := 0; ; try++ {
+		if err := waitTaken(ctx, name, try); err != nil {
+			return err
+		}
 		err := r.bucket.PutBytes(ctx, name, data)
 		if !errors.Is(err, object.ErrExist) {
 			return err
