@@ -71,7 +71,7 @@ func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []by
 		return Blob{Data: payload}, 0, nil
 	}
 	raw := append(binary.AppendUvarint([]byte(k), at.epoch), payload...)
-	if n := int64(len(raw)); n > k.limit(n) {
+	if n := int64(len(raw)); !k.writable(n, n) {
 		return Blob{}, 0, fmt.Errorf("store metadata %s of %d bytes: %w", k, len(payload), ErrBounds)
 	}
 	enc, err := newEncoder(LevelDefault)
@@ -79,7 +79,7 @@ func (r *Repository) putBlob(ctx context.Context, at place, k kind, payload []by
 		return Blob{}, 0, err
 	}
 	stored := enc.EncodeAll(raw, nil)
-	if int64(len(raw)) > k.limit(int64(len(stored))) {
+	if !k.writable(int64(len(raw)), int64(len(stored))) {
 		return Blob{}, 0, fmt.Errorf("store metadata %s of %d bytes: %w", k, len(payload), ErrBounds)
 	}
 	if r.sealer != nil && !k.public() {

@@ -17,12 +17,13 @@ const (
 	maxTablePayload = 10 << 20
 	maxListPayload  = 16 << 20
 	maxProofPayload = 32 << 20
+	// Sets and consumers may be so large whatever they unpack from. Beyond, up to
+	// maxBlob, maxRatio bytes are believed of each stored one; sets of that size
+	// are not written any more, but there may be some.
 	maxDeadPayload  = 64 << 20
 	maxExtraPayload = 32 << 20
-	// maxDense is how large consumers may be whatever they unpack from. Beyond,
-	// up to maxBlob, maxRatio bytes are believed of each stored one.
-	maxDense = 64 << 20
-	maxRatio = 64
+	maxDense        = 64 << 20
+	maxRatio        = 64
 
 	// firstPayload and usualRatio say how much memory is set aside for a payload
 	// before any of it is unpacked.
@@ -42,12 +43,28 @@ func (k kind) limit(stored int64) int64 {
 		return maxListPayload
 	case kindProof:
 		return maxProofPayload
+	}
+	return min(maxBlob, max(k.dense(), maxRatio*stored))
+}
+
+// dense returns how many bytes a payload may have whatever it unpacks from.
+func (k kind) dense() int64 {
+	switch k {
 	case kindDeleted:
 		return maxDeadPayload
 	case kindExtra:
 		return maxExtraPayload
 	}
-	return min(maxBlob, max(maxDense, maxRatio*stored))
+	return maxDense
+}
+
+// writable says whether a payload of a kind may be written that is stored in so
+// many bytes.
+func (k kind) writable(raw, stored int64) bool {
+	if k == kindDeleted || k == kindExtra {
+		return raw <= k.dense()
+	}
+	return raw <= k.limit(stored)
 }
 
 // A payloadReader unpacks a payload bit by bit. It gives io.EOF only behind all

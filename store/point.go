@@ -262,14 +262,19 @@ func (r *Repository) tables(ctx context.Context, p Point) ([]TableRef, error) {
 	return refs, nil
 }
 
-// maxTableRef bounds the encoding of a reference to a table that is no inline one.
-const maxTableRef = 4 << 10
+// maxTableRef bounds the encoding of a reference to a table, which may have the
+// table itself in base64.
+const maxTableRef = 8 << 10
 
 // check refuses a reference in a list that is none, or one too many: as many as
-// fit into the list's bytes would take far more memory.
+// fit into the list's bytes would take far more memory. A table that was alone in
+// the restore point which is built on may be inline here, too.
 func (t *TableRef) check(number, count int) error {
-	if t.Ref == nil || number > count {
+	if number > count || t.Ref == nil && (len(t.Data) == 0 || len(t.Data) > maxInlineTable) {
 		return fmt.Errorf("%w: table %d of %d", errMalformed, number, count)
+	}
+	if t.Ref == nil {
+		return nil
 	}
 	_, err := t.Ref.hash()
 	return err
