@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -38,6 +39,19 @@ type chain struct {
 	current *source // nil until one had some
 	last    credentials.Value
 	again   time.Time // before it, nobody is asked again who did not answer
+	// refused, if set, are credentials that the store does not take any more.
+	refused atomic.Pointer[credentials.Value]
+	from    atomic.Pointer[string] // the name of current
+}
+
+// refuse has credentials not be used again, though they may be said to hold.
+func (c *chain) refuse(value credentials.Value) { c.refused.Store(&value) }
+
+// rotates says whether the source may have other credentials without a change
+// of the configuration.
+func (c *chain) rotates() bool {
+	from := c.from.Load()
+	return from != nil && *from != CredentialsStatic && *from != CredentialsEnvironment
 }
 
 type source struct {
@@ -130,6 +144,7 @@ func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		value, err := c.ask(s, cc)
 		if err == nil {
 			c.current, c.last = s, value
+			c.from.Store(&s.name)
 			return value, nil
 		}
 		if len(c.sources) == 1 {
@@ -149,7 +164,8 @@ func (c *chain) renew(cc *credentials.CredContext) (credentials.Value, error) {
 		return value, nil
 	}
 	now := time.Now()
-	if errors.As(err, new(*object.PermissionError)) || !c.last.Expiration.After(now) {
+	refused := c.refused.Load()
+	if errors.As(err, new(*object.PermissionError)) || !c.last.Expiration.After(now) || refused != nil && same(*refused, c.last) {
 		return value, err
 	}
 	c.again = now.Add(min(credentialsWait, c.last.Expiration.Sub(now)))

@@ -8,10 +8,9 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
-	"github.com/minio/minio-go/v7/pkg/signer"
 
 	"jetkeep/store/object"
 	"jetkeep/store/object/httpclient"
@@ -24,15 +23,6 @@ const (
 	actionList   = "s3:ListBucket"
 	actionDelete = "s3:DeleteObject"
 )
-
-// roundTripper is the transport as the client's library is given it.
-func (d *Driver) roundTripper() http.RoundTripper {
-	l := &httpclient.Listener{Next: noPages{d.transport}}
-	if !d.opt.RequesterPays {
-		return l
-	}
-	return &payer{next: l, creds: d.creds, region: d.opt.Region}
-}
 
 // errNoStore means that an answer is not one of S3: something between, such as a
 // proxy that wants to be logged in at, answers that all is well.
@@ -52,25 +42,6 @@ func (n noPages) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errNoStore
 }
 
-// A payer has the requester pay for each request, which is signed again then.
-type payer struct {
-	next   http.RoundTripper
-	creds  *credentials.Credentials
-	region string
-}
-
-// RoundTrip implements http.RoundTripper.
-func (p *payer) RoundTrip(req *http.Request) (*http.Response, error) {
-	value, err := p.creds.GetWithContext(nil)
-	if err != nil {
-		return nil, err
-	}
-	req = req.Clone(req.Context())
-	req.Header.Del("Authorization")
-	req.Header.Set("X-Amz-Request-Payer", "requester")
-	return p.next.RoundTrip(signer.SignV4(*req, value.AccessKeyID, value.SecretAccessKey, value.SessionToken, p.region))
-}
-
 // typed returns what an error means, in the words of package object. action is
 // what the request needs the permission for.
 func (d *Driver) typed(ctx context.Context, action string, err error) error {
@@ -85,11 +56,14 @@ func (d *Driver) typed(ctx context.Context, action string, err error) error {
 	}
 	var answer minio.ErrorResponse
 	if !errors.As(err, &answer) {
+		if errors.As(err, new(*object.PermissionError)) {
+			return err // of the credentials, which look like a fault of the connection here
+		}
 		return httpclient.Broken(ctx, err)
 	}
 	if kind := byCode(answer); kind != nil {
 		if errors.Is(kind, object.ErrPermission) {
-			return d.refused(action, answer, err)
+			return d.refused(ctx, action, answer, err)
 		}
 		return fmt.Errorf("%w: %w", kind, err)
 	}
@@ -118,8 +92,10 @@ func byCode(answer minio.ErrorResponse) error {
 		return fmt.Errorf("%w: %w", object.ErrUnavailable, object.ErrChecksum) // the next try may come whole
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity", "EntityTooLarge":
 		return object.ErrNoSpace
-	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
-		"ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired", "NotSignedUp", "AuthorizationHeaderMalformed", "PermanentRedirect":
+	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "AuthorizationHeaderMalformed", "PermanentRedirect":
+		return object.ErrPermission
+	}
+	if isSkewed(answer.Code) || isOfCredentials(answer.Code) {
 		return object.ErrPermission
 	}
 	switch answer.StatusCode {
@@ -132,22 +108,37 @@ func byCode(answer minio.ErrorResponse) error {
 }
 
 // refused names what is not allowed, or what is wrong with the credentials.
-func (d *Driver) refused(action string, answer minio.ErrorResponse, err error) error {
+func (d *Driver) refused(ctx context.Context, action string, answer minio.ErrorResponse, err error) error {
 	kind := object.ErrPermission
 	if action != actionGet && action != actionList {
 		kind = object.ErrNotWritable
 	}
 	what := action
-	switch answer.Code {
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired":
+	switch code := answer.Code; {
+	case isOfCredentials(code):
 		what, kind = theCredentials, object.ErrPermission
 		d.creds.Expire() // where they come from there may be others by now
-	case "RequestTimeTooSkewed":
-		what, kind = "the clock of this machine, which differs from the store's", object.ErrPermission
-	case "AuthorizationHeaderMalformed", "PermanentRedirect":
+	case isSkewed(code):
+		what, kind = theClock(ctx), object.ErrPermission
+	case code == "AuthorizationHeaderMalformed", code == "PermanentRedirect":
 		what, kind = "the region, which may be another one", object.ErrPermission
 	}
 	return &object.PermissionError{Action: what, Kind: kind, Err: err}
+}
+
+// theClock says what is wrong with the time, by the last answer.
+func theClock(ctx context.Context) string {
+	const clock = "the clock of this machine, which "
+	ahead, ok := aheadOf(httpclient.Heard(ctx))
+	switch {
+	case !ok:
+		return clock + "differs from the store's"
+	case ahead.Abs() < smallSkew:
+		return clock + "agrees with the time of the store's answer; the store's own clocks may differ, or requests take long to get there"
+	case ahead < 0:
+		return clock + "is " + ahead.Abs().Round(time.Second).String() + " ahead of the store's: set it"
+	}
+	return clock + "is " + ahead.Round(time.Second).String() + " behind the store's: set it"
 }
 
 // An objectReader reads an object's content and, if it is read whole, compares

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ const (
 // Options say where a bucket is and how to speak to it. Bucket is required, all
 // else has a default.
 type Options struct {
-	Endpoint   string // URL; AWS in Region if empty
+	Endpoint   string // URL, which may have a path; AWS in Region if empty
 	Region     string // us-east-1 if empty
 	Bucket     string
 	Prefix     string // of the names of all objects, without slashes around
@@ -171,8 +172,12 @@ func (o Options) Validate() error {
 		return fmt.Errorf("endpoint: %s is no URL such as https://s3.example.net", u.Redacted())
 	case u.User != nil:
 		return errors.New("endpoint: must not hold credentials, give access_key and secret_key")
-	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "":
-		return fmt.Errorf("endpoint: %s must have no path; give bucket and prefix", u.Redacted())
+	case u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("endpoint: %s must end with its path", u.Redacted())
+	case strings.TrimSuffix(u.Path, "/") != "" && path.Clean(u.Path) != strings.TrimSuffix(u.Path, "/"):
+		return fmt.Errorf("endpoint: %s has a path with empty parts or dots", u.Redacted())
+	case strings.TrimSuffix(u.Path, "/") != "" && o.Addressing == AddressingVirtual:
+		return fmt.Errorf("endpoint: %s has a path, which does not go with addressing virtual", u.Redacted())
 	case o.Prefix != "" && object.CheckName(o.Prefix) != nil:
 		return fmt.Errorf("prefix: %w", object.CheckName(o.Prefix))
 	case len(o.Prefix) > 300:

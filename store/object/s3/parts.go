@@ -27,7 +27,7 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 		return err
 	}
 	ctx = httpclient.Hear(ctx)
-	o := d.putOptions(false, time.Now())
+	o := d.putOptions(false, d.signing.now())
 	o.UserMetadata[contentSum] = hex.EncodeToString(whole)
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata["X-Amz-Checksum-Algorithm"] = "SHA256"
@@ -119,7 +119,7 @@ func (d *Driver) putPart(ctx context.Context, name, upload string, number int, s
 	err := d.opt.Retry.Do(ctx, "put part", name, func(ctx context.Context) error {
 		ctx = httpclient.Hear(ctx)
 		from := httpclient.NewBody(ctx, body, off, size)
-		there, err := d.core.PutObjectPart(ctx, d.opt.Bucket, d.key(name), upload, number, from, size, o)
+		there, err := d.core.PutObjectPart(httpclient.WithBody(ctx, from), d.opt.Bucket, d.key(name), upload, number, from, size, o)
 		if err == nil && there.ETag == "" {
 			err = errNoStore
 		}

@@ -70,6 +70,7 @@ type Driver struct {
 	core      *minio.Core
 	creds     *credentials.Credentials
 	transport *http.Transport
+	signing   *signing
 	sse       encrypt.ServerSide // nil for none
 	prefix    string             // of every key, with its slash
 
@@ -146,11 +147,17 @@ func newDriver(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	d.creds = credentials.New(o.chain(d.transport))
+	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
+	from := o.chain(d.transport)
+	d.creds = credentials.New(from)
+	d.signing = &signing{
+		next:  &httpclient.Listener{Next: noPages{d.transport}},
+		creds: d.creds, chain: from, endpoint: u, payer: o.RequesterPays,
+	}
 	lookup := map[string]minio.BucketLookupType{AddressingPath: minio.BucketLookupPath, AddressingVirtual: minio.BucketLookupDNS}[o.Addressing]
 	d.core, err = minio.NewCore(u.Host, &minio.Options{
 		Creds: d.creds, Secure: u.Scheme == "https", Region: o.Region, BucketLookup: lookup, MaxRetries: 1,
-		Transport: d.roundTripper(),
+		Transport: d.signing,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
@@ -281,14 +288,14 @@ func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, si
 	if err != nil {
 		return err
 	}
-	o := d.putOptions(conditional, time.Now())
+	o := d.putOptions(conditional, d.signing.now())
 	o.UserMetadata[contentSum] = hex.EncodeToString(sum)
 	if d.opt.Checksum != ChecksumNone {
 		o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(sum)
 	}
 	ctx = httpclient.Hear(ctx)
 	from := httpclient.NewBody(ctx, body, 0, size)
-	there, err := d.core.PutObject(ctx, d.opt.Bucket, d.key(name), from, size, "", hex.EncodeToString(sum), o)
+	there, err := d.core.PutObject(httpclient.WithBody(ctx, from), d.opt.Bucket, d.key(name), from, size, "", hex.EncodeToString(sum), o)
 	if err == nil && there.ETag == "" {
 		err = errNoStore
 	}
@@ -306,8 +313,11 @@ func hashOf(ctx context.Context, body io.ReaderAt, off, size int64) ([]byte, err
 func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
 	ctx = httpclient.Hear(ctx)
 	info, err := d.core.StatObject(ctx, d.opt.Bucket, d.key(name), d.getOptions())
-	if minio.ToErrorResponse(err).StatusCode == http.StatusForbidden {
-		err = d.reason(ctx, name, err)
+	switch minio.ToErrorResponse(err).StatusCode {
+	case http.StatusForbidden, http.StatusUnauthorized, http.StatusBadRequest:
+		if err = d.reason(ctx, name, err); err == nil { // it was mended
+			info, err = d.core.StatObject(ctx, d.opt.Bucket, d.key(name), d.getOptions())
+		}
 	}
 	if err != nil {
 		return object.Info{}, d.typed(ctx, actionGet, err)
@@ -316,16 +326,21 @@ func (d *Driver) Stat(ctx context.Context, name string) (object.Info, error) {
 }
 
 // reason returns why an object's description is refused, which only the answer
-// to a request for its content says.
+// to a request for its content says; nil if that is answered, as it is with
+// credentials that were fetched anew.
 func (d *Driver) reason(ctx context.Context, name string, refused error) error {
 	o := d.getOptions()
 	o.Set("Range", "bytes=0-0")
 	body, _, _, err := d.core.GetObject(ctx, d.opt.Bucket, d.key(name), o)
-	if err != nil {
-		return err
+	switch {
+	case minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		return nil // it is empty
+	case err == nil:
+		_ = body.Close()
+	case minio.ToErrorResponse(err).StatusCode == 0:
+		return fmt.Errorf("%w; before: %v", err, refused)
 	}
-	_ = body.Close()
-	return refused
+	return err
 }
 
 func (d *Driver) getOptions() minio.GetObjectOptions {
@@ -431,7 +446,7 @@ func (d *Driver) remove(ctx context.Context, name, version string) error {
 		return nil
 	}
 	if d.opt.RetainMode != "" && ctx.Err() == nil {
-		if until, rerr := d.retention(ctx, name, version); rerr == nil && until.After(time.Now()) {
+		if until, rerr := d.retention(ctx, name, version); rerr == nil && until.After(d.signing.now()) {
 			return fmt.Errorf("%w until %s: %w", object.ErrRetained, until.UTC().Format(time.RFC3339), err)
 		}
 	}
