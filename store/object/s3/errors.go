@@ -70,7 +70,7 @@ func (d *Driver) typed(ctx context.Context, action string, err error) error {
 	if e := httpclient.Status(answer.StatusCode, httpclient.Heard(ctx), err); e != nil {
 		return e
 	}
-	return err
+	return unknown(answer, err)
 }
 
 // byCode returns what a store's own code means, nil if the status says it.

@@ -19,17 +19,18 @@ import (
 )
 
 // putParts puts a large object in parts. Whatever goes wrong before the last
-// request leaves nothing, not even parts.
-func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, size int64, conditional bool) (err error) {
+// request leaves nothing, not even parts. With sums the store is sent its
+// checksums.
+func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, size int64, conditional, sums bool) (err error) {
 	partSize := max(d.opt.PartSize, (size+maxParts-1)/maxParts)
-	whole, sums, err := hashesOf(ctx, body, size, partSize)
+	whole, hashes, err := hashesOf(ctx, body, size, partSize)
 	if err != nil {
 		return err
 	}
 	ctx = httpclient.Hear(ctx)
 	o := d.putOptions(false, d.signing.now())
 	o.UserMetadata[contentSum] = hex.EncodeToString(whole)
-	if d.opt.Checksum != ChecksumNone {
+	if sums {
 		o.UserMetadata["X-Amz-Checksum-Algorithm"] = "SHA256"
 	}
 	upload, err := d.beginUpload(ctx, name, o)
@@ -41,20 +42,34 @@ func (d *Driver) putParts(ctx context.Context, name string, body io.ReaderAt, si
 			err = errors.Join(err, d.abort(ctx, name, upload))
 		}
 	}()
-	parts := make([]minio.CompletePart, len(sums))
+	parts := make([]minio.CompletePart, len(hashes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(d.opt.Parallel)
 	for i := range parts {
 		g.Go(func() (err error) {
 			off := int64(i) * partSize
-			parts[i], err = d.putPart(gctx, name, upload, i+1, sums[i], body, off, min(partSize, size-off))
+			parts[i], err = d.putPart(gctx, name, upload, i+1, hashes[i], sums, body, off, min(partSize, size-off))
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	o = minio.PutObjectOptions{}
+	conditional = conditional && !d.loose.Load()
+	err = d.complete(ctx, name, upload, parts, conditional)
+	if conditional && d.opt.ConditionalWrites != ConditionalYes && isUnknown(err) {
+		// It knows the header for whole objects alone. That a large one is not there
+		// was looked for.
+		if err = d.complete(ctx, name, upload, parts, false); err == nil {
+			d.loose.Store(true)
+		}
+	}
+	return err
+}
+
+// complete ends an upload in parts.
+func (d *Driver) complete(ctx context.Context, name, upload string, parts []minio.CompletePart, conditional bool) error {
+	o := minio.PutObjectOptions{}
 	if d.opt.Encryption == EncryptionCustomer {
 		o.ServerSideEncryption = d.sse // the checksums of the parts are encrypted as well
 	}
@@ -104,16 +119,16 @@ func hashesOf(ctx context.Context, body io.ReaderAt, size, partSize int64) (whol
 }
 
 // putPart puts one part, whose SHA-256 is sum, again if that may help.
-func (d *Driver) putPart(ctx context.Context, name, upload string, number int, sum []byte, body io.ReaderAt, off, size int64) (minio.CompletePart, error) {
+func (d *Driver) putPart(ctx context.Context, name, upload string, number int, sum []byte, sums bool, body io.ReaderAt, off, size int64) (minio.CompletePart, error) {
 	o := minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum), DisableContentSha256: true, CustomHeader: http.Header{}}
 	if d.opt.Encryption == EncryptionCustomer {
 		o.SSE = d.sse
 	}
-	if d.opt.Checksum != ChecksumNone {
+	if sums {
 		o.CustomHeader.Set(checksumHeader, base64.StdEncoding.EncodeToString(sum))
 	}
 	part := minio.CompletePart{PartNumber: number}
-	if d.opt.Checksum != ChecksumNone {
+	if sums {
 		part.ChecksumSHA256 = base64.StdEncoding.EncodeToString(sum)
 	}
 	err := d.opt.Retry.Do(ctx, "put part", name, func(ctx context.Context) error {

@@ -13,7 +13,14 @@
 // Nothing is ever overwritten: objects are created with If-None-Match: *.
 // Whether a store honours that is tried once, before the first write, with an
 // object of its own (<prefix>/.jetkeep/conditional, which stays). Where it does
-// not, AtomicCreate says so, and a Put looks first.
+// not, AtomicCreate says so, and a Put looks first. A store that honours it for
+// objects in one request only is asked with it for those; the larger ones, which
+// nothing but their content names, a Put looks for first on any store.
+//
+// Credentials that a store refuses are fetched anew, and used if they are others;
+// a clock that differs from the store's by less than a day is corrected, and what
+// is sent is signed again. A store that refuses its own checksums, as some do, and
+// takes the same without is sent none any more.
 //
 // With a retention, objects are put locked, and Retain prolongs it. In a bucket
 // with versions Delete leaves a marker unless all versions are to go.
@@ -38,6 +45,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -74,8 +82,10 @@ type Driver struct {
 	sse       encrypt.ServerSide // nil for none
 	prefix    string             // of every key, with its slash
 
-	mu          sync.Mutex // held while it is tried
-	conditional *bool      // nil until it has been tried
+	mu          sync.Mutex  // held while it is tried
+	conditional *bool       // nil until it has been tried
+	plain       atomic.Bool // the store refused checksums, and took the same without
+	loose       atomic.Bool // the store knows conditions for whole objects, and for none in parts
 }
 
 // Open opens a bucket. That there is none is object.ErrNotExist. It needs the
@@ -177,8 +187,8 @@ func (d *Driver) key(name string) string { return d.prefix + name }
 // shows. They are no object's names, but the driver deletes them.
 func Traces() []string { return []string{conditionalName} }
 
-// AtomicCreate says whether the store honours If-None-Match, which is tried
-// once.
+// AtomicCreate says whether the store honours If-None-Match for objects in one
+// request, which is tried once.
 func (d *Driver) AtomicCreate(ctx context.Context) (bool, error) {
 	switch d.opt.ConditionalWrites {
 	case ConditionalYes:
@@ -203,25 +213,6 @@ func (d *Driver) AtomicCreate(ctx context.Context) (bool, error) {
 	return honoured, nil
 }
 
-// tryConditional creates an object twice. The second time must fail, and be it
-// because the object was there before.
-func (d *Driver) tryConditional(ctx context.Context) (bool, error) {
-	for range 2 {
-		err := d.putWhole(ctx, conditionalName, strings.NewReader(conditionalText), int64(len(conditionalText)), true)
-		var answer minio.ErrorResponse
-		switch {
-		case errors.Is(err, object.ErrExist):
-			return true, nil
-		case errors.As(err, &answer) && (answer.StatusCode == http.StatusNotImplemented || answer.StatusCode == http.StatusBadRequest):
-			// It does not know the header, if it takes the same without.
-			return false, d.putWhole(ctx, conditionalName, strings.NewReader(conditionalText), int64(len(conditionalText)), false)
-		case err != nil:
-			return false, err
-		}
-	}
-	return false, nil // it knows nothing of it
-}
-
 // Put implements object.Driver.
 func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size int64) error {
 	conditional, err := d.AtomicCreate(ctx)
@@ -239,7 +230,7 @@ func (d *Driver) Put(ctx context.Context, name string, body io.ReaderAt, size in
 		}
 	}
 	if large {
-		err = d.putParts(ctx, name, body, size, conditional)
+		err = d.withChecksum(func(sums bool) error { return d.putParts(ctx, name, body, size, conditional, sums) })
 	} else {
 		err = d.putWhole(ctx, name, body, size, conditional)
 	}
@@ -288,9 +279,15 @@ func (d *Driver) putWhole(ctx context.Context, name string, body io.ReaderAt, si
 	if err != nil {
 		return err
 	}
+	return d.withChecksum(func(sums bool) error { return d.putOnce(ctx, name, body, size, sum, conditional, sums) })
+}
+
+// putOnce puts an object whose SHA-256 is sum, with the store's checksum or
+// without.
+func (d *Driver) putOnce(ctx context.Context, name string, body io.ReaderAt, size int64, sum []byte, conditional, sums bool) error {
 	o := d.putOptions(conditional, d.signing.now())
 	o.UserMetadata[contentSum] = hex.EncodeToString(sum)
-	if d.opt.Checksum != ChecksumNone {
+	if sums {
 		o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(sum)
 	}
 	ctx = httpclient.Hear(ctx)
