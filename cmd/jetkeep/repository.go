@@ -31,6 +31,7 @@ func pathFlag(clause *fisk.CmdClause, path *string) {
 // repositoryInit is what `repository init` is given.
 type repositoryInit struct {
 	path       string
+	mode       string
 	recipients recipientSource
 	classic    bool
 	signFile   string
@@ -40,6 +41,7 @@ func addRepositoryInit(c *cli, parent *fisk.CmdClause) {
 	o := &repositoryInit{}
 	cmd := c.command(parent.Command("init", "Make a repository, encrypted if it is said for whom"), o.run)
 	pathFlag(cmd, &o.path)
+	cmd.Flag("mode", "Who may use the files of a repository in a directory, in octal: 0640 lets the group read, 0660 write, too. The service's configuration must have it as well").PlaceHolder("MODE").StringVar(&o.mode)
 	o.recipients.flags(cmd)
 	cmd.Flag("classic", "Use X25519 keys, which hold against today's computers only, for operators whose keys are such").UnNegatableBoolVar(&o.classic)
 	cmd.Flag("sign", "File for the seed of the key that the service signs with, which is made unless it exists").PlaceHolder("FILE").StringVar(&o.signFile)
@@ -49,6 +51,12 @@ func (o *repositoryInit) run(ctx context.Context, std stdio) error {
 	loc, err := parseLocation(o.path)
 	if err != nil {
 		return err
+	}
+	if o.mode != "" {
+		loc.repository.Mode = o.mode
+		if _, err := loc.repository.FileMode(); err != nil {
+			return usagef("--%v", err)
+		}
 	}
 	for _, file := range []string{o.recipients.generate, o.signFile} {
 		if err := outside(loc, file); err != nil {

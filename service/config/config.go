@@ -108,6 +108,7 @@ type Repository struct {
 	Name  string
 	Kind  string `conf:"kind"`
 	Path  string `conf:"path"` // of KindLocal
+	Mode  string `conf:"mode"` // of KindLocal: the permissions of its files, in octal; empty for 0600
 	S3    S3
 	Swift Swift
 	// Create makes the repository at its first use if the directory is missing

@@ -26,7 +26,7 @@ var urlPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
 // ParseLocation reads where a repository is:
 //
-//	/a/directory, file:///a/directory
+//	/a/directory, file:///a/directory?mode=0660
 //	s3://bucket/prefix?endpoint=https://…&region=…
 //	swift://container/prefix?auth_url=https://…&region=…
 //
@@ -54,10 +54,15 @@ func ParseLocation(text string, getenv func(string) string) (Repository, error) 
 	var bucket, prefix string
 	switch u.Scheme {
 	case "file":
-		if u.Host != "" || u.Path == "" || u.RawQuery != "" {
+		if u.Host != "" || u.Path == "" {
 			return Repository{}, fmt.Errorf("%w: a file URL is file:///DIR", ErrLocation)
 		}
-		return Repository{Kind: KindLocal, Path: filepath.FromSlash(u.Path)}, nil
+		r = Repository{Kind: KindLocal, Path: filepath.FromSlash(u.Path)}
+		if err := setQuery(u, map[string]reflect.Value{"mode": reflect.ValueOf(&r.Mode).Elem()}); err != nil {
+			return Repository{}, err
+		}
+		_, err := r.FileMode()
+		return r, err
 	case KindS3:
 		r.S3.environment(getenv)
 		bucket, prefix, fields = "bucket", "prefix", fieldsOf(&r.S3)

@@ -136,6 +136,9 @@ func (r *Repository) place() (place, field string, err error) {
 	if r.Kind != KindLocal && r.Path != "" {
 		return "", "", fmt.Errorf("path: a repository of kind %s has none", r.Kind)
 	}
+	if _, err := r.FileMode(); err != nil {
+		return "", "", err
+	}
 	if value == "" {
 		return "", "", fmt.Errorf("%s: is required", field)
 	}

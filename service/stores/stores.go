@@ -38,7 +38,8 @@ func Distant(r *config.Repository) bool { return r.Kind != config.KindLocal && r
 func Check(r *config.Repository) error {
 	switch r.Kind {
 	case config.KindLocal, "":
-		return nil
+		_, err := r.FileMode()
+		return err
 	case config.KindS3:
 		return s3Options(r).Validate()
 	case config.KindSwift:
@@ -90,13 +91,17 @@ func (o Opener) Open(ctx context.Context, r *config.Repository) (object.Driver, 
 	case config.KindSwift:
 		return portable(ctx, o, r, o.swift(r), swift.Open)
 	default:
-		return o.local(r, local.Open)
+		return o.local(r, local.OpenWith)
 	}
 }
 
 // local opens a directory.
-func (o Opener) local(r *config.Repository, open func(string) (*local.Driver, error)) (object.Driver, error) {
-	d, err := open(r.Path)
+func (o Opener) local(r *config.Repository, open func(local.Options) (*local.Driver, error)) (object.Driver, error) {
+	mode, err := r.FileMode()
+	if err != nil {
+		return nil, err
+	}
+	d, err := open(local.Options{Dir: r.Path, Mode: mode})
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +119,9 @@ func (o Opener) Create(ctx context.Context, r *config.Repository) (object.Driver
 	case config.KindSwift:
 		return portable(ctx, o, r, o.swift(r), swift.Create)
 	default:
-		d, err := o.local(r, local.Open)
+		d, err := o.local(r, local.OpenWith)
 		if errors.Is(err, object.ErrNotExist) {
-			d, err = o.local(r, local.Create)
+			d, err = o.local(r, local.CreateWith)
 		}
 		return d, err
 	}

@@ -3,7 +3,7 @@
 // An object is written to a temporary file in the same file system, synced,
 // linked under its name, and the directory is synced: after Put returns it
 // survives a power cut, and before that its name does not exist. Files are
-// 0600 and directories 0700. On a file system without hard links a file is
+// 0600 and directories 0700, unless Options say otherwise. On a file system without hard links a file is
 // renamed instead, and creation is atomic only within one process; AtomicCreate
 // tries that.
 //
@@ -48,27 +48,59 @@ const (
 // A Driver keeps objects below one directory.
 type Driver struct {
 	root    *os.Root
+	mode    fs.FileMode // of files; 0 for what is made for the owner alone
 	link    func(from, to string) error
 	tried   atomic.Bool // whether there are links
 	noLinks atomic.Bool
 	rename  sync.Mutex // held from look to rename where links are missing
 }
 
-// Create makes the directory, unless it exists, and opens it.
-func Create(dir string) (*Driver, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("create directory %s: %w", dir, writeError(err))
-	}
-	return Open(dir)
+// Options say where a repository is and who may use it.
+type Options struct {
+	Dir string
+	// Mode, if it is not 0, is what the files that are made may be used for by
+	// whom, whatever the process's umask: 0660 for a group that reads and writes.
+	// Directories that are made can be entered by who may read, and hand their
+	// group on to what is made in them. What is there already stays as it is.
+	Mode fs.FileMode
 }
 
+// Create makes the directory, unless it exists, and opens it.
+func Create(dir string) (*Driver, error) { return CreateWith(Options{Dir: dir}) }
+
 // Open opens a directory that exists.
-func Open(dir string) (*Driver, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open directory %s: %w", dir, readError(err))
+func Open(dir string) (*Driver, error) { return OpenWith(Options{Dir: dir}) }
+
+// CreateWith is Create with more options. Directories above the one that it makes
+// are made for the owner alone.
+func CreateWith(o Options) (*Driver, error) {
+	_, missing := os.Stat(o.Dir)
+	err := os.MkdirAll(o.Dir, 0o700)
+	if err == nil && missing != nil && o.Mode != 0 {
+		err = os.Chmod(o.Dir, directoryMode(o.Mode))
 	}
-	d := &Driver{root: root}
+	if err != nil {
+		return nil, fmt.Errorf("create directory %s: %w", o.Dir, writeError(err))
+	}
+	return OpenWith(o)
+}
+
+// directoryMode returns the mode of directories of files of a mode.
+func directoryMode(files fs.FileMode) fs.FileMode {
+	mode := files | files&0o444>>2
+	if files&0o070 != 0 {
+		mode |= fs.ModeSetgid // or files would be of the group of who made them
+	}
+	return mode
+}
+
+// OpenWith is Open with more options.
+func OpenWith(o Options) (*Driver, error) {
+	root, err := os.OpenRoot(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open directory %s: %w", o.Dir, readError(err))
+	}
+	d := &Driver{root: root, mode: o.Mode}
 	d.link = root.Link
 	d.removeStale()
 	return d, nil
@@ -150,6 +182,11 @@ func (d *Driver) writeTemp(ctx context.Context, body io.ReaderAt, size int64) (_
 			_ = d.root.Remove(temp)
 		}
 	}()
+	if d.mode != 0 {
+		if err := f.Chmod(d.mode); err != nil { // the umask may have taken from what it was made with
+			return "", err
+		}
+	}
 	n, err := io.CopyBuffer(onlyWriter{f}, &ctxReader{ctx, io.NewSectionReader(body, 0, size)}, make([]byte, min(copyBlock, size+1)))
 	if err != nil {
 		return "", err
@@ -250,7 +287,14 @@ func (d *Driver) mkdirs(dir string) error {
 	if err := d.mkdirs(path.Dir(dir)); err != nil {
 		return err
 	}
-	if err := d.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := d.root.Mkdir(dir, 0o700)
+	if err == nil && d.mode != 0 {
+		err = d.root.Chmod(dir, directoryMode(d.mode))
+		if err != nil {
+			_ = d.root.Remove(dir) // or it would shut others out for good
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return d.syncDir(path.Dir(dir))
