@@ -15,6 +15,7 @@ type merge struct {
 	given *cursor        // whose record was given out last
 	peek  *loadedSegment // the segment that comes next, not yet open
 	ended bool           // no more segments come
+	first uint64         // sequence that the segment opened last begins with
 }
 
 // A cursor stands on a live record of a segment.
@@ -52,7 +53,10 @@ func (rd *Reader) next() (*record.Record, error) {
 		m.given = nil
 	}
 	low := m.lowest()
-	for {
+	// Segments come by rising first sequence, so what the last one begins with is
+	// given out without a look at the next. With a large record that is more than
+	// thrift: the next segment may wait for the memory that it holds.
+	for low == nil || low.record.Sequence > m.first {
 		if err := rd.peek(); err != nil {
 			return nil, err
 		}
@@ -99,8 +103,13 @@ func (rd *Reader) advance(c *cursor) error {
 	}
 	m := &rd.merge
 	m.open = slices.DeleteFunc(m.open, func(o *cursor) bool { return o == c })
+	if c.segment.memory > 0 {
+		c.segment.raw = nil
+		rd.records.give(c.segment.memory)
+		return nil
+	}
 	select {
-	case rd.raws <- reuse(c.segment.raw, 2*MaxSegment):
+	case rd.raws <- c.segment.raw[:0]:
 	default:
 	}
 	return nil
@@ -137,7 +146,7 @@ func (rd *Reader) openSegment() error {
 	if err := wait(rd.ctx, l.done); err != nil {
 		return err
 	}
-	m.peek = nil
+	m.peek, m.first = nil, l.first
 	<-rd.ahead
 	if len(m.open) >= maxOverlap {
 		return damaged(commitName(rd.point.Task), nil, "more than %d segments overlap at sequence %d", maxOverlap, l.first)
@@ -148,13 +157,4 @@ func (rd *Reader) openSegment() error {
 	c := &cursor{segment: l, dead: rd.dead.Cursor()}
 	m.open = append(m.open, c)
 	return rd.advance(c)
-}
-
-// reuse returns a buffer for the next user, or nothing if one huge record made
-// it huge.
-func reuse(b []byte, most int) []byte {
-	if cap(b) > most {
-		return nil
-	}
-	return b[:0]
 }

@@ -80,8 +80,7 @@ func (p *packer) take(c *chunk) error {
 	t.sum.Merge(c.sum)
 	p.w.progress(c.seg.raw, c.seg.stored, 0)
 	ends := c.seg.border >= borderPack
-	c.reset()
-	p.w.free <- c // never blocks: it holds all chunks
+	p.w.recycle(c)
 	if ends {
 		return p.finish()
 	}
@@ -102,6 +101,9 @@ func (p *packer) add(c *chunk) error {
 		}
 	}
 	if err := p.write(c.frame); err != nil {
+		return err
+	}
+	if err := c.pieces.each(p.write); err != nil {
 		return err
 	}
 	seg := c.seg

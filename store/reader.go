@@ -34,9 +34,12 @@ type Reader struct {
 	runs   chan *run           // fetched packs, in order
 	loaded chan *loadedSegment // segments being decompressed, in order
 	ahead  chan struct{}       // one for each segment decompressed ahead
-	packs  chan []byte         // buffers of packs
+	places chan struct{}       // one for each pack in memory
 	raws   chan []byte         // buffers of segments not in use
 	jobs   chan *loadedSegment
+
+	stored  account // of what packs take
+	records account // of what large records take
 
 	merge merge
 	sum   record.Sum // of what the digest is over, in the segments opened so far
@@ -56,6 +59,7 @@ type run struct {
 	pack     *packRef
 	segments []located
 	data     []byte
+	memory   int64 // taken
 	done     chan error
 	left     atomic.Int64 // segments not decompressed yet
 }
@@ -63,13 +67,14 @@ type run struct {
 // A loadedSegment is a segment that is being decompressed.
 type loadedSegment struct {
 	located
-	frame []byte
-	raw   []byte
-	run   *run
-	done  chan error
-	sum   record.Sum // of the live and the extra records
-	live  record.Sum
-	bytes uint64
+	frame  []byte
+	raw    []byte
+	memory int64 // taken, if it is large
+	run    *run
+	done   chan error
+	sum    record.Sum // of the live and the extra records
+	live   record.Sum
+	bytes  uint64
 }
 
 // NewReader starts to read a restore point. Close must be called. It fails with
@@ -100,10 +105,8 @@ func (r *Repository) NewReader(ctx context.Context, p Point) (*Reader, error) {
 	rd := &Reader{
 		repo: r, point: p, want: want, dead: dead, extra: extra, refs: refs, group: group, ctx: gctx, cancel: cancel,
 		runs: make(chan *run), loaded: make(chan *loadedSegment, n+2), ahead: make(chan struct{}, n+1),
-		packs: make(chan []byte, fetchers), raws: make(chan []byte, n+2), jobs: make(chan *loadedSegment, n+2),
-	}
-	for range fetchers {
-		rd.packs <- nil
+		stored: account{of: r.shares().packs}, records: account{of: r.shares().records},
+		places: make(chan struct{}, fetchers), raws: make(chan []byte, n+2), jobs: make(chan *loadedSegment, n+2),
 	}
 	for range n {
 		group.Go(rd.work)
@@ -120,6 +123,13 @@ func (rd *Reader) Close() {
 	}
 	rd.cancel(ErrClosed)
 	_ = rd.group.Wait() // what went wrong was returned by Next
+	rd.release()
+}
+
+// release gives back what was taken of the memory, once nothing runs any more.
+func (rd *Reader) release() {
+	rd.stored.close()
+	rd.records.close()
 }
 
 // Next returns the next live record, which is valid until Next is called
@@ -133,6 +143,7 @@ func (rd *Reader) Next() (*record.Record, error) {
 	if err == nil && r == nil {
 		if err = rd.complete(); err == nil {
 			err = io.EOF
+			rd.release() // the caller may take its time until Close
 		}
 	}
 	if err != nil {
@@ -202,16 +213,19 @@ func (rd *Reader) start(r *run) error {
 	if r == nil {
 		return nil
 	}
-	var buf []byte
 	select {
-	case buf = <-rd.packs:
+	case rd.places <- struct{}{}:
 	case <-rd.ctx.Done():
 		return context.Cause(rd.ctx)
+	}
+	var err error
+	if r.memory, err = rd.stored.take(rd.ctx, int64(r.pack.size)); err != nil {
+		return err
 	}
 	r.left.Store(int64(len(r.segments)))
 	rd.group.Go(func() error {
 		var err error
-		r.data, err = rd.fetch(r.pack, buf)
+		r.data, err = rd.fetch(r.pack, rd.repo.shares().buffer())
 		r.done <- err
 		return err
 	})
@@ -272,6 +286,9 @@ func (rd *Reader) dispatch() error {
 			}
 			// Neither blocks: fewer segments are ahead than they hold.
 			rd.loaded <- l
+			if err := rd.takeLarge(rd.ctx, l); err != nil {
+				return err
+			}
 			rd.jobs <- l
 		}
 	}
@@ -322,12 +339,20 @@ func (rd *Reader) work() error {
 				return err
 			}
 			if l.run.left.Add(-1) == 0 {
-				rd.packs <- reuse(l.run.data, 2*maxPackStored) // there is room: it was taken from there
+				rd.done(l.run)
 			}
 		case <-rd.ctx.Done():
 			return context.Cause(rd.ctx)
 		}
 	}
+}
+
+// done makes room for the next pack, all segments of one being decompressed.
+func (rd *Reader) done(r *run) {
+	rd.repo.shares().recycle(r.data)
+	r.data = nil
+	rd.stored.give(r.memory)
+	<-rd.places
 }
 
 // load decompresses the segment and has it checked.

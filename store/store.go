@@ -112,6 +112,7 @@ type Repository struct {
 	cache    *cache
 
 	encoders *encoders
+	memory   *Memory
 }
 
 // InitOptions say how to make a repository.
@@ -147,6 +148,9 @@ type OpenOptions struct {
 	Journal Journal
 	// SoleWriter promises that nobody else writes, in place of a Lock.
 	SoleWriter bool
+	// Memory is what the repositories of a process share; nil stands for a
+	// NewMemory of this repository's own.
+	Memory *Memory
 }
 
 // A Lock is had by one at a time of all who write into a repository, on
@@ -240,7 +244,10 @@ func Open(ctx context.Context, bucket *object.Bucket, opt OpenOptions) (*Reposit
 	if err := checkPin(m, opt); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, journal: opt.Journal, sole: opt.SoleWriter, cache: newCache(), retained: new(retained), encoders: new(encoders)}
+	r := &Repository{bucket: bucket, marker: m, signer: opt.Signer, trust: opt.Trust, lock: opt.Lock, journal: opt.Journal, sole: opt.SoleWriter, cache: newCache(), retained: new(retained), encoders: new(encoders), memory: opt.Memory}
+	if r.memory == nil {
+		r.memory = NewMemory()
+	}
 	if !m.Encrypted() {
 		return r, nil
 	}

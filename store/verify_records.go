@@ -178,10 +178,16 @@ const usualProof = 4 << 20
 // readPack reads a pack, decodes each of its segments and adds what they hold
 // to the restore points that need them.
 func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointCheck]bool) error {
-	if n.size > 2*maxPackStored || n.proof.Ref != nil && n.proof.Ref.Raw > usualProof {
+	if n.proof.Ref != nil && n.proof.Ref.Raw > usualProof {
 		c.v.heavy.Lock()
 		defer c.v.heavy.Unlock()
 	}
+	memory := c.v.repo.shares()
+	taken, err := memory.packs.take(ctx, n.size)
+	if err != nil {
+		return err
+	}
+	defer memory.packs.give(taken)
 	data, err := c.v.repo.readHashed(ctx, n.name, n.size)
 	if err != nil {
 		return err
@@ -206,7 +212,10 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 	users := c.users(n, segments)
 	for i := range segments {
 		s := &segments[i]
-		if err := pr.read(s, data[s.offset:s.offset+s.stored]); err != nil {
+		if err := pr.readWithin(ctx, memory.records, s, data[s.offset:s.offset+s.stored]); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
 			return damaged(n.name, err, "segment %d-%d", s.first, s.last)
 		}
 		if proofs != nil && !c.proven(n, proofs, s, pr.held, i+1 == len(segments)) {
@@ -279,6 +288,20 @@ func packSegments(data []byte) ([]segment, error) {
 		return nil, fmt.Errorf("%w: the index covers %d bytes of %d", errMalformed, s.offset+s.stored, frames)
 	}
 	return segments, nil
+}
+
+// readWithin is read that takes the memory for a large record before.
+func (pr *packReader) readWithin(ctx context.Context, b *budget, s *segment, frame []byte) error {
+	if s.raw <= MaxSegment {
+		return pr.read(s, frame)
+	}
+	taken, err := b.take(ctx, int64(s.raw))
+	if err != nil {
+		return err
+	}
+	defer b.give(taken)
+	defer func() { pr.raw = nil }()
+	return pr.read(s, frame)
 }
 
 // read decodes a segment and holds what counts of its records.

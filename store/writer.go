@@ -66,6 +66,7 @@ type Writer struct {
 	free    chan *chunk // buffers not in use
 	packs   chan *packFile
 
+	memory  account // of what large records take
 	packer  *packer
 	results results
 }
@@ -78,6 +79,8 @@ type chunk struct {
 	expect  []expectation
 	compare bool // nothing is stored
 	frame   []byte
+	pieces  pieces // instead of frame, of a huge record
+	memory  int64  // taken, given back with the chunk
 	seg     segment
 	proof   segmentProof
 	sum     record.Sum
@@ -120,7 +123,8 @@ func (r *Repository) NewWriter(ctx context.Context, opt WriterOptions) (*Writer,
 	n := opt.Workers + 4 // in work, plus being filled, two of them, packed and repaired
 	w := &Writer{
 		repo: r, opt: opt, place: at, group: group, ctx: gctx, cancel: cancel,
-		jobs: make(chan *chunk, n), ordered: make(chan *chunk, n), free: make(chan *chunk, n), packs: make(chan *packFile),
+		memory: account{of: r.shares().frames},
+		jobs:   make(chan *chunk, n), ordered: make(chan *chunk, n), free: make(chan *chunk, n), packs: make(chan *packFile),
 	}
 	for range n {
 		w.free <- &chunk{done: make(chan error, 1)}
@@ -177,6 +181,14 @@ func (w *Writer) took(seq uint64, size int) {
 
 // store adds a record to the segment being filled.
 func (w *Writer) store(r *record.Record, size int, print []byte) error {
+	if size > MaxSegment {
+		if w.cur != nil {
+			if err := w.cut(borderNone); err != nil {
+				return err
+			}
+		}
+		return w.storeLarge(r, size, print, borderAfter(r.Sequence, r.Time, size))
+	}
 	if w.cur != nil && len(w.cur.raw)+size > MaxSegment {
 		if err := w.cut(borderNone); err != nil {
 			return err
@@ -203,6 +215,9 @@ func (w *Writer) compare(r *record.Record, size int, has known) error {
 		if err := w.cut(borderNone); err != nil {
 			return err
 		}
+	}
+	if size > MaxSegment {
+		return w.compareLarge(r, size, has)
 	}
 	if w.known != nil && len(w.known.raw)+size > MaxSegment {
 		if err := w.submitKnown(); err != nil {
@@ -263,15 +278,18 @@ func (c *chunk) added(seq uint64, print []byte) {
 	c.seg.last = seq
 }
 
-// reset makes the chunk ready for reuse; a buffer that one huge record made
-// huge is let go.
+// recycle makes the chunk free for reuse; buffers that one large record made
+// large are let go.
+func (w *Writer) recycle(c *chunk) {
+	if c.memory > 0 {
+		c.raw, c.frame = nil, nil
+		w.memory.give(c.memory)
+	}
+	c.reset()
+	w.free <- c // never blocks: it holds all chunks
+}
+
 func (c *chunk) reset() {
-	if cap(c.raw) > 2*MaxSegment {
-		c.raw = nil
-	}
-	if cap(c.frame) > 2*MaxSegment {
-		c.frame = nil
-	}
 	clear(c.expect) // they hold on to proofs
 	c.proof.reset()
 	*c = chunk{raw: c.raw[:0], ends: c.ends[:0], expect: c.expect[:0], frame: c.frame[:0], proof: c.proof, done: c.done}
@@ -382,8 +400,7 @@ func (w *Writer) compared(c *chunk) {
 	t.known.Merge(c.sum)
 	t.mu.Unlock()
 	w.progress(uint64(len(c.raw)), 0, 0)
-	c.reset()
-	w.free <- c // never blocks: it holds all chunks
+	w.recycle(c)
 }
 
 // Abort ends the writer and gives back its staging. What was uploaded stays
@@ -395,6 +412,7 @@ func (w *Writer) Abort() {
 	w.closed = true
 	w.cancel(ErrClosed)
 	_ = w.group.Wait()
+	w.memory.close()
 	w.packer.drop()
 }
 
@@ -485,6 +503,9 @@ func (w *Writer) AppendRepair(r *record.Record) error {
 }
 
 func (w *Writer) repair(r *record.Record, size int, print []byte) error {
+	if size > MaxSegment {
+		return w.storeLarge(r, size, print, borderNone)
+	}
 	p := &w.repairs
 	if len(p.buf)+size > MaxSegment {
 		if err := w.spillRepairs(); err != nil {
@@ -515,8 +536,5 @@ func (w *Writer) spillRepairs() error {
 	clear(p.items) // they hold on to proofs
 	p.items = p.items[:0]
 	p.buf = p.buf[:0]
-	if cap(p.buf) > 2*MaxSegment {
-		p.buf = nil
-	}
 	return w.submit(c, borderNone)
 }

@@ -82,6 +82,7 @@ func (r *v2Reader) entryOf(limit func() int64) (int, error) {
 		if !errors.Is(err, record.ErrShort) {
 			return 0, corrupt("%v", err)
 		}
+		r.w.whole = record.EntryLen(r.w.have())
 		if n := int64(len(r.w.have())); n > limit() {
 			return 0, fmt.Errorf("%w: metadata of more than %d bytes", ErrTooLarge, n)
 		}

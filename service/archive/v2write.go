@@ -127,12 +127,31 @@ func (v *V2Writer) record(r *record.Record) error {
 }
 
 func (v *V2Writer) append(r *record.Record) error {
+	if len(r.Header)+len(r.Data) >= writtenChunk {
+		// What is large is not copied.
+		v.buf = record.AppendFields(v.buf, r)
+		return v.write(v.flush(), r.Header, r.Data)
+	}
 	v.buf = record.Append(v.buf, r)
 	if len(v.buf) < writtenChunk {
 		return nil
 	}
-	_, err := v.s2.Write(v.buf)
+	return v.flush()
+}
+
+func (v *V2Writer) flush() error {
+	err := v.write(nil, v.buf)
 	v.buf = v.buf[:0]
+	return err
+}
+
+// write writes the parts, unless there was an error before.
+func (v *V2Writer) write(err error, parts ...[]byte) error {
+	for _, b := range parts {
+		if err == nil && len(b) > 0 {
+			_, err = v.s2.Write(b)
+		}
+	}
 	return err
 }
 

@@ -50,6 +50,7 @@ type window struct {
 	buf   []byte // buf[lo:hi] is decoded and not consumed
 	lo    int
 	hi    int
+	whole int // length of the entry that is being put together, 0 if it is not known
 	begun bool
 	read  *counter
 }
@@ -85,6 +86,7 @@ func (w *window) skip(n int) { w.lo += n }
 // need returns what is in memory, at least n bytes. The slice is valid until the next
 // call of need or more.
 func (w *window) need(n int) ([]byte, error) {
+	w.whole = n
 	for w.hi-w.lo < n {
 		if err := w.more(); err != nil {
 			if err == io.EOF {
@@ -287,12 +289,24 @@ func (w *window) room(n int) error {
 	if rest+n <= len(w.buf) {
 		copy(w.buf, w.buf[w.lo:w.hi])
 	} else {
-		buf := make([]byte, min(max(2*(rest+n), 2*len(w.buf)), maxWindow+maxChunk))
+		buf := make([]byte, w.grown(rest+n))
 		copy(buf, w.buf[w.lo:w.hi])
 		w.buf = buf
 	}
 	w.lo, w.hi = 0, rest
 	return nil
+}
+
+// grown returns how large a buffer to make for n bytes. The entries of an archive
+// are mostly much smaller than it, and sometimes large: of such a one, as soon as
+// an eighth of it was read, the rest gets the room that it says it needs, so that
+// it is neither held twice nor has as much room again behind it.
+func (w *window) grown(n int) int {
+	size := min(max(2*n, 2*len(w.buf)), maxWindow+maxChunk)
+	if whole := w.whole + maxChunk; w.whole > 2*maxChunk && n <= whole && whole <= 8*n {
+		size = whole
+	}
+	return size
 }
 
 // readError tells a cut input from a failed one.

@@ -17,6 +17,20 @@ const HashKey = "jetkeep record digest, version 1"
 // faster half, and it is asked to find accidents only.
 func Hash(encoded []byte) [32]byte { return highwayhash.Sum(encoded, []byte(HashKey)) }
 
+// HashOf returns the Hash of a record's encoding without making the encoding,
+// for records of which one copy is enough.
+func HashOf(r *Record) (sum [32]byte) {
+	h, err := highwayhash.New([]byte(HashKey))
+	if err != nil {
+		panic(err) // only if HashKey had not 32 bytes, with which Hash would panic too
+	}
+	for _, b := range [][]byte{AppendFields(nil, r), r.Header, r.Data} {
+		_, _ = h.Write(b) // never fails
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
 // A Sum is the digest of a set of records: the Hash of each, read as a
 // little-endian 256-bit number, added modulo 2^256. The
 // zero Sum is that of no records.

@@ -58,14 +58,20 @@ func (r *Record) Size() int {
 
 // Append appends the encoding of r to dst.
 func Append(dst []byte, r *Record) []byte {
+	dst = AppendFields(dst, r)
+	dst = append(dst, r.Header...)
+	return append(dst, r.Data...)
+}
+
+// AppendFields appends the part of the encoding of r that comes before the
+// header and the data.
+func AppendFields(dst []byte, r *Record) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(r.Subject)))
 	dst = binary.AppendVarint(dst, r.Time)
 	dst = binary.AppendUvarint(dst, r.Sequence)
 	dst = binary.AppendUvarint(dst, uint64(len(r.Header)))
 	dst = binary.AppendUvarint(dst, uint64(len(r.Data)))
-	dst = append(dst, r.Subject...)
-	dst = append(dst, r.Header...)
-	return append(dst, r.Data...)
+	return append(dst, r.Subject...)
 }
 
 // AppendHead appends what precedes the first entry of an archive.
@@ -113,6 +119,27 @@ func DecodeEntry(b []byte) (Record, int, error) {
 		Data:     b[n+s+h : n+s+h+d : n+s+h+d],
 	}
 	return r, n + s + h + d, nil
+}
+
+// EntryLen returns how many bytes the entry takes that b begins with, 0 if b is
+// too short to tell or holds no entry.
+func EntryLen(b []byte) int {
+	total, n := uint64(0), 0
+	for i := range 5 {
+		v, m, err := uvarint(b[n:])
+		if err != nil {
+			return 0
+		}
+		n += m
+		if i == 1 || i == 2 { // time and sequence
+			continue
+		}
+		if v > MaxBody {
+			return 0
+		}
+		total += v
+	}
+	return n + int(total)
 }
 
 func uvarint(b []byte) (uint64, int, error) {
