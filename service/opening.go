@@ -26,7 +26,10 @@ type repositories struct {
 	state *state.Store
 	// uploads, if set, is where uploads into encrypted repositories are noted.
 	uploads store.Journal
-	log     *slog.Logger
+	// memory is what they share of the process's, so that it is bounded however
+	// many tasks there are.
+	memory *store.Memory
+	log    *slog.Logger
 	// slots are the repositories by name, each in a channel of its own: who has
 	// taken it out opens it. A store that does not answer holds up only those
 	// who want that one, and they can give up.
@@ -49,7 +52,7 @@ type opened struct {
 
 func newRepositories(list []config.Repository, s *state.Store, log *slog.Logger, tell func(string, observe.Operation), retried func(string)) *repositories {
 	by := stores.Opener{Log: log, Observe: tell, Retried: retried}
-	r := &repositories{list: list, state: s, log: log, slots: map[string]chan opened{}, openStore: by.Open, createStore: by.Create}
+	r := &repositories{list: list, state: s, memory: store.NewMemory(), log: log, slots: map[string]chan opened{}, openStore: by.Open, createStore: by.Create}
 	for _, c := range list {
 		r.slots[c.Name] = make(chan opened, 1)
 		r.slots[c.Name] <- opened{}
@@ -145,7 +148,7 @@ func (r *repositories) openOne(ctx context.Context, c config.Repository, o *open
 	if err != nil {
 		return err
 	}
-	keys.Lock, keys.Journal = r.state.Lock, r.uploads
+	keys.Lock, keys.Journal, keys.Memory = r.state.Lock, r.uploads, r.memory
 	driver, err := r.driver(ctx, c, o, create)
 	if err != nil {
 		return err

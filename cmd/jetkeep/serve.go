@@ -85,6 +85,9 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 // serve runs until the context ends, which is an orderly end, or until the
 // service cannot go on.
 func serve(ctx context.Context, o instanceOptions, std stdio) (err error) {
+	if !o.Embedded {
+		limitMemory()
+	}
 	i, err := startInstance(ctx, o)
 	if err != nil {
 		return startHint(err, o)

@@ -41,6 +41,7 @@ func trustedFlag(clause *fisk.CmdClause, keys *[]string) {
 
 // with opens the repository for a command.
 func (a *repositoryAt) with(ctx context.Context, signer *sign.Signer, run func(*store.Repository) error) error {
+	limitMemory()
 	loc, err := parseLocation(a.path)
 	if err != nil {
 		return err

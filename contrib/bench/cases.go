@@ -30,14 +30,14 @@ type bench struct {
 // A ratio of two cases' wall times, and what it should be at most.
 type ratio struct{ a, b, bound string }
 
-func (b *bench) startServer(ctx context.Context) error {
+func (b *bench) startServer(ctx context.Context, store string, args ...string) error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
 	b.url = fmt.Sprintf("nats://127.0.0.1:%d", port)
-	b.server, err = start(filepath.Join(b.dir, "nats-server.log"), b.o.server,
-		"-a", "127.0.0.1", "-p", fmt.Sprint(port), "-js", "-sd", filepath.Join(b.dir, "js"))
+	b.server, err = start(store+".log", b.o.server,
+		append([]string{"-a", "127.0.0.1", "-p", fmt.Sprint(port), "-js", "-sd", store}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -232,14 +232,16 @@ func (b *bench) deleteStream(ctx context.Context) error {
 	return b.js(func(js jetstream.JetStream) error { return js.DeleteStream(ctx, stream) })
 }
 
-func (b *bench) checkCount(ctx context.Context) error {
+func (b *bench) checkCount(ctx context.Context) error { return b.checkMessages(ctx, b.o.messages) }
+
+func (b *bench) checkMessages(ctx context.Context, want int) error {
 	return b.js(func(js jetstream.JetStream) error {
 		s, err := js.Stream(ctx, stream)
 		if err != nil {
 			return err
 		}
-		if n := s.CachedInfo().State.Msgs; n != uint64(b.o.messages) {
-			return fmt.Errorf("restored stream holds %d messages, not %d", n, b.o.messages)
+		if n := s.CachedInfo().State.Msgs; n != uint64(want) {
+			return fmt.Errorf("stream holds %d messages, not %d", n, want)
 		}
 		return nil
 	})

@@ -8,7 +8,9 @@
 //   - sealed: the same backup and restore with encryption and without;
 //   - increments: what a second backup uploads after the stream was changed a
 //     little, against the same two, and from a rebuilt replica in a cluster;
-//   - small: many small streams, against `nats backup account`.
+//   - small: many small streams, against `nats backup account`;
+//   - memory: what the service takes at most for large messages and for many
+//     subjects.
 //
 // It needs nats-server, nats, restic and jetkeep as programs; `make bench`
 // provides them. It exits non-zero only if something could not be measured or
@@ -39,7 +41,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 5, "measured runs of each case, after one warm-up")
 	flag.IntVar(&o.messages, "messages", 1<<20, "messages of 1 KiB in the stream")
 	flag.IntVar(&o.streams, "streams", 1000, "how many small streams")
-	flag.Func("cases", "what to measure, of full, sealed, increments, small (default all)", func(s string) error {
+	flag.Func("cases", "what to measure, of full, sealed, increments, small, memory (default all)", func(s string) error {
 		o.cases = strings.Split(s, ",")
 		return nil
 	})
@@ -66,7 +68,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{o: o, dir: dir, results: map[string][]sample{}}
-	if err := b.startServer(ctx); err != nil {
+	if err := b.startServer(ctx, filepath.Join(dir, "js")); err != nil {
 		return err
 	}
 	defer b.server.stop()
@@ -74,7 +76,7 @@ func run(ctx context.Context, o options) error {
 		name string
 		run  func(ctx context.Context, dir string) error
 	}{
-		{"full", b.full}, {"sealed", b.sealed}, {"increments", b.increments}, {"increments", b.leaderChange}, {"small", b.small},
+		{"full", b.full}, {"sealed", b.sealed}, {"increments", b.increments}, {"increments", b.leaderChange}, {"small", b.small}, {"memory", b.memory},
 	} {
 		if !o.wants(c.name) {
 			continue

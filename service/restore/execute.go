@@ -94,7 +94,7 @@ type execution struct {
 	cfg     streamConfig
 	target  Target
 	info    *jsapi.StreamInfo // of the restored stream
-	first   *record.Record    // the first message given to the server
+	first   *print            // of the first message given to the server
 	live    *record.Sum       // digest of the restore point's messages, once they were all read
 	whole   atomic.Bool       // the whole archive was given to the server
 	arrived atomic.Bool       // the server acknowledged a part of it

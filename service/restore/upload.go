@@ -188,7 +188,7 @@ func (x *execution) keepFirst(fn func(*record.Record) error) func(*record.Record
 	x.first = nil
 	return func(r *record.Record) error {
 		if x.first == nil {
-			x.first = clone(r)
+			x.first = printOf(r)
 		}
 		return fn(r)
 	}
@@ -342,17 +342,25 @@ func (x *execution) ours(ctx context.Context, conn *natsconn.Conn, info *jsapi.S
 			return false, err
 		}
 	}
-	got, err := conn.API.Message(ctx, info.Name(), want.Sequence)
+	got, err := conn.API.Message(ctx, info.Name(), want.sequence)
 	if errors.Is(err, jsapi.ErrNoMessage) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return same(want, got), nil
+	return *want == *printOf(got), nil
 }
 
-func (x *execution) firstRecord(ctx context.Context) (*record.Record, error) {
+// A print stands for a record, which may be large.
+type print struct {
+	sequence uint64
+	hash     [32]byte // of its encoding, so of its time and content too
+}
+
+func printOf(r *record.Record) *print { return &print{r.Sequence, record.HashOf(r)} }
+
+func (x *execution) firstRecord(ctx context.Context) (*print, error) {
 	r, err := x.Repo.Open(ctx, x.Point)
 	if err != nil {
 		return nil, fmt.Errorf("open restore point: %w", err)
@@ -362,7 +370,7 @@ func (x *execution) firstRecord(ctx context.Context) (*record.Record, error) {
 	if err != nil || rec == nil {
 		return nil, err
 	}
-	return clone(rec), nil
+	return printOf(rec), nil
 }
 
 // takeUp decides about a stream that is there when an interrupted execution is
