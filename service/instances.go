@@ -99,17 +99,43 @@ func (s *Service) recheck(ctx context.Context) {
 	}
 }
 
-// expireEvery is how often old sessions are looked for.
-const expireEvery = time.Hour
+const (
+	// expireEvery is how often old sessions are looked for.
+	expireEvery = 10 * time.Minute
+	// leastAge is how long an ended session is remembered in any case.
+	leastAge = time.Hour
+)
 
-// expire forgets sessions that ended long ago, until ctx ends. Every instance
-// does; what is gone is gone.
+// forgetSessions forgets sessions that ended long ago. Where the account bounds
+// their bucket and that is nearly full, a session is remembered for a shorter time:
+// in a full one no backup could begin.
+func (s *Service) forgetSessions(ctx context.Context) (n int, err error) {
+	for age := s.config.SessionAge; ; age /= 2 {
+		forgotten, err := s.store.Expire(ctx, time.Now().Add(-age))
+		if n += forgotten; err != nil {
+			return n, err
+		}
+		full, err := s.store.NearlyFull(ctx)
+		if err != nil || !full {
+			return n, err
+		}
+		if age/2 < leastAge {
+			s.log.Error("the bucket of sessions is nearly full, and when it is no backup can begin",
+				"hint", "storage.sessions bounds it: nats stream edit KV_JETKEEP_SESSIONS --max-bytes gives it more room")
+			return n, nil
+		}
+		s.log.Warn("the bucket of sessions is nearly full: sessions are remembered for a shorter time", "age", age/2)
+	}
+}
+
+// expire forgets old sessions until ctx ends. Every instance does; what is gone is
+// gone.
 func (s *Service) expire(ctx context.Context) {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		ectx, cancel := context.WithTimeout(ctx, expireEvery/2)
-		n, err := s.store.Expire(ectx, time.Now().Add(-s.config.SessionAge))
+		ectx, cancel := context.WithTimeout(ctx, expireEvery)
+		n, err := s.forgetSessions(ectx)
 		if err == nil {
 			err = s.state.Tidy(ectx)
 		}

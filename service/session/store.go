@@ -304,14 +304,35 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		keys = append(keys, HookID(id, h))
 	}
 	for _, key := range keys {
-		if err := s.kv.Purge(ctx, key); err != nil {
+		if err := s.remove(ctx, key); err != nil {
 			return fmt.Errorf("delete task %s: %w", key, err)
 		}
 	}
-	if err := s.kv.Purge(ctx, id, jetstream.LastRevision(ses.Revision)); err != nil {
+	if err := s.remove(ctx, id, jetstream.LastRevision(ses.Revision)); err != nil {
 		return fmt.Errorf("delete session %s: %w", id, err)
 	}
 	return nil
+}
+
+// remove deletes a key. In a bucket that is full, servers of a cluster have no
+// room for the mark that says so: there the value is taken out without one.
+func (s *Store) remove(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
+	err := s.kv.Purge(ctx, key, opts...)
+	const maximumBytes = 10077
+	if full := new(jetstream.APIError); errors.As(err, &full) && full.ErrorCode == maximumBytes {
+		return s.stream.Purge(ctx, jetstream.WithPurgeSubject(subjectPrefix+key))
+	}
+	return err
+}
+
+// NearlyFull says whether the bucket has a bound, and has used four fifths of it.
+func (s *Store) NearlyFull(ctx context.Context) (bool, error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look at bucket %s: %w", api.BucketSessions, err)
+	}
+	most := info.Config.MaxBytes
+	return most > 0 && info.State.Bytes/4 >= uint64(most)/5, nil
 }
 
 // Expire deletes sessions that ended before a moment, and the marks of those
