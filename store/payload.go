@@ -185,18 +185,26 @@ func (p *payloadReader) Close() error {
 // decodeList decodes a JSON array one element after the other, and hands each
 // on. No element may have more than most bytes.
 func decodeList[T any](r io.Reader, most int64, take func(T) error) error {
+	return readList(r, most, func(d *json.Decoder, _ *metered) error {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return err //nolint:wrapcheck // the caller says of what
+		}
+		return take(v)
+	})
+}
+
+// readList reads a JSON array; each reads one element of it.
+func readList(r io.Reader, most int64, each func(*json.Decoder, *metered) error) error {
 	m := &metered{r: r, most: most, left: most}
 	d := json.NewDecoder(m)
+	d.UseNumber()
 	if t, err := d.Token(); err != nil || t != json.Delim('[') {
 		return listError(err)
 	}
 	for d.More() {
 		m.left = most
-		var v T
-		if err := d.Decode(&v); err != nil {
-			return err //nolint:wrapcheck // the caller says of what
-		}
-		if err := take(v); err != nil {
+		if err := each(d, m); err != nil {
 			return err
 		}
 	}
@@ -208,6 +216,26 @@ func decodeList[T any](r io.Reader, most int64, take func(T) error) error {
 		return listError(err)
 	}
 	return nil
+}
+
+// skipValue reads a value of which only its names, strings and numbers have a bound.
+func skipValue(d *json.Decoder, m *metered) error {
+	for depth := 0; ; {
+		m.left = m.most
+		t, err := d.Token()
+		if err != nil {
+			return listError(err)
+		}
+		switch t {
+		case json.Delim('['), json.Delim('{'):
+			depth++
+		case json.Delim(']'), json.Delim('}'):
+			depth--
+		}
+		if depth == 0 {
+			return nil
+		}
+	}
 }
 
 func listError(err error) error {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -159,7 +160,8 @@ func (r *Repository) PutConsumers(ctx context.Context, of Content, consumers []j
 
 // Consumers has the consumers of a restore point decoded, a JSON array that is
 // unpacked while decode reads it. decode returns how many there were. It is not
-// called if there are none.
+// called if there are none. What it fails with is damage, unless it is ErrBounds:
+// then they are only more than the caller takes.
 func (r *Repository) Consumers(ctx context.Context, p Point, decode func(io.Reader) (int, error)) error {
 	c := p.Consumers
 	if c.Count == 0 {
@@ -171,6 +173,9 @@ func (r *Repository) Consumers(ctx context.Context, p Point, decode func(io.Read
 	}
 	defer payload.Close()
 	n, err := decode(payload)
+	if errors.Is(err, ErrBounds) {
+		return fmt.Errorf("read consumers of %s: %w", p.ID, err)
+	}
 	if err == nil && n != c.Count {
 		err = fmt.Errorf("%d consumers, not %d", n, c.Count)
 	}
@@ -180,14 +185,15 @@ func (r *Repository) Consumers(ctx context.Context, p Point, decode func(io.Read
 	return nil
 }
 
-// maxConsumer bounds one consumer, where nobody needs it but to count it.
-const maxConsumer = 32 << 20
+// maxConsumerToken bounds one name, string or number in a consumer, where nobody
+// needs it but to count it. The whole of a consumer can have any size.
+const maxConsumerToken = 32 << 20
 
 // countConsumers reads the consumers and keeps none.
 func countConsumers(r io.Reader) (n int, err error) {
-	err = decodeList(r, maxConsumer, func(json.RawMessage) error {
+	err = readList(r, maxConsumerToken, func(d *json.Decoder, m *metered) error {
 		n++
-		return nil
+		return skipValue(d, m)
 	})
 	return n, err
 }

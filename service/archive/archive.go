@@ -48,7 +48,8 @@ var (
 	ErrTruncated = errors.New("archive is truncated")
 	// ErrCorrupt means that the archive contradicts itself.
 	ErrCorrupt = errors.New("archive is corrupt")
-	// ErrTooLarge means that a part of an archive is larger than a server accepts.
+	// ErrTooLarge means that a part of an archive is larger than a server accepts,
+	// or than may be kept in memory. Nothing is damaged.
 	ErrTooLarge = errors.New("too large for an archive")
 	// ErrOrder means that a writer was given parts in the wrong order.
 	ErrOrder = errors.New("parts of an archive out of order")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -93,6 +94,8 @@ func DecodeConsumerState(b []byte) (ConsumerState, error) {
 	d.pending(&s, old)
 	d.redelivered(&s)
 	switch {
+	case d.large:
+		return ConsumerState{}, fmt.Errorf("%w: consumer state takes more than %d bytes of memory", ErrTooLarge, MaxConsumersMemory)
 	case d.failed:
 		return ConsumerState{}, corrupt("consumer state is cut or a number in it is wrong")
 	case len(d.b) > 0:
@@ -146,6 +149,7 @@ func AppendConsumerState(dst []byte, s ConsumerState) []byte {
 type varints struct {
 	b      []byte
 	failed bool
+	large  bool // it failed for what it would take, and not for what it is
 }
 
 func (d *varints) uvarint() uint64 {
@@ -173,6 +177,15 @@ func (d *varints) count(size int) int {
 	return int(n)
 }
 
+// fits says whether a list that takes so many bytes of memory may be read.
+func (d *varints) fits(memory int) bool {
+	if memory > MaxConsumersMemory {
+		d.failed, d.large, d.b = true, true, nil
+		return false
+	}
+	return true
+}
+
 func (d *varints) pending(s *ConsumerState, old bool) {
 	size := minPending
 	if old {
@@ -183,8 +196,7 @@ func (d *varints) pending(s *ConsumerState, old bool) {
 		return
 	}
 	base := d.varint()
-	if n*pendingMemory > MaxConsumersMemory {
-		d.failed, d.b = true, nil
+	if !d.fits(n * pendingMemory) {
 		return
 	}
 	s.Pending = make([]Pending, n)
@@ -211,8 +223,7 @@ func (d *varints) redelivered(s *ConsumerState) {
 	if n == 0 {
 		return
 	}
-	if n*redeliveredMemory > MaxConsumersMemory {
-		d.failed, d.b = true, nil
+	if !d.fits(n * redeliveredMemory) {
 		return
 	}
 	s.Redelivered = make([]Redelivered, 0, n)

@@ -20,7 +20,7 @@ type Source interface {
 	// Open returns a reader of the restore point's messages.
 	Open(ctx context.Context, p store.Point) (Records, error)
 	// Consumers returns the restore point's consumers. They take no more memory
-	// than archive.MaxConsumersMemory.
+	// than archive.MaxConsumersMemory; else it is archive.ErrTooLarge.
 	Consumers(ctx context.Context, p store.Point) ([]archive.Consumer, error)
 	// Readable says whether messages can be read, which takes a key where they
 	// are encrypted.
@@ -52,6 +52,9 @@ func (r repository) Open(ctx context.Context, p store.Point) (Records, error) {
 func (r repository) Consumers(ctx context.Context, p store.Point) (out []archive.Consumer, err error) {
 	err = r.Repository.Consumers(ctx, p, func(in io.Reader) (int, error) {
 		out, err = archive.ReadConsumers(in, archive.MaxConsumersMemory)
+		if errors.Is(err, archive.ErrTooLarge) {
+			err = fmt.Errorf("%w: %w", store.ErrBounds, err) // nothing is damaged
+		}
 		return len(out), err
 	})
 	return out, err
@@ -88,7 +91,12 @@ func Prepare(ctx context.Context, conn *natsconn.Conn, repo Source, req Request,
 func ReadInput(ctx context.Context, repo Source, p store.Point) (Input, error) {
 	in := Input{Point: p}
 	var err error
-	if in.Consumers, err = repo.Consumers(ctx, p); err != nil {
+	in.Consumers, err = repo.Consumers(ctx, p)
+	if errors.Is(err, archive.ErrTooLarge) {
+		return in, fmt.Errorf("%w: the consumers of stream %s take more than %d MiB of memory; export the restore point %s and restore that instead: %w",
+			ErrRefused, p.Stream, archive.MaxConsumersMemory>>20, p.ID, err)
+	}
+	if err != nil {
 		return in, fmt.Errorf("read consumers of %s: %w", p.ID, err)
 	}
 	for i := range in.Consumers {

@@ -147,10 +147,18 @@ func exportPoint(ctx context.Context, repo *store.Repository, p store.Point, dir
 	return n, err
 }
 
+// maxExported bounds what the consumers of a stream may take in memory. It is more
+// than others allow, who read those of many streams: what a repository has can be
+// had out of it.
+const maxExported = 4 * archive.MaxConsumersMemory
+
 func consumersOf(ctx context.Context, repo *store.Repository, p store.Point) ([]archive.Consumer, error) {
 	var out []archive.Consumer
 	err := repo.Consumers(ctx, p, func(r io.Reader) (n int, err error) {
-		out, err = archive.ReadConsumers(r, archive.MaxConsumersMemory)
+		out, err = archive.ReadConsumers(r, maxExported)
+		if errors.Is(err, archive.ErrTooLarge) {
+			err = fmt.Errorf("%w: %w", store.ErrBounds, err) // nothing is damaged
+		}
 		return len(out), err
 	})
 	return out, err

@@ -29,14 +29,6 @@ const EngineImport = "import"
 // maxMeta bounds backup.json.
 const maxMeta = 8 << 20
 
-// The consumers of an archive may take minConsumers bytes of memory, or maxRatio
-// of them for each byte that the archive has.
-const (
-	minConsumers   = 64 << 20
-	maxRatio       = 16
-	consumerMemory = 64 // besides what is encoded
-)
-
 // ImportOptions say how to import.
 type ImportOptions struct {
 	Target  string // the name of the account that the streams were in
@@ -180,8 +172,7 @@ type importing struct {
 	point store.Point
 
 	meta      meta
-	size      int64 // of the archive
-	memory    int64 // that the consumers take
+	memory    int // that the consumers take
 	w         *store.Writer
 	got       seqset.Set
 	dead      seqset.Set
@@ -203,7 +194,7 @@ func (im *importing) run(ctx context.Context) (store.Point, error) {
 	if err != nil {
 		return store.Point{}, fmt.Errorf("look at archive: %w", err)
 	}
-	im.point.Time, im.size = info.ModTime().UTC(), info.Size()
+	im.point.Time = info.ModTime().UTC()
 	im.w, err = im.repo.NewWriter(ctx, store.WriterOptions{
 		Staging: im.opt.Staging, Task: im.point.Task, Target: im.point.Target, Stream: im.point.Stream,
 	})
@@ -313,13 +304,14 @@ func (im *importing) Tombstone(seq uint64) error {
 
 // Consumer implements archive.Visitor.
 func (im *importing) Consumer(c archive.Consumer) error {
+	// A few bytes of an archive can hold any number of consumers, and what nobody
+	// could restore must not be stored.
+	if im.memory += c.Memory(); im.memory > archive.MaxConsumersMemory {
+		return fmt.Errorf("%w: the stream's consumers take more than %d bytes of memory", archive.ErrTooLarge, archive.MaxConsumersMemory)
+	}
 	raw, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("encode consumer %s: %w", c.Name, err)
-	}
-	// A few bytes of an archive can hold any number of consumers.
-	if im.memory += int64(len(raw)) + consumerMemory; im.memory > max(minConsumers, maxRatio*im.size) {
-		return fmt.Errorf("%w: its consumers take more than %d bytes", archive.ErrTooLarge, max(minConsumers, maxRatio*im.size))
 	}
 	im.consumers = append(im.consumers, raw)
 	return nil
