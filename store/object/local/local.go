@@ -342,9 +342,13 @@ func (d *Driver) open(name string) (*os.File, error) {
 }
 
 // unopened is the error of a name that cannot be opened. One that leads out of
-// the directory, or to what is no file, is of no object.
+// the directory, or to what is no file, is of no object. That a file cannot be had
+// for another reason says nothing of what it is.
 func (d *Driver) unopened(name string, err error) error {
-	if info, e := d.root.Lstat(name); e == nil && info.Mode().Type()&^fs.ModeDir != 0 {
+	var errno syscall.Errno
+	// That a name leads out of the directory is found out without a call that fails.
+	leads := !errors.As(err, &errno) || errno == syscall.ENOENT || errno == syscall.ELOOP || errno == syscall.ENXIO
+	if info, e := d.root.Lstat(name); leads && e == nil && info.Mode().Type()&^fs.ModeDir != 0 {
 		return fmt.Errorf("%w: it is no regular file: %w", object.ErrNotExist, err)
 	}
 	return readError(err)
@@ -377,6 +381,11 @@ func (d *Driver) Delete(_ context.Context, name string) error {
 type fileReader struct {
 	ctxReader
 	f *os.File
+}
+
+func (r *fileReader) Read(p []byte) (int, error) {
+	n, err := r.ctxReader.Read(p)
+	return n, readError(err)
 }
 
 func (r *fileReader) Close() error { return r.f.Close() }
@@ -413,12 +422,29 @@ func writeError(err error) error {
 }
 
 // broken gives what the operating system says of a disk or network file system
-// that does not work its kind.
+// that does not work its kind: what may work again later, and what will not.
 func broken(err error) error {
-	if errors.As(err, new(syscall.Errno)) {
+	var errno syscall.Errno
+	switch {
+	case !errors.As(err, &errno):
+		return err
+	case passes(errno):
 		return fmt.Errorf("%w: %w", object.ErrUnavailable, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", object.ErrUnexpected, err)
+}
+
+// passes says whether an error may be gone later: of a disk or network that is
+// away, or of a machine that has too little of something for now.
+func passes(errno syscall.Errno) bool {
+	switch errno {
+	case syscall.EIO, syscall.ESTALE, syscall.EAGAIN, syscall.EBUSY, syscall.EINTR, syscall.ENOLCK,
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS,
+		syscall.ETIMEDOUT, syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.ENETRESET, syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED:
+		return true
+	}
+	return runtime.GOOS == "windows" // whose calls give other numbers
 }
 
 func readError(err error) error {
