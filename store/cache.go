@@ -20,6 +20,8 @@ type cache struct {
 	behind map[string]bool // logs that were looked at behind their newest copy
 	points map[pointKey]Point
 	size   int64
+	// keeps is whether the store, or what we may do there, lets no copy be deleted.
+	keeps bool
 }
 
 // A pointKey stands for one commit record as one set of keys reads it. One that
@@ -69,6 +71,25 @@ func (c *cache) lookBehind(chain string) bool {
 	}
 	c.behind[chain] = true
 	return true
+}
+
+// undeletable says whether copies were found not to be deletable.
+func (c *cache) undeletable() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keeps
+}
+
+func (c *cache) setUndeletable() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keeps = true
 }
 
 func (r *Repository) pointKey(id string, info object.Info) pointKey {

@@ -112,17 +112,37 @@ func (r *Repository) mend(ctx context.Context, e *entry) error {
 		_, err := r.mendCopy(ctx, e)
 		return err
 	case e.kind == entryForget:
-		ids, err := decodeForget(e)
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			if _, err := r.deleteCopy(ctx, e, id); err != nil {
-				return err
-			}
-		}
+		return r.deleteCopies(ctx, e)
 	}
 	return nil
+}
+
+// deleteCopies deletes the copies that are left of what an entry forgets, unless
+// nothing can be deleted here.
+func (r *Repository) deleteCopies(ctx context.Context, forget *entry) error {
+	if r.cache.undeletable() {
+		return nil
+	}
+	ids, err := decodeForget(forget)
+	if err != nil {
+		return err
+	}
+	g, deleting := errgroup.WithContext(ctx)
+	g.SetLimit(mendReads)
+	for _, id := range ids {
+		g.Go(func() error {
+			if deleting.Err() != nil {
+				return nil // another one's error says why
+			}
+			_, err := r.deleteCopy(deleting, forget, id)
+			return err
+		})
+	}
+	err = g.Wait()
+	if errors.Is(err, object.ErrNotWritable) {
+		r.cache.setUndeletable()
+	}
+	return err //nolint:wrapcheck // our own
 }
 
 // mendLast does what is left to do of the entry that a log ends with, before
@@ -144,7 +164,7 @@ func (r *Repository) mendLast(ctx context.Context, t *logTail, last *entry) erro
 	return err
 }
 
-// mendReads is how many logs are looked at at once.
+// mendReads is how many logs, or copies, are looked at at once.
 const mendReads = 16
 
 // mendListed makes the copies that the last entries of logs lack, as far as it
