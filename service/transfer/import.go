@@ -80,6 +80,8 @@ func Import(ctx context.Context, repo *store.Repository, dir string, o ImportOpt
 
 // chosenDirs finds the directories of the streams that are meant and tells of
 // those that are left out. Nothing is taken in if one that is named is not there.
+// A directory whose stream cannot be told ends it, unless all that is meant is
+// named and found.
 func chosenDirs(dir string, o ImportOptions) ([]string, error) {
 	dirs, err := streamDirs(dir)
 	if err != nil {
@@ -87,14 +89,19 @@ func chosenDirs(dir string, o ImportOptions) ([]string, error) {
 	}
 	var chosen, streams []string
 	var left []LeftOut
+	var unreadable error
 	for _, d := range dirs {
-		im := importing{dir: d}
-		name, absent := filepath.Base(d), emptyDir(d)
-		if !absent {
-			if err := im.readMeta(); err != nil {
-				return nil, fmt.Errorf("import %s: %w", d, err)
+		name, absent, err := streamOf(d)
+		if err != nil {
+			if !o.Streams.Named() {
+				return nil, err
 			}
-			name = im.point.Stream
+			if unreadable == nil {
+				unreadable = err
+			}
+			continue
+		}
+		if !absent {
 			streams = append(streams, name)
 		}
 		switch {
@@ -107,14 +114,8 @@ func chosenDirs(dir string, o ImportOptions) ([]string, error) {
 			chosen = append(chosen, d)
 		}
 	}
-	missing := o.Streams.Missing(streams)
-	for _, l := range left {
-		if slices.Contains(missing, l.Stream) {
-			return nil, fmt.Errorf("import %s: stream %s %w", dir, l.Stream, l.Err)
-		}
-	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("import %s: %w %s", dir, ErrNoStream, strings.Join(missing, ", "))
+	if err := missing(dir, o.Streams.Missing(streams), left, unreadable); err != nil {
+		return nil, err
 	}
 	switch {
 	case len(chosen) > 0:
@@ -126,6 +127,40 @@ func chosenDirs(dir string, o ImportOptions) ([]string, error) {
 		return nil, fmt.Errorf("import %s: stream %s %w", dir, left[0].Stream, left[0].Err)
 	}
 	return nil, fmt.Errorf("import %s: %w %s", dir, ErrNoStream, strings.Join(o.Streams, ", "))
+}
+
+// missing is the error of streams that are named and were not found: a directory
+// that could not be read may be of one.
+func missing(dir string, names []string, left []LeftOut, unreadable error) error {
+	for _, l := range left {
+		if slices.Contains(names, l.Stream) {
+			return fmt.Errorf("import %s: stream %s %w", dir, l.Stream, l.Err)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("import %s: %w %s", dir, ErrNoStream, strings.Join(names, ", "))
+	if unreadable != nil {
+		err = fmt.Errorf("%w among those that can be read: %w", err, unreadable)
+	}
+	return err
+}
+
+// streamOf tells which stream a directory is of, and whether it is empty.
+func streamOf(dir string) (name string, absent bool, err error) {
+	if emptyDir(dir) {
+		return filepath.Base(dir), true, nil
+	}
+	im := importing{dir: dir}
+	err = im.readMeta()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: it has no %s", ErrNotABackup, metaFile)
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("import %s: %w", dir, err)
+	}
+	return im.point.Stream, false, nil
 }
 
 func emptyDir(dir string) bool {
@@ -149,14 +184,9 @@ func streamDirs(dir string) ([]string, error) {
 	}
 	var out []string
 	for _, e := range entries {
-		if !e.IsDir() {
-			continue
+		if e.IsDir() {
+			out = append(out, filepath.Join(dir, e.Name()))
 		}
-		d := filepath.Join(dir, e.Name())
-		if _, err := os.Stat(filepath.Join(d, metaFile)); err != nil && !emptyDir(d) {
-			return nil, fmt.Errorf("import %s: %w: it has no %s", d, ErrNotABackup, metaFile)
-		}
-		out = append(out, d)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("import %s: %w: it has no %s, nor directories that do", dir, ErrNotABackup, metaFile)

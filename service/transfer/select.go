@@ -30,6 +30,11 @@ func (s Selection) matches(stream string) bool {
 	return len(s) == 0 || slices.ContainsFunc(s, func(p string) bool { return api.Match(p, stream) })
 }
 
+// Named tells whether all streams that are meant are named.
+func (s Selection) Named() bool {
+	return len(s) > 0 && !slices.ContainsFunc(s, api.IsPattern)
+}
+
 // Missing returns the names, not the patterns, that are not among the streams.
 func (s Selection) Missing(streams []string) []string {
 	var out []string
