@@ -72,7 +72,7 @@ func (o *Options) chain(t *http.Transport) *chain {
 	}
 	c := &chain{client: &http.Client{Transport: busy{t}, Timeout: credentialsTimeout}}
 	environment := source{name: CredentialsEnvironment, provider: &credentials.EnvAWS{}}
-	profile := source{name: CredentialsProfile, provider: &credentials.FileAWSCredentials{Filename: o.ProfileFile, Profile: o.Profile}}
+	shared := source{name: CredentialsProfile, provider: &profile{file: o.ProfileFile, name: o.Profile, region: o.Region}}
 	identity := source{name: CredentialsWebIdentity, check: hasIdentity, provider: &credentials.IAM{
 		Endpoint: os.Getenv("AWS_ENDPOINT_URL_STS"), Region: o.Region,
 	}}
@@ -81,7 +81,7 @@ func (o *Options) chain(t *http.Transport) *chain {
 	case o.Credentials == CredentialsEnvironment:
 		c.sources = []source{environment}
 	case o.Credentials == CredentialsProfile:
-		c.sources = []source{profile}
+		c.sources = []source{shared}
 	case o.Credentials == CredentialsWebIdentity:
 		c.sources = []source{identity}
 	case o.Credentials == CredentialsInstance:
@@ -91,7 +91,7 @@ func (o *Options) chain(t *http.Transport) *chain {
 			AccessKeyID: o.AccessKey, SecretAccessKey: o.SecretKey, SessionToken: o.SessionToken, SignerType: credentials.SignatureV4,
 		}}}}
 	default:
-		c.sources = []source{environment, profile, identity, instance}
+		c.sources = []source{environment, shared, identity, instance}
 	}
 	return c
 }

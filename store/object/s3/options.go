@@ -22,7 +22,7 @@ const (
 	CredentialsAuto        = "auto" // static if there is an access key, else each of the others in this order
 	CredentialsStatic      = "static"
 	CredentialsEnvironment = "environment"  // AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
-	CredentialsProfile     = "profile"      // of ~/.aws/credentials or AWS_SHARED_CREDENTIALS_FILE
+	CredentialsProfile     = "profile"      // of ~/.aws/credentials and ~/.aws/config, or AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE
 	CredentialsWebIdentity = "web_identity" // AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE; AWS_ENDPOINT_URL_STS
 	CredentialsInstance    = "instance"     // of the machine, AWS_EC2_METADATA_SERVICE_ENDPOINT, or container, AWS_CONTAINER_*
 )
