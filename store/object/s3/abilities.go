@@ -42,7 +42,7 @@ func mayBeUnknown(answer minio.ErrorResponse) bool {
 
 // unknown marks an answer that means nothing else.
 func unknown(answer minio.ErrorResponse, err error) error {
-	if mayBeUnknown(answer) {
+	if mayBeUnknown(answer) && !noLock(answer.Message) {
 		return fmt.Errorf("%w: %w: %w", object.ErrUnexpected, errUnknown, err)
 	}
 	return err
@@ -61,8 +61,11 @@ func (d *Driver) withChecksum(put func(sums bool) error) error {
 		return err
 	}
 	again := put(false)
-	if again == nil || errors.Is(again, object.ErrExist) {
+	switch {
+	case again == nil:
 		d.plain.Store(true)
+	case errors.Is(again, object.ErrExist): // which proves nothing, but says what the object's maker is to know
+		return fmt.Errorf("%w; before: %v", again, err)
 	}
 	return again
 }

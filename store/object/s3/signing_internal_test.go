@@ -77,19 +77,22 @@ func (r *refuser) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// ask sends one request through a signing transport.
-func ask(t *testing.T, s *signing, body string) *http.Response {
+// ask sends one request through a signing transport and returns the answer's
+// status and body.
+func ask(t *testing.T, s *signing) (status int, text string, err error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodPut, "http://store.test/b/k", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodPut, "http://store.test/b/k", strings.NewReader("content"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set(contentHeader, "UNSIGNED-PAYLOAD")
 	resp, err := s.RoundTrip(signer.SignV4(*req, "any", "any", "", "r"))
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
-	return resp
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
 }
 
 // Credentials that a source has some seconds late are waited for if those before
@@ -128,9 +131,9 @@ func TestLateCredentials(t *testing.T) {
 				})}
 				store := &refuser{takes: "new", code: c.code}
 				d := &signing{next: store, chain: from, creds: credentials.New(from), endpoint: mustURL(t, "http://store.test")}
-				resp := ask(t, d, "content")
-				if took := resp.StatusCode == http.StatusOK; took != c.waits {
-					t.Errorf("took it: %t, asked %d times in %s", took, store.asked, time.Since(begun))
+				status, text, err := ask(t, d)
+				if took := status == http.StatusOK; err != nil || took != c.waits {
+					t.Errorf("took it: %t, asked %d times in %s: %v", took, store.asked, time.Since(begun), err)
 				}
 				if !c.waits && store.asked != 1 {
 					t.Errorf("the store was asked %d times with the same credentials", store.asked)
@@ -138,8 +141,8 @@ func TestLateCredentials(t *testing.T) {
 				if time.Since(begun) > 10*time.Second {
 					t.Errorf("waited %s", time.Since(begun))
 				}
-				if b, err := io.ReadAll(resp.Body); !c.waits && (err != nil || !strings.Contains(string(b), c.code)) {
-					t.Errorf("the refusal is not handed on: %q, %v", b, err)
+				if !c.waits && !strings.Contains(text, c.code) {
+					t.Errorf("the refusal is not handed on: %q", text)
 				}
 			})
 		})
@@ -157,16 +160,11 @@ func TestRefusedCredentialsNotUsedAgain(t *testing.T) {
 	from.client = &http.Client{Transport: busy{l}}
 	store := &refuser{takes: "key", code: "ExpiredToken"}
 	s := &signing{next: store, chain: from, creds: credentials.New(from), endpoint: mustURL(t, "http://store.test")}
-	if resp := ask(t, s, "content"); resp.StatusCode != http.StatusOK {
-		t.Fatal(resp.StatusCode)
+	if status, _, err := ask(t, s); err != nil || status != http.StatusOK {
+		t.Fatal(status, err)
 	}
 	l.away, store.takes = true, "other"
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://store.test/b/k", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = s.RoundTrip(signer.SignV4(*req, "any", "any", "", "r"))
-	if !errors.Is(err, object.ErrUnavailable) || errors.As(err, new(*object.PermissionError)) {
+	if _, _, err := ask(t, s); !errors.Is(err, object.ErrUnavailable) || errors.As(err, new(*object.PermissionError)) {
 		t.Error("want that it may pass:", err)
 	}
 }
@@ -181,13 +179,13 @@ func TestSkewBounded(t *testing.T) {
 		o := Options{Credentials: CredentialsStatic, AccessKey: "key", SecretKey: "secret"}
 		from := o.chain(http.DefaultTransport.(*http.Transport))
 		s := &signing{next: store, chain: from, creds: credentials.New(from), endpoint: mustURL(t, "http://store.test")}
-		resp := ask(t, s, "content")
+		status, _, err := ask(t, s)
 		want := signings
 		if what == "years" {
 			want = 1
 		}
-		if resp.StatusCode != http.StatusForbidden || store.asked != want {
-			t.Errorf("%s: %d, asked %d times", what, resp.StatusCode, store.asked)
+		if err != nil || status != http.StatusForbidden || store.asked != want {
+			t.Errorf("%s: %d, asked %d times: %v", what, status, store.asked, err)
 		}
 	}
 }
