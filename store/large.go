@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"sync"
 
 	"jetkeep/store/record"
 )
@@ -58,6 +59,7 @@ func (w *Writer) compressLarge(c *chunk, r *record.Record, size int) error {
 	if err != nil {
 		return err
 	}
+	c.pieces.from = &w.repo.shares().pieces
 	enc.ResetContentSize(&c.pieces, int64(size))
 	for _, b := range [][]byte{record.AppendFields(nil, r), r.Header, r.Data} {
 		if _, err := enc.Write(b); err != nil {
@@ -97,10 +99,13 @@ func (w *Writer) diverged(seq uint64) error {
 // pieces hold a frame whose length is not known in advance, without ever
 // copying it to a place that is larger.
 type pieces struct {
-	full [][]byte
-	last []byte
+	from *sync.Pool // of pieces not in use
+	full []*piece
+	last int // bytes in the last one
 	size uint64
 }
+
+type piece [pieceSize]byte
 
 const pieceSize = 1 << 20
 
@@ -108,29 +113,40 @@ const pieceSize = 1 << 20
 func (p *pieces) Write(b []byte) (int, error) {
 	p.size += uint64(len(b))
 	for rest := b; len(rest) > 0; {
-		if len(p.last) == cap(p.last) {
-			if p.last != nil {
-				p.full = append(p.full, p.last)
+		if len(p.full) == 0 || p.last == pieceSize {
+			one, ok := p.from.Get().(*piece)
+			if !ok {
+				one = new(piece)
 			}
-			p.last = make([]byte, 0, pieceSize)
+			p.full, p.last = append(p.full, one), 0
 		}
-		n := min(len(rest), cap(p.last)-len(p.last))
-		p.last, rest = append(p.last, rest[:n]...), rest[n:]
+		n := copy(p.full[len(p.full)-1][p.last:], rest)
+		p.last, rest = p.last+n, rest[n:]
 	}
 	return len(b), nil
 }
 
+// free gives the pieces to the next frame. Left to the collector, those of the
+// frame before would be there beside it.
+func (p *pieces) free() {
+	for _, one := range p.full {
+		p.from.Put(one)
+	}
+	*p = pieces{}
+}
+
 // each calls fn with one piece after the other.
 func (p *pieces) each(fn func([]byte) error) error {
-	for _, b := range p.full {
-		if err := fn(b); err != nil {
+	for i, one := range p.full {
+		n := pieceSize
+		if i == len(p.full)-1 {
+			n = p.last
+		}
+		if err := fn(one[:n]); err != nil {
 			return err
 		}
 	}
-	if len(p.last) == 0 {
-		return nil
-	}
-	return fn(p.last)
+	return nil
 }
 
 // takeLarge waits for the memory of a segment of one large record. What is held

@@ -25,9 +25,10 @@ type Memory struct {
 	records *budget // decompressed, being read
 	frames  *budget // being written
 
-	// buffers of packs that nobody has. They are the collector's, and stand in
-	// for no bytes of packs: it may take them at any time.
-	buffers sync.Pool
+	// Buffers that nobody has, of packs, of large records and of their frames.
+	// Without them each would be made anew before the collector has found that
+	// the one before is in use no more. It may take them at any time.
+	packBuffers, recordBuffers, pieces sync.Pool
 }
 
 // The shares of NewMemory, in bytes.
@@ -59,20 +60,19 @@ func (r *Repository) shares() *Memory {
 	return r.memory
 }
 
-// buffer returns one for a pack, empty if there is none.
-func (m *Memory) buffer() []byte {
-	if b, ok := m.buffers.Get().(*[]byte); ok {
+// bufferOf returns a buffer, empty if there is none.
+func bufferOf(p *sync.Pool) []byte {
+	if b, ok := p.Get().(*[]byte); ok {
 		return *b
 	}
 	return nil
 }
 
-// recycle keeps a pack's buffer for others, unless a large record made it large
-// or it is too small for most.
-func (m *Memory) recycle(b []byte) {
-	if cap(b) >= maxPackStored/2 && cap(b) <= usualPack {
+// recycle keeps a buffer for others, unless it is too small for most.
+func recycle(p *sync.Pool, b []byte) {
+	if cap(b) > MaxSegment {
 		b = b[:0]
-		m.buffers.Put(&b)
+		p.Put(&b)
 	}
 }
 

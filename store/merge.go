@@ -104,6 +104,7 @@ func (rd *Reader) advance(c *cursor) error {
 	m := &rd.merge
 	m.open = slices.DeleteFunc(m.open, func(o *cursor) bool { return o == c })
 	if c.segment.memory > 0 {
+		recycle(&rd.repo.shares().recordBuffers, c.segment.raw)
 		c.segment.raw = nil
 		rd.records.give(c.segment.memory)
 		return nil

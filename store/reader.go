@@ -225,7 +225,7 @@ func (rd *Reader) start(r *run) error {
 	r.left.Store(int64(len(r.segments)))
 	rd.group.Go(func() error {
 		var err error
-		r.data, err = rd.fetch(r.pack, rd.repo.shares().buffer())
+		r.data, err = rd.fetch(r.pack, bufferOf(&rd.repo.shares().packBuffers))
 		r.done <- err
 		return err
 	})
@@ -326,9 +326,13 @@ func (rd *Reader) work() error {
 				return nil
 			}
 			var buf []byte
-			select {
-			case buf = <-rd.raws:
-			default:
+			if l.memory > 0 {
+				buf = bufferOf(&rd.repo.shares().recordBuffers)
+			} else {
+				select {
+				case buf = <-rd.raws:
+				default:
+				}
 			}
 			err := l.load(dec, buf, func(raw []byte) error { return l.check(h, raw, rd.count(l)) })
 			if err != nil {
@@ -349,7 +353,7 @@ func (rd *Reader) work() error {
 
 // done makes room for the next pack, all segments of one being decompressed.
 func (rd *Reader) done(r *run) {
-	rd.repo.shares().recycle(r.data)
+	recycle(&rd.repo.shares().packBuffers, r.data)
 	r.data = nil
 	rd.stored.give(r.memory)
 	<-rd.places

@@ -129,9 +129,8 @@ func (r *Repository) checkHash(ctx context.Context, name string, size int64) err
 }
 
 // readHashed reads a whole object and compares its hash with its name, twice
-// if need be.
-func (r *Repository) readHashed(ctx context.Context, name string, size int64) ([]byte, error) {
-	var data []byte
+// if need be. It takes data for it if that is large enough.
+func (r *Repository) readHashed(ctx context.Context, name string, size int64, data []byte) ([]byte, error) {
 	for again := false; ; again = true {
 		var err error
 		if data, err = r.readStored(ctx, name, size, data); err != nil {

@@ -188,10 +188,11 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 		return err
 	}
 	defer memory.packs.give(taken)
-	data, err := c.v.repo.readHashed(ctx, n.name, n.size)
+	data, err := c.v.repo.readHashed(ctx, n.name, n.size, bufferOf(&memory.packBuffers))
 	if err != nil {
 		return err
 	}
+	defer func() { recycle(&memory.packBuffers, data) }()
 	if data, err = c.v.repo.openPack(n.name, data); err != nil {
 		return err
 	}
@@ -212,7 +213,7 @@ func (c *chainCheck) readPack(ctx context.Context, n *need, points map[*pointChe
 	users := c.users(n, segments)
 	for i := range segments {
 		s := &segments[i]
-		if err := pr.readWithin(ctx, memory.records, s, data[s.offset:s.offset+s.stored]); err != nil {
+		if err := pr.readWithin(ctx, memory, s, data[s.offset:s.offset+s.stored]); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
@@ -291,16 +292,21 @@ func packSegments(data []byte) ([]segment, error) {
 }
 
 // readWithin is read that takes the memory for a large record before.
-func (pr *packReader) readWithin(ctx context.Context, b *budget, s *segment, frame []byte) error {
+func (pr *packReader) readWithin(ctx context.Context, m *Memory, s *segment, frame []byte) error {
 	if s.raw <= MaxSegment {
 		return pr.read(s, frame)
 	}
-	taken, err := b.take(ctx, int64(s.raw))
+	taken, err := m.records.take(ctx, int64(s.raw))
 	if err != nil {
 		return err
 	}
-	defer b.give(taken)
-	defer func() { pr.raw = nil }()
+	defer m.records.give(taken)
+	usual := pr.raw
+	pr.raw = bufferOf(&m.recordBuffers)
+	defer func() {
+		recycle(&m.recordBuffers, pr.raw)
+		pr.raw = usual
+	}()
 	return pr.read(s, frame)
 }
 

@@ -283,6 +283,7 @@ func (c *chunk) added(seq uint64, print []byte) {
 func (w *Writer) recycle(c *chunk) {
 	if c.memory > 0 {
 		c.raw, c.frame = nil, nil
+		c.pieces.free()
 		w.memory.give(c.memory)
 	}
 	c.reset()

@@ -223,7 +223,8 @@ func (b *bench) withService(ctx context.Context, dir, name string, args ...strin
 		return sample{}, err
 	}
 	s.cpu = cpuOf(svc.cmd.Process.Pid) - before
-	_, s.rss = svc.stop()
+	s.rss = peakOf(svc.cmd.Process.Pid)
+	svc.stop()
 	stopped = true
 	return s, nil
 }

@@ -54,7 +54,7 @@ func BenchmarkInstances(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				b.Cleanup(func() { _, _ = p.stop() })
+				b.Cleanup(p.stop)
 			}
 			err := natstest.Eventually(30*time.Second, func() error {
 				l, err := c.InstanceList(b.Context())

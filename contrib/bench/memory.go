@@ -22,18 +22,18 @@ const memoryBound = 256
 type heavy struct {
 	name string
 	fill func(b *bench, ctx context.Context) (messages int, err error)
-	// noRestore: servers do not recover messages of more than 32 MiB, so that
-	// nothing restores them.
+	// noRestore: no archive holds messages of more than 32 MiB, which servers take
+	// in memory only, so that nothing restores them.
 	noRestore bool
 }
 
 func heavies() []heavy {
-	large := func(n, size int) func(*bench, context.Context) (int, error) {
-		return func(b *bench, ctx context.Context) (int, error) { return n, b.fillLarge(ctx, n, size) }
+	large := func(n, size int, in jetstream.StorageType) func(*bench, context.Context) (int, error) {
+		return func(b *bench, ctx context.Context) (int, error) { return n, b.fillLarge(ctx, n, size, in) }
 	}
 	return []heavy{
-		{"messages of 31 MiB", large(24, 31<<20), false},
-		{"messages of 64 MB", large(12, 64<<20), true},
+		{"messages of 31 MiB", large(16, 31<<20, jetstream.FileStorage), false},
+		{"messages of 64 MB", large(8, 64<<20, jetstream.MemoryStorage), true},
 		{"1.5 M subjects, 1 M deletes", func(b *bench, ctx context.Context) (int, error) { return manySubjects, b.fillSubjects(ctx) }, false},
 	}
 }
@@ -107,14 +107,14 @@ func (b *bench) weigh(ctx context.Context, dir string, h heavy) error {
 }
 
 // fillLarge makes a stream of messages that do not compress.
-func (b *bench) fillLarge(ctx context.Context, n, size int) error {
+func (b *bench) fillLarge(ctx context.Context, n, size int, in jetstream.StorageType) error {
 	size -= 1 << 10 // for what the client adds
 	data, rng := make([]byte, size), rand.New(rand.NewPCG(7, 8))
 	for i := 0; i+8 <= len(data); i += 8 {
 		binary.LittleEndian.PutUint64(data[i:], rng.Uint64())
 	}
 	return b.js(func(js jetstream.JetStream) error {
-		if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: stream, Subjects: []string{"orders.>"}}); err != nil {
+		if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: stream, Subjects: []string{"orders.>"}, Storage: in}); err != nil {
 			return err
 		}
 		for i := range n {
@@ -153,7 +153,7 @@ func (b *bench) fillSubjects(ctx context.Context) error {
 			if round == 1 && i%3 == 0 {
 				continue
 			}
-			if _, err := js.PublishAsync(fmt.Sprintf("orders.%d.customer", i), []byte("0123456789abcdef")); err != nil {
+			if _, err := js.PublishAsync(fmt.Sprintf("orders.%d.customer", i), []byte("0123456789abcdef"), jetstream.WithStallWait(time.Minute)); err != nil {
 				return err
 			}
 		}

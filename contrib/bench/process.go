@@ -45,8 +45,8 @@ func start(logPath, name string, args ...string) (*process, error) {
 	return &process{cmd: cmd, log: f}, nil
 }
 
-// stop ends the child and returns what it used.
-func (p *process) stop() (cpu time.Duration, rss int64) {
+// stop ends the child.
+func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	done := make(chan struct{})
 	go func() { _ = p.cmd.Wait(); close(done) }()
@@ -57,7 +57,6 @@ func (p *process) stop() (cpu time.Duration, rss int64) {
 		<-done
 	}
 	p.log.Close()
-	return usage(p.cmd.ProcessState)
 }
 
 func usage(ps *os.ProcessState) (cpu time.Duration, rss int64) {
@@ -100,6 +99,19 @@ func cpuOf(pid int) time.Duration {
 	user, _ := strconv.ParseInt(fields[11], 10, 64)
 	sys, _ := strconv.ParseInt(fields[12], 10, 64)
 	return time.Duration(user+sys) * time.Second / hz
+}
+
+// peakOf reads the most memory that a running child had, by its status file. What
+// the kernel says of a child that has ended is at least what its parent had.
+func peakOf(pid int) int64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(raw), "VmHWM:")
+	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, _ := strconv.ParseInt(kib, 10, 64)
+	return n << 10
 }
 
 func sizeOf(dir string) (int64, error) {

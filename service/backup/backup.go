@@ -135,6 +135,8 @@ const (
 	// smallSet is the number of messages from which on a reader of the whole
 	// stream is quicker than requests for single messages.
 	smallSet = 2000
+	// largeMessage is the average size of messages from which on it always is.
+	largeMessage = 1 << 20
 )
 
 // Capture reads the stream into sink and returns the outcome that defines the

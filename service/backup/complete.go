@@ -54,7 +54,7 @@ func (c *capture) complete(ctx context.Context) (*jsapi.StreamInfo, error) {
 // more. A server that says so of a message said that it is deleted.
 func (c *capture) read(ctx context.Context, info *jsapi.StreamInfo, missing *seqset.Set) (*seqset.Set, error) {
 	left := missing
-	if missing.Len() > smallSet && retention(info) == "limits" {
+	if (missing.Len() > smallSet || large(info)) && retention(info) == "limits" {
 		if err := c.readRange(ctx, missing); err != nil {
 			return nil, err
 		}
@@ -76,6 +76,13 @@ func (c *capture) read(ctx context.Context, info *jsapi.StreamInfo, missing *seq
 		return nil, fmt.Errorf("read messages of stream %s: %w", c.stream, err)
 	}
 	return vanished, nil
+}
+
+// large says whether the messages are so large that an answer to a request for a
+// single one, which the client library holds twice and in base64, should be
+// avoided.
+func large(info *jsapi.StreamInfo) bool {
+	return info.State.Messages > 0 && info.State.Bytes/info.State.Messages > largeMessage
 }
 
 // readRange reads a large part of the stream in one go. Whatever it leaves out

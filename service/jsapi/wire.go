@@ -334,7 +334,7 @@ func (w *wire) message(args []byte, header bool) (*delivery, error) {
 		w.names = append(w.names, f[2]...)
 	}
 	if n := int(total) + 2; cap(w.body) < n {
-		w.body = make([]byte, n, n+n/4)
+		w.body = make([]byte, n, n+min(n/4, wireBuffer))
 	}
 	w.body = w.body[:total+2]
 	_ = w.conn.SetReadDeadline(time.Now().Add(w.idle)) // a closed connection shows below
