@@ -43,8 +43,8 @@ const (
 	frameMemory  = 64<<20 + 1<<20
 )
 
-// NewMemory returns the bound that a process has by itself: 193 MiB in all,
-// which nothing uses at the same time that does only one thing.
+// NewMemory returns the bound that a process has by itself. What reads has 129 MiB
+// of it, what writes 65 MiB.
 func NewMemory() *Memory { return newMemory(packMemory, recordMemory, frameMemory) }
 
 func newMemory(packs, records, frames int64) *Memory {

@@ -137,6 +137,8 @@ const (
 	smallSet = 2000
 	// largeMessage is the average size of messages from which on it always is.
 	largeMessage = 1 << 20
+	// smallMessage is up to which size the newest message is remembered whole.
+	smallMessage = 64 << 10
 )
 
 // Capture reads the stream into sink and returns the outcome that defines the

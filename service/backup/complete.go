@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -139,34 +138,50 @@ func without(info *jsapi.StreamInfo, gone *seqset.Set) *jsapi.StreamInfo {
 
 // A fingerprint identifies the newest record that was captured.
 type fingerprint struct {
-	seq uint64
-	buf []byte
+	seq  uint64
+	size int
+	buf  []byte   // its encoding, if it is small: most are followed by another one
+	sum  [32]byte // else its hash
 }
 
 func (f *fingerprint) set(r *record.Record) {
-	f.seq = r.Sequence
-	f.buf = record.Append(f.buf[:0], r)
+	f.seq, f.size, f.buf = r.Sequence, r.Size(), f.buf[:0]
+	if f.size > smallMessage {
+		f.sum = record.HashOf(r)
+		return
+	}
+	f.buf = record.Append(f.buf, r)
+}
+
+func (f *fingerprint) hash() [32]byte {
+	if f.size > smallMessage {
+		return f.sum
+	}
+	return record.Hash(f.buf)
 }
 
 // checkFork reads the newest captured message again. A server that lost its
 // last writes in a crash gives their sequences to other messages; the stream's
 // created time does not tell.
 func (c *capture) checkFork(ctx context.Context) error {
-	if c.newest.seq == 0 {
+	seq := c.newest.seq
+	if seq == 0 {
 		return nil
 	}
-	one := new(seqset.Set)
-	one.Add(c.newest.seq)
-	want := sha256.Sum256(c.newest.buf)
-	return c.t.Messages(ctx, c.stream, one, func(seq uint64, r *record.Record) error {
-		if r == nil {
-			return nil // deleted since
-		}
-		if sha256.Sum256(record.Append(nil, r)) != want {
+	want := c.newest.hash()
+	compare := func(r *record.Record) error {
+		if r != nil && record.HashOf(r) != want { // nil: deleted since
 			return fmt.Errorf("stream %s: message %d is not the one that was captured: %w", c.stream, seq, ErrRecreated)
 		}
 		return nil
-	})
+	}
+	if c.newest.size > largeMessage {
+		err := c.t.ReadStream(ctx, c.stream, seq, seq, compare)
+		if !errors.Is(err, jsapi.ErrConsumerRefused) {
+			return err
+		}
+	}
+	return c.t.Messages(ctx, c.stream, seqset.Of(seq), func(_ uint64, r *record.Record) error { return compare(r) })
 }
 
 func retention(info *jsapi.StreamInfo) string {
