@@ -26,7 +26,7 @@ func TestStrangeNames(t *testing.T) {
 		odd = append(odd, string(c))
 	}
 	for i, c := range append(odd, "\x7f") {
-		if strings.Contains(" \t\r\n\f", c) {
+		if strings.ContainsAny(c, " \t\r\n\f") {
 			continue // which end a subject
 		}
 		name := "N" + c + "M"

@@ -131,9 +131,6 @@ func (r *Repository) deleteCopies(ctx context.Context, forget *entry) error {
 	g.SetLimit(mendReads)
 	for _, id := range ids {
 		g.Go(func() error {
-			if deleting.Err() != nil {
-				return nil // another one's error says why
-			}
 			_, err := r.deleteCopy(deleting, forget, id)
 			return err
 		})

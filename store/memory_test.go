@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -171,7 +172,7 @@ func TestIncrementOfLargeRecords(t *testing.T) {
 	r.memory = oneAtATime()
 	recs := largeRecords()
 	base := mustSave(t, r, "b.0001", steps(recs), nil)
-	more := append(recs[:len(recs):len(recs)], makeRecord(101, huge+5), makeRecord(103, 5<<20), makeRecord(105, 10))
+	more := append(slices.Clone(recs), makeRecord(101, huge+5), makeRecord(103, 5<<20), makeRecord(105, 10))
 	late := []*record.Record{makeRecord(100, huge+9), makeRecord(102, 6<<20)}
 	alive := &seqset.Set{}
 	for _, rec := range append(more[:len(more):len(more)], late...) {
@@ -209,7 +210,7 @@ func TestIncrementOfLargeRecords(t *testing.T) {
 	if c.NewBytes > base.Content.NewBytes {
 		t.Errorf("the increment stores %d bytes, the base has %d", c.NewBytes, base.Content.NewBytes)
 	}
-	want := append(recs[:len(recs):len(recs)], late[0], more[len(recs)], late[1], more[len(recs)+1], more[len(recs)+2])
+	want := append(slices.Clone(recs), late[0], more[len(recs)], late[1], more[len(recs)+1], more[len(recs)+2])
 	if err := sameRecords(t.Context(), r, p, want); err != nil {
 		t.Error(err)
 	}

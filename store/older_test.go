@@ -72,9 +72,9 @@ func TestLargeSetsOfOlderRepositories(t *testing.T) {
 	r, d := newRepo(t)
 	chain := hexDigits[:32]
 	for k, most := range map[kind]int{kindDeleted: maxDeadPayload, kindExtra: maxExtraPayload} {
-		noise := make([]byte, 1<<20)
-		rand.NewChaCha8([32]byte{}).Read(noise) //nolint:errcheck // never fails
-		payload := bytes.Repeat(append(noise, make([]byte, 7<<20)...), most>>23+1)
+		noise := make([]byte, 8<<20)
+		rand.NewChaCha8([32]byte{}).Read(noise[:1<<20])
+		payload := bytes.Repeat(noise, most>>23+1)
 		if _, _, err := r.putBlob(t.Context(), place{chain: chain}, k, payload, 0); !errors.Is(err, ErrBounds) {
 			t.Errorf("%s: a payload of %d bytes is written: %v", k, len(payload), err)
 		}
