@@ -218,7 +218,12 @@ func readList(r io.Reader, most int64, each func(*json.Decoder, *metered) error)
 	return nil
 }
 
-// skipValue reads a value of which only its names, strings and numbers have a bound.
+// maxDepth bounds how deep values lie within others, of which the decoder remembers
+// each: as deep as encoding/json itself goes.
+const maxDepth = 10_000
+
+// skipValue reads a value of which only its names, strings and numbers have a
+// bound, and how deep they lie.
 func skipValue(d *json.Decoder, m *metered) error {
 	for depth := 0; ; {
 		m.left = m.most
@@ -228,7 +233,9 @@ func skipValue(d *json.Decoder, m *metered) error {
 		}
 		switch t {
 		case json.Delim('['), json.Delim('{'):
-			depth++
+			if depth++; depth > maxDepth {
+				return fmt.Errorf("%w: more than %d values lie in each other", errMalformed, maxDepth)
+			}
 		case json.Delim(']'), json.Delim('}'):
 			depth--
 		}
