@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/minio/minio-go/v7/pkg/credentials"
-
 	"jetkeep/store/testenv"
 )
 
@@ -28,13 +26,7 @@ const sessionLife = 24 * 60 * 60
 func (x *S3Server) NewUser(t testing.TB, bucket string, policy []byte) User {
 	t.Helper()
 	if x.Kind == MinIO {
-		c, err := credentials.NewSTSAssumeRole(x.Endpoint, credentials.STSAssumeRoleOptions{
-			AccessKey: x.AccessKey, SecretKey: x.SecretKey, Policy: string(policy), DurationSeconds: sessionLife, Location: x.Region,
-		})
-		if err != nil {
-			t.Fatalf("make a user: %v", err)
-		}
-		v, err := c.GetWithContext(nil)
+		v, err := x.assumeRole(string(policy))
 		if err != nil {
 			t.Fatalf("make a user: %v", err)
 		}
